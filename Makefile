@@ -1,0 +1,52 @@
+# make run | test | check | bench | bench-full | clean
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+# TORCH=cpu installs the CPU-only torch (uv picks the index); anything else takes the registry's default build.
+TORCH  ?= default
+ARGS   ?=
+ROWS   ?=
+
+.PHONY: run test check bench bench-full install clean
+.DEFAULT_GOAL := run
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "advbench needs Python 3.11 or newer as '$(PYTHON)'; name another with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' || \
+	  { echo "Python's venv module is missing; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv --clear $(VENV)
+	@echo "installing into $(VENV) (torch is large: half a minute to a few minutes)"
+	@if [ "$(TORCH)" = cpu ]; then \
+	  $(BIN)/python -m pip install -q uv && \
+	  $(BIN)/uv pip install -q --python $(BIN)/python --torch-backend=cpu -e '.[dev]'; \
+	else \
+	  { $(BIN)/python -m pip install -q uv && $(BIN)/uv pip install -q --python $(BIN)/python -e '.[dev]'; } || \
+	  { echo "uv did not work here; installing with pip" >&2; $(BIN)/python -m pip install -q -e '.[dev]'; }; \
+	fi
+	@touch $(STAMP)
+
+run: $(STAMP)
+	@$(BIN)/advbench run $(ARGS)
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest tests/test_layers.py
+
+# rows by name: make bench ROWS="fgsm-over-plain-loop scoring-over-forward"
+bench: $(STAMP)
+	@$(BIN)/python -m tests.bench $(ROWS)
+
+bench-full: $(STAMP)
+	@$(BIN)/python -m tests.bench --slow $(ROWS)
+
+clean:
+	rm -rf $(VENV) build *.egg-info

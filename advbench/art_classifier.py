@@ -1,0 +1,74 @@
+"""The border to ART: a PyTorchClassifier that counts vanished gradients, and the fast gradient step through it.
+
+ART hands its loss only the model's last output, and NumPy arrays go in and out; both stay behind this file.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from art.attacks.evasion import FastGradientMethod
+from art.estimators.classification import PyTorchClassifier
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from advbench.types import Perturbed
+
+
+class GradientClassifier(PyTorchClassifier):  # type: ignore[misc]
+    """An ART classifier that remembers which images' last loss gradient was zero in every pixel."""
+
+    zero_gradients: NDArray[np.bool_]
+
+    def loss_gradient(self, *args: Any, **kwargs: Any) -> NDArray[np.float32]:
+        """ART's gradient of the loss in the input, unchanged."""
+        gradient: NDArray[np.float32] = super().loss_gradient(*args, **kwargs)
+        self.zero_gradients = ~gradient.reshape(len(gradient), -1).any(axis=1)
+        return gradient
+
+
+def wrap(
+    model: nn.Module,
+    loss: nn.Module,
+    *,
+    shape: tuple[int, int, int],
+    classes: int,
+    device: torch.device,
+    clip: bool,
+) -> GradientClassifier:
+    """`model` (images to logits, or to features where `loss` applies the head) as an ART classifier.
+
+    Its parameters must be frozen: ART's backward pass would otherwise compute their gradients too.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # ART knows only the current CUDA device
+    return GradientClassifier(
+        model=model,
+        loss=loss,
+        input_shape=shape,
+        nb_classes=classes,
+        clip_values=(0.0, 1.0) if clip else None,
+        device_type="gpu" if device.type == "cuda" else "cpu",
+    )
+
+
+def fast_gradient_step(
+    classifier: GradientClassifier, images: Tensor, labels: Tensor, eps: float, *, targeted: bool
+) -> Perturbed:
+    """One L-inf step of size eps along the sign of the loss gradient, by ART's FastGradientMethod.
+
+    `labels` int64 [n] are the true classes, or the targets where `targeted`. An all-zero gradient leaves its
+    image as it is.
+    """
+    attack = FastGradientMethod(classifier, norm=np.inf, eps=eps, targeted=targeted, batch_size=len(images))
+    moved = torch.from_numpy(attack.generate(images.cpu().numpy(), y=labels.cpu().numpy()))
+    if classifier.clip_values is not None:
+        moved = moved.clamp(0, 1)  # ART's projection can leave the range by one rounding
+    n = len(images)
+    return Perturbed(
+        images=moved,
+        targets=labels.cpu() if targeted else None,
+        gradients=torch.ones(n, dtype=torch.long),
+        forwards=torch.ones(n, dtype=torch.long),
+        zero_gradients=torch.from_numpy(classifier.zero_gradients),
+    )

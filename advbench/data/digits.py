@@ -1,0 +1,27 @@
+"""scikit-learn's 1,797 real handwritten digits, 8x8 grey levels; needs no file and no network."""
+
+from pathlib import Path
+
+import torch
+
+from advbench.data import DataSource, split
+from advbench.types import ImageSet, Recipe, Splits
+
+
+class Digits(DataSource):
+    """Optical recognition of handwritten digits (Alpaydin and Kaynak, UCI 1998), as scikit-learn ships it.
+
+    17 grey levels, scaled from 0..16 to [0, 1]. Train / validation / calibration / test: 1000 / 200 / 297 / 300.
+    """
+
+    recipe = Recipe("digits-cnn", {})
+
+    def load(self, folder: Path | None, *, download: bool = False) -> Splits:  # noqa: ARG002
+        """The four parts; `folder` and `download` are not needed."""
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        images = torch.from_numpy(bunch.images).float().div(16).unsqueeze(1)
+        labels = torch.from_numpy(bunch.target).long()
+        whole = ImageSet("digits", images, labels, tuple(map(str, bunch.target_names)))
+        return Splits(*split(whole, (1000, 200, 297, 300)))

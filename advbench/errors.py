@@ -1,0 +1,46 @@
+"""The errors a user can cause; everything else that is raised is a bug.
+
+AdvbenchError            one sentence: the value, the rule, the way out
+|-- BadSetting           a value given on the command line, in a spec or to a constructor (exit 2)
+|   `-- UnknownName      no plug-in, key or choice of that name (exit 2)
+|-- BadData              a data file that is missing, truncated or of another shape (exit 2)
+|-- BadRun               a file under the runs folder that is missing, altered or unreadable (exit 2)
+`-- FailedCheck          a result that breaks its own contract, e.g. a perturbation beyond eps (exit 1)
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class AdvbenchError(Exception):
+    """Base of every error whose text is meant for a user; `exit_code` is the process's exit status."""
+
+    exit_code = 2
+
+
+class BadSetting(AdvbenchError):
+    """A value outside its allowed range or of the wrong type."""
+
+
+class UnknownName(BadSetting):
+    """A name that is not among the known ones; the text suggests the nearest."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        near = get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        super().__init__(f"no {kind} named {name!r}.{hint} Known: {', '.join(known) or 'none'}.")
+
+
+class BadData(AdvbenchError):
+    """A data file that cannot be used as it is."""
+
+
+class BadRun(AdvbenchError):
+    """A file of a run that is missing, altered or unreadable."""
+
+
+class FailedCheck(AdvbenchError):
+    """A result that breaks the contract it was made under."""
+
+    exit_code = 1

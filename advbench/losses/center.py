@@ -1,0 +1,52 @@
+"""Softmax cross-entropy plus the center loss, its centres moved by a step of their own."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from advbench.losses import Head, half_squared_distance
+from advbench.settings import at_least
+
+
+class Center(Head):
+    """Cross-entropy + `weight` x batch mean of `||x - c_z||^2 / 2` (Wen et al. 2016, Eq. 2-5).
+
+    The centres start at 0 and are buffers, out of the optimiser's reach: after each step, class j moves by
+    `centre_step * sum_{z_i = j}(x_i - c_j) / (1 + count_j)` (Wen et al., Eq. 4 and algorithm 1).
+    """
+
+    is_density: ClassVar[bool] = True
+    centres: Tensor
+
+    def __init__(
+        self, feature_dim: int, classes: int, *, weight: float = 0.01, centre_step: float = 0.5
+    ) -> None:
+        super().__init__()
+        at_least("center: weight", weight, 0)
+        at_least("center: centre_step", centre_step, 0)
+        self.weight = weight
+        self.centre_step = centre_step
+        self.linear = nn.Linear(feature_dim, classes)
+        self.register_buffer("centres", torch.zeros(classes, feature_dim))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Affinities `W x + b` [b k]."""
+        logits: Tensor = self.linear(features)
+        return logits
+
+    def regularizer(self, features: Tensor, labels: Tensor) -> Tensor:
+        """`weight * ||x - c_z||^2 / 2` [b]."""
+        return self.weight * half_squared_distance(features, self.centres[labels])
+
+    def log_likelihood(self, features: Tensor, classes: Tensor) -> Tensor:
+        """`-||x - c||^2 / 2` [b]: Lemma 1 of Wan et al. 2018, without the constant."""
+        return -half_squared_distance(features, self.centres[classes])
+
+    @torch.no_grad()
+    def after_step(self, features: Tensor, labels: Tensor) -> None:
+        """Move each centre towards the features of its class in this batch."""
+        count = torch.bincount(labels, minlength=len(self.centres)).to(features.dtype)
+        total = torch.zeros_like(self.centres).index_add_(0, labels, features)
+        residual = total - count[:, None] * self.centres
+        self.centres += self.centre_step * residual / (1 + count[:, None])

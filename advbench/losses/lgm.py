@@ -1,0 +1,120 @@
+"""Large-margin Gaussian mixture loss: logits are log-densities, the margin grows with the distance."""
+
+from collections.abc import Iterable
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from advbench.errors import BadSetting
+from advbench.losses import Head, ParameterGroup, half_squared_distance
+from advbench.settings import at_least
+
+
+class LGM(Head):
+    """The L-GM loss of Wan et al. 2018 (arXiv:1803.02988), Eq. 17-18; batch mean of the per-sample form.
+
+    alpha       margin: in training, the distance to the true class counts (1 + alpha)-fold
+    lam         weight of the likelihood term `d_z + log|L_z| / 2`
+    covariance  "identity", or "diagonal": one learned log-variance per class and feature, never below
+                `log_var_floor`, at a tenth of the learning rate and without weight decay, because log|L|
+                otherwise drifts to minus infinity
+    priors      p(k), positive [k]; equal where None (Eq. 12)
+
+    `mu` and `log_var` are [k d].
+    """
+
+    is_density: ClassVar[bool] = True
+    log_prior: Tensor
+
+    def __init__(
+        self,
+        feature_dim: int,
+        classes: int,
+        priors: Tensor | None = None,
+        *,
+        alpha: float = 1.0,
+        lam: float = 0.1,
+        covariance: Literal["identity", "diagonal"] = "identity",
+        log_var_floor: float = -4.0,
+    ) -> None:
+        super().__init__()
+        at_least("alpha", alpha, 0)
+        at_least("lambda (lam)", lam, 0)
+        if covariance not in ("identity", "diagonal"):
+            raise BadSetting(f"covariance = {covariance!r} is not known; write identity or diagonal")
+        self.alpha = alpha
+        self.lam = lam
+        self.log_var_floor = log_var_floor
+        self.mu = nn.Parameter(nn.init.xavier_normal_(torch.empty(classes, feature_dim)))
+        self.register_parameter(
+            "log_var", nn.Parameter(torch.zeros(classes, feature_dim)) if covariance == "diagonal" else None
+        )
+        log_prior = torch.zeros(classes) if priors is None else (priors / priors.sum() * classes).log()
+        self.register_buffer("log_prior", log_prior, persistent=priors is not None)
+
+    def bounded_log_var(self) -> Tensor | None:
+        """Log-variances [k d], no lower than the floor; None for identity covariance."""
+        return None if self.log_var is None else self.log_var.clamp(min=self.log_var_floor)
+
+    def half_log_det(self) -> Tensor:
+        """`log|L_k| / 2` [k]; 0 for identity covariance."""
+        log_var = self.bounded_log_var()
+        return self.mu.new_zeros(len(self.mu)) if log_var is None else log_var.sum(dim=1) / 2
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`-d_k - log|L_k| / 2 (+ log p(k) + log K)` [b k], by matrix products; never [b k d]."""
+        return self._scores(features)[0]
+
+    def _scores(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Evaluation logits [b k], and what they hold beyond `-d_k` [k]."""
+        log_var = self.bounded_log_var()
+        if log_var is None:
+            offset = self.log_prior
+            constant = offset - self.mu.square().sum(dim=1) / 2
+            return torch.addmm(constant, x, self.mu.T) - x.square().sum(dim=1, keepdim=True) / 2, offset
+        # d_k = x^2 . 1/(2 var) - x . mu/var + mu^2 . 1/(2 var): two products of inner length d
+        precision = torch.exp(-log_var)
+        scaled_mu = self.mu * precision
+        offset = self.log_prior - log_var.sum(dim=1) / 2
+        constant = offset - torch.linalg.vecdot(self.mu, scaled_mu) / 2
+        return torch.addmm(constant, x, scaled_mu.T).addmm(x.square(), precision.T, alpha=-0.5), offset
+
+    def margin_logits(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Logits in which the true class stands `alpha * d_z` lower (Eq. 17)."""
+        logits, offset = self._scores(features)
+        return self._with_margin(logits, self._own_distance(logits, offset, labels), labels)
+
+    def _with_margin(self, logits: Tensor, d_z: Tensor, labels: Tensor) -> Tensor:
+        return logits.scatter_add(1, labels[:, None], -self.alpha * d_z[:, None])
+
+    @staticmethod
+    def _own_distance(logits: Tensor, offset: Tensor, labels: Tensor) -> Tensor:
+        return offset[labels] - logits.gather(1, labels[:, None]).squeeze(1)
+
+    def regularizer(self, features: Tensor, labels: Tensor) -> Tensor:
+        """`lam * (d_z + log|L_z| / 2)` [b] (the second term of Eq. 17)."""
+        return -self.lam * self.log_likelihood(features, labels)
+
+    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Eq. 17, batch mean; the distances are computed once for both terms."""
+        logits, offset = self._scores(features)
+        d_z = self._own_distance(logits, offset, labels)
+        cross_entropy = F.cross_entropy(self._with_margin(logits, d_z, labels), labels)
+        return cross_entropy + self.lam * (d_z + self.half_log_det()[labels]).mean()
+
+    def log_likelihood(self, features: Tensor, classes: Tensor) -> Tensor:
+        """`-d - log|L| / 2` of class `classes` [b], the constant `D/2 log 2 pi` left out (Eq. 10)."""
+        log_var = self.bounded_log_var()
+        if log_var is None:
+            return -half_squared_distance(features, self.mu[classes])
+        own = log_var[classes]
+        d = ((features - self.mu[classes]).square() * torch.exp(-own)).sum(dim=1) / 2
+        return -d - own.sum(dim=1) / 2
+
+    def parameter_groups(self) -> Iterable[ParameterGroup]:
+        """The means and log-variances are kept from weight decay; the latter learn at a tenth of the rate."""
+        yield ParameterGroup([self.mu], decay=False)
+        if self.log_var is not None:
+            yield ParameterGroup([self.log_var], lr_scale=0.1, decay=False)

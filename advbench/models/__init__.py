@@ -1,0 +1,27 @@
+"""Networks: one file each; images in [0, 1] go in, features come out."""
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+from torch import Tensor, nn
+
+FeatureDim = Literal[2, 100]
+
+
+class Network(nn.Module, ABC):
+    """A feature extractor. Its constructor takes (shape=(c, h, w), feature_dim) and scales pixels itself.
+
+    The last layer is linear; 100-D features pass a ReLU, 2-D features do not (Wan et al. 2018, sec. 4.1).
+    """
+
+    feature_dim: int
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        """Features [b d] of images [b c h w] in [0, 1]."""
+
+
+def feature_layer(inputs: int, feature_dim: int) -> nn.Module:
+    """The last layer of a network: linear, with a ReLU where the features are not 2-D scatter plots."""
+    linear = nn.Linear(inputs, feature_dim)
+    return linear if feature_dim == 2 else nn.Sequential(linear, nn.ReLU())

@@ -1,0 +1,232 @@
+"""The only module that reads or writes the runs folder: whole files, sha256 for each, one manifest a run.
+
+A run is one folder: one trained model and all that was made from it. A step is done if and only if the manifest
+holds the hashes of its files. Files are written under a temporary name and moved into place; before a done step's
+files are replaced, the step leaves the manifest, so that an interruption costs the step and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from advbench.errors import BadRun, BadSetting
+
+try:
+    import fcntl
+except ImportError:  # not on this system: two processes on one run are then the user's to avoid
+    fcntl = None  # type: ignore[assignment]
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file in one move, creating its folder; raises BadSetting where the system refuses."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise BadSetting(
+            f"cannot write {path}: {error.strerror or error}; free space or name another folder "
+            "(--runs-dir, --reports-dir)"
+        ) from error
+
+
+def to_json(value: object) -> bytes:
+    """Indented JSON; NaN and infinity are refused, undefined is null."""
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+
+
+def sha256(data: bytes) -> str:
+    """Hex digest."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest(value: object) -> str:
+    """Eight hex digits that change whenever a JSON value does."""
+    return sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode())[:8]
+
+
+class Run:
+    """One run folder. `manifest` is what stood in manifest.json when it was last read or written.
+
+    manifest: schema, name, model (what the digest covers), environment, steps: {step: {seconds, info,
+    files: {path: {sha256, bytes}}}}.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.name
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """What was trained: data set, network, loss and its settings, training settings, seed."""
+        model: dict[str, Any] = self.manifest["model"]
+        return model
+
+    @property
+    def steps(self) -> dict[str, Any]:
+        """The done steps, in the order they were done."""
+        steps: dict[str, Any] = self.manifest["steps"]
+        return steps
+
+    def info(self, step: str) -> dict[str, Any]:
+        """What a done step noted about itself."""
+        info: dict[str, Any] = self.steps[step]["info"]
+        return info
+
+    def has(self, step: str) -> bool:
+        """Whether a step is done, its files checked against their hashes; raises BadRun for an altered one."""
+        if step not in self.steps:
+            return False
+        for name in self.steps[step]["files"]:
+            self.read(name)
+        return True
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes; raises BadRun where it is missing or its hash is not the manifest's."""
+        path = self.folder / name
+        expected = next(
+            (s["files"][name]["sha256"] for s in self.steps.values() if name in s["files"]), None
+        )
+        if expected is None:
+            raise BadRun(f"{path} is not listed in {self.folder / MANIFEST}; make it again")
+        cure = f"restore the file, or delete {self.folder} and run again"
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise BadRun(f"{path}: {error.strerror}; {cure}") from error
+        if (found := sha256(data)) != expected:
+            raise BadRun(
+                f"{path} was altered: sha256 {found[:12]}... found, {expected[:12]}... expected; {cure}"
+            )
+        return data
+
+    def write(
+        self,
+        step: str,
+        files: Mapping[str, bytes],
+        *,
+        seconds: float | None = None,
+        info: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Put a step's files in place, then list them in the manifest; a done step of that name is replaced.
+
+        A file of the replaced step that is not among the new ones is deleted.
+        """
+        old = self.steps.pop(step, None)
+        shared = set(files) & set(old["files"]) if old else set()
+        if shared:
+            self._save()
+        listed = {}
+        for name, data in files.items():
+            write_whole(self.folder / name, data)
+            listed[name] = {"sha256": sha256(data), "bytes": len(data)}
+        self.steps[step] = {"seconds": seconds, "info": dict(info or {}), "files": listed}
+        self._save()
+        for name in set(old["files"]) - set(files) if old else ():
+            (self.folder / name).unlink(missing_ok=True)
+
+    def drop(self, step: str) -> None:
+        """Forget a step and delete its files."""
+        old = self.steps.pop(step, None)
+        if old is not None:
+            self._save()
+            for name in old["files"]:
+                (self.folder / name).unlink(missing_ok=True)
+
+    def _save(self) -> None:
+        write_whole(self.folder / MANIFEST, to_json(self.manifest))
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process, making it where it does not exist.
+
+    Raises BadRun where another process holds it, BadSetting where the folder cannot be made. The system lets go
+    when the process ends, however it ends.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise BadSetting(
+            f"cannot write {folder}: {error.strerror}; name another folder with --runs-dir"
+        ) from error
+    with file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise BadRun(
+                    f"{folder} is in use by another advbench process; wait for it or name another --runs-dir"
+                ) from None
+        yield
+
+
+def open_or_new(
+    runs_dir: Path, name: str, model: Mapping[str, Any], environment: Mapping[str, Any]
+) -> Run:
+    """The run of that name, or a new one (nothing is written before its first step)."""
+    folder = runs_dir / name
+    if (folder / MANIFEST).exists():
+        return load(folder)
+    manifest = {
+        "schema": SCHEMA,
+        "name": name,
+        "model": dict(model),
+        "environment": dict(environment),
+        "steps": {},
+    }
+    return Run(folder, manifest)
+
+
+def load(folder: Path) -> Run:
+    """An existing run; raises BadRun where its manifest is missing, unreadable or of another schema."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+        known = manifest["schema"]
+        sound = all(isinstance(manifest[key], dict) for key in ("model", "environment", "steps"))
+        sound = sound and all(
+            isinstance(step["files"], dict) and isinstance(step["info"], dict)
+            for step in manifest["steps"].values()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadRun(f"{path} cannot be read ({type(error).__name__}: {error}); delete {folder} and run again") from error
+    if known != SCHEMA or not sound:
+        raise BadRun(
+            f"{path} has schema {known!r}, this advbench reads schema {SCHEMA}; delete {folder} and run again"
+        )
+    return Run(folder, manifest)
+
+
+def find(runs_dir: Path) -> list[Run]:
+    """Every run below `runs_dir`, by name; none where the folder does not exist."""
+    if not runs_dir.exists():
+        return []
+    if not runs_dir.is_dir():
+        raise BadSetting(f"{runs_dir} is a file, not a folder of runs; name another with --runs-dir")
+    return [load(path.parent) for path in sorted(runs_dir.glob(f"*/{MANIFEST}"))]

@@ -1,0 +1,229 @@
+"""Score one run's clean and attacked images with every detector, and turn scores into verify rows.
+
+Only files are read: the network does not run again. What was already scored is kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from advbench import artifacts, catalog, metrics
+from advbench.contracts import Attack, FittedDetector
+from advbench.errors import BadRun, FailedCheck
+from advbench.losses import Head
+from advbench.runs import Run, to_json
+from advbench.training import within
+from advbench.types import Adversarials, ImageSet, Outputs
+
+METRICS = "metrics.json"
+FPRS = (0.01, 0.05, 0.10)
+TOLERANCE = 1e-6
+Row = dict[str, Any]
+
+
+def check_perturbation(attack: Attack, clean: ImageSet, made: Adversarials) -> None:
+    """Refuse adversarial images that break the attack's own terms: norm, range, type, shape, NaN, labels."""
+    images = made.images
+    if images.dtype != torch.float32 or images.shape != clean.images.shape:
+        raise FailedCheck(
+            f"{attack!r} returned {images.dtype} {tuple(images.shape)} where torch.float32 "
+            f"{tuple(clean.images.shape)} belongs; mend the attack"
+        )
+    if not torch.isfinite(images).all():
+        raise FailedCheck(f"{attack!r} returned images that are not finite; mend the attack")
+    if not torch.equal(made.labels, clean.labels):
+        raise FailedCheck(f"{attack!r} came back with other labels than it was given; mend the attack")
+    # float64: float32 would add a rounding of its own to the differences
+    delta = (images.double() - clean.images.double()).flatten(1)
+    size = float(delta.abs().max() if attack.norm == "linf" else delta.norm(dim=1).max())
+    if size > attack.eps + TOLERANCE:
+        raise FailedCheck(f"{attack!r} moved an image by {size:.7f} in {attack.norm}, beyond its eps; mend the attack")
+    low, high = float(images.min()), float(images.max())
+    if attack.clip and (low < 0 or high > 1):
+        raise FailedCheck(f"{attack!r} left [0, 1]: pixels from {low:.7f} to {high:.7f}; mend the attack")
+
+
+def head_of(run: Run, classes: int) -> Head:
+    """The trained head, on the CPU, from model.safetensors."""
+    model = run.model
+    settings = {k: v for k, v in model["loss"].items() if k != "name"}
+    head: Head = catalog.load("loss", model["loss"]["name"])(model["feature_dim"], classes, **settings)
+    load_state(head, within(artifacts.unpack(run, artifacts.MODEL), "head"), run)
+    return head
+
+
+def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], run: Run) -> None:
+    """Load weights; raises BadRun where they do not fit the module the manifest describes."""
+    try:
+        module.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        raise BadRun(
+            f"{run.folder / artifacts.MODEL} does not fit the model in its manifest ({error}); delete "
+            f"{run.folder} and run again"
+        ) from error
+
+
+def score(name: str, detector: FittedDetector, outputs: Outputs, source: str) -> metrics.Array:
+    """Scores [n], float64; raises FailedCheck naming the detector where one is NaN."""
+    with torch.no_grad():
+        scores = detector.score(outputs).double().cpu().numpy()
+    if np.isnan(scores).any():
+        raise FailedCheck(
+            f"detector {name} gives NaN for {int(np.isnan(scores).sum())} of {len(scores)} inputs of {source}; "
+            "its log-likelihood must be a number or -inf"
+        )
+    return scores
+
+
+def verify(run: Run, attacks: Sequence[str], detectors: Sequence[str]) -> list[Row]:
+    """The verify rows of these attack files x detectors x populations; computes and stores what is missing."""
+    known = _read_cells(run)
+    hashes = {a: run.steps[f"attack {a}"]["files"][f"attacks/{a}.safetensors"]["sha256"] for a in attacks}
+    wanted = [(a, d) for a in attacks for d in detectors]
+    missing = [(a, d) for a, d in wanted if known.get((a, d), {}).get("sha256") != hashes[a]]
+    if missing:
+        cells, table = _compute(run, missing)
+        for (a, d), cell in cells.items():
+            known[a, d] = {"source": a, "detector": d, "sha256": hashes[a], **cell}
+        if run.has("verify"):
+            table = _merge(artifacts.read_scores(run), table)
+        files = {
+            artifacts.SCORES: artifacts.pack_table(table),
+            METRICS: to_json({"schema": 1, "cells": list(known.values())}),
+        }
+        run.write("verify", files, info={"resamples": metrics.RESAMPLES, "bootstrap_seed": 0})
+    return [row for key in wanted for row in known[key]["rows"]]
+
+
+def _read_cells(run: Run) -> dict[tuple[str, str], dict[str, Any]]:
+    if not run.has("verify"):
+        return {}
+    cells = json.loads(run.read(METRICS))["cells"]
+    return {(cell["source"], cell["detector"]): cell for cell in cells}
+
+
+def _merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    keys = ["detector", "source"]
+    fresh = pd.MultiIndex.from_frame(new[keys].drop_duplicates())
+    return pd.concat([old[~pd.MultiIndex.from_frame(old[keys]).isin(fresh)], new], ignore_index=True)
+
+
+def _compute(
+    run: Run, pairs: Sequence[tuple[str, str]]
+) -> tuple[dict[tuple[str, str], dict[str, Any]], pd.DataFrame]:
+    parts = {name: artifacts.read_part(run, name) for name in artifacts.PARTS}
+    head = head_of(run, parts["train"].outputs.logits.shape[1])
+    fitted = {
+        name: catalog.load("detector", name)().fit(head, parts["train"].outputs, parts["train"].labels)
+        for name in dict.fromkeys(d for _, d in pairs)
+    }
+    clean: dict[tuple[str, str], metrics.Array] = {}
+    tables = []
+    for name, detector in fitted.items():
+        for source in ("calibration", "test"):
+            part = parts[source]
+            clean[name, source] = score(name, detector, part.outputs, source)
+            index = torch.arange(len(part))
+            tables.append(_table(name, source, index, part.labels, part.outputs, clean[name, source]))
+    cells = {}
+    for attack in dict.fromkeys(a for a, _ in pairs):
+        made = artifacts.read_adversarials(run, attack)
+        for name in (d for a, d in pairs if a == attack):
+            attacked = score(name, fitted[name], made.outputs, attack)
+            tables.append(_table(name, attack, made.index, made.labels, made.outputs, attacked))
+            test = parts["test"]
+            correct = (test.outputs.predictions == test.labels)[made.index].numpy()
+            groups = metrics.populations(correct, made.succeeded.numpy())
+            cells[attack, name] = _cell(
+                run.info(f"attack {attack}")["row"],
+                name,
+                clean[name, "calibration"],
+                clean[name, "test"][made.index.numpy()],
+                attacked,
+                groups,
+            )
+    return cells, pd.concat(tables, ignore_index=True)
+
+
+def _table(
+    detector: str, source: str, index: Tensor, labels: Tensor, outputs: Outputs, scores: metrics.Array
+) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "detector": detector,
+            "source": source,
+            "index": index.numpy(),
+            "label": labels.numpy(),
+            "prediction": outputs.predictions.numpy(),
+            "score": scores,
+        }
+    )
+
+
+def _cell(
+    attack_row: Row,
+    detector: str,
+    calibration: metrics.Array,
+    clean: metrics.Array,
+    attacked: metrics.Array,
+    groups: Mapping[str, metrics.Mask],
+) -> dict[str, Any]:
+    thresholds = {f: metrics.threshold_at(f, calibration) for f in FPRS}
+    rows, eer_threshold = [], None
+    for population, members in groups.items():
+        scores = attacked[members]
+        row = {k: attack_row[k] for k in MODEL_KEYS + ATTACK_KEYS} | {
+            "detector": detector,
+            "population": population,
+            "n_clean": len(clean),
+            "n_attacked": len(scores),
+            "n_nonfinite": int((~np.isfinite(clean)).sum() + (~np.isfinite(scores)).sum()),
+        }
+        row |= dict.fromkeys(("eer", "eer_low", "eer_high", "auroc", "auroc_low", "auroc_high"))
+        if len(scores):
+            curve = metrics.roc(clean, scores)
+            pairs = np.flatnonzero(members)
+            spread = metrics.bootstrap(clean, scores, pairs, rng=np.random.default_rng(0))
+            row |= {"eer": curve.eer, "eer_low": spread.eer.low, "eer_high": spread.eer.high}
+            row |= {"auroc": curve.auroc, "auroc_low": spread.auroc.low, "auroc_high": spread.auroc.high}
+            eer_threshold = curve.eer_threshold if population == "all" else eer_threshold
+        row |= {f"tpr_at_fpr{f * 100:02.0f}": metrics.rejected(scores, t) for f, t in thresholds.items()}
+        row["fpr05_realised"] = metrics.rejected(clean, thresholds[0.05])
+        rows.append(row)
+    return {
+        "rows": rows,
+        "thresholds": {f"{f:.2f}": _json_number(t) for f, t in thresholds.items()},
+        "eer_threshold": _json_number(eer_threshold),
+    }
+
+
+def _json_number(value: float | None) -> float | str | None:
+    """JSON has no infinity: it is written as text."""
+    return value if value is None or np.isfinite(value) else str(value)
+
+
+MODEL_KEYS = ("dataset", "loss", "alpha", "lam", "covariance", "seed", "training", "run")
+ATTACK_KEYS = ("attack", "settings", "norm", "eps")
+
+
+def model_row(run: Run) -> Row:
+    """The fields that say which model a row is about."""
+    model = run.model
+    loss = model["loss"]
+    return {
+        "dataset": model["dataset"],
+        "loss": loss["name"],
+        "alpha": loss.get("alpha"),
+        "lam": loss.get("lam"),
+        "covariance": loss.get("covariance"),
+        "seed": model["seed"],
+        "training": model["regime"],
+        "run": run.name,
+    }

@@ -1,0 +1,68 @@
+"""Which of the runs on disk, and which of their attacks, a `verify` or `report` is about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from advbench import runs, scoring
+from advbench.errors import BadSetting
+from advbench.runs import Run
+
+ATTACK_STEP = "attack "
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run and the file names of its selected attacks."""
+
+    run: Run
+    attacks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Field of an attack row -> the values that are wanted; fields left out select everything."""
+
+    wanted: Mapping[str, tuple[Any, ...]]
+
+    def __contains__(self, row: Mapping[str, Any]) -> bool:
+        return all(row[field] in values for field, values in self.wanted.items())
+
+    def __str__(self) -> str:
+        return ", ".join(f"{k} {' or '.join(map(str, v))}" for k, v in self.wanted.items()) or "anything"
+
+
+def attacks_of(run: Run) -> list[str]:
+    """The file names of a run's done attacks."""
+    return [step.removeprefix(ATTACK_STEP) for step in run.steps if step.startswith(ATTACK_STEP)]
+
+
+def attack_rows(run: Run) -> dict[str, dict[str, Any]]:
+    """Attack row by attack file name."""
+    return {name: run.info(ATTACK_STEP + name)["row"] for name in attacks_of(run)}
+
+
+def find(runs_dir: Path, selection: Selection) -> list[Found]:
+    """The attacked models that match; raises BadSetting where there is none."""
+    found = []
+    for run in runs.find(runs_dir):
+        names = tuple(name for name, row in attack_rows(run).items() if row in selection)
+        if names:
+            found.append(Found(run, names))
+    if not found:
+        raise BadSetting(
+            f"nothing to verify: no attacked model under {runs_dir} matches {selection}; make one, for example with: "
+            "advbench attack --loss lgm --eps 0.3"
+        )
+    return found
+
+
+def listing(runs_dir: Path) -> list[dict[str, Any]]:
+    """A row for every run: its model, whether it is trained, its attacks."""
+    return [
+        scoring.model_row(run) | {"trained": "train" in run.steps, "attacks": attacks_of(run)}
+        for run in runs.find(runs_dir)
+    ]

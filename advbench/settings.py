@@ -1,0 +1,85 @@
+"""Turn values from a command line or a TOML file into a settings record, or refuse them in one sentence.
+
+The settings of a plug-in are the keyword-only parameters of its class, with their types and defaults.
+"""
+
+import inspect
+import math
+import types
+import typing
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any, Literal
+
+from advbench.errors import BadSetting, UnknownName
+
+
+def number(value: object, name: str) -> float:
+    """A finite float from a number or from text such as `0.3` or `8/255`; raises BadSetting."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise BadSetting(f"{name} = {value!r} is not a number; write for example 0.3 or '8/255'")
+    try:
+        result = float(Fraction(value.strip())) if isinstance(value, str) and "/" in value else float(value)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise BadSetting(f"{name} = {value!r} is not a number; write for example 0.3 or 8/255") from None
+    if not math.isfinite(result):
+        raise BadSetting(f"{name} = {value!r} is not finite; write for example 0.3 or 8/255")
+    return result
+
+
+def at_least(name: str, value: float, low: float, *, above: bool = False) -> None:
+    """Refuse a value below `low` (or equal to it, where `above`)."""
+    if not math.isfinite(value) or value < low or (above and value == low):
+        rule = "greater than" if above else "at least"
+        raise BadSetting(f"{name} = {value} is out of range; it must be finite and {rule} {low:g}")
+
+
+def parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """The settings of a class: its keyword-only constructor parameters, by name."""
+    signature = inspect.signature(cls)
+    return {p.name: p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+
+def defaults(cls: type) -> dict[str, Any]:
+    """The default of every setting that has one."""
+    return {name: p.default for name, p in parameters(cls).items() if p.default is not p.empty}
+
+
+def fill(cls: type, given: Mapping[str, object], where: str) -> dict[str, Any]:
+    """All settings of `cls`: those given, checked against their types, and the defaults for the rest.
+
+    `where` names the place in messages ("loss lgm"). Raises UnknownName for a key that is no setting and
+    BadSetting for a value of the wrong type; range checks are the constructor's.
+    """
+    known = parameters(cls)
+    hints = typing.get_type_hints(cls if hasattr(cls, "__dataclass_fields__") else cls.__init__)  # type: ignore[misc]
+    result = defaults(cls)
+    for key, value in given.items():
+        if key not in known:
+            raise UnknownName(f"setting of {where}", key, known)
+        result[key] = convert(value, hints[key], f"{where}: {key}")
+    missing = [name for name in known if name not in result]
+    if missing:
+        raise BadSetting(f"{where} needs a value for {', '.join(missing)}")
+    return result
+
+
+def convert(value: object, hint: Any, name: str) -> Any:
+    """`value` as the type `hint` asks for: bool, int, float, str, Literal, or one of these or None."""
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        (hint,) = (h for h in typing.get_args(hint) if h is not types.NoneType)
+    if typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
+        if value in choices:
+            return value
+        raise UnknownName(f"choice for {name}", str(value), map(str, choices))
+    if hint is float:
+        return number(value, name)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    wanted = {bool: "true or false", int: "a whole number", str: "text in quotes"}.get(hint, hint.__name__)
+    raise BadSetting(f"{name} = {value!r} is of the wrong type; it must be {wanted}")

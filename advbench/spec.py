@@ -1,0 +1,267 @@
+"""A study as a record: TOML and command line meet here, with the same checks and the same messages."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from advbench import catalog
+from advbench.contracts import Attack
+from advbench.errors import BadSetting, UnknownName
+from advbench.runs import digest
+from advbench.settings import convert, defaults, fill, number
+from advbench.types import Recipe, Training
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plug-in's catalog name and all its settings, defaults filled in."""
+
+    name: str
+    settings: Mapping[str, Any]
+
+    def unusual(self, kind: str, *without: str) -> dict[str, Any]:
+        """The settings that are not the default, less those named."""
+        usual = defaults(catalog.load(kind, self.name))
+        return {k: v for k, v in self.settings.items() if k not in without and v != usual.get(k)}
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model to train: what, together with the data, determines its weights."""
+
+    dataset: str
+    network: str
+    feature_dim: int
+    loss: Choice
+    training: Training
+    seed: int
+
+    def record(self, data_fingerprint: str) -> dict[str, Any]:
+        """As JSON; `regime` says that no adversarial images were trained on."""
+        return {
+            "dataset": self.dataset,
+            "data_sha256": data_fingerprint,
+            "network": self.network,
+            "feature_dim": self.feature_dim,
+            "loss": {"name": self.loss.name, **self.loss.settings},
+            "regime": "standard",
+            "training": asdict(self.training),
+            "seed": self.seed,
+        }
+
+    def run_name(self, data_fingerprint: str) -> str:
+        """Readable, and ending in a digest of the whole record: different settings never share a folder."""
+        parts = [self.dataset, self.loss.name]
+        parts += [f"{k.replace('_', '-')}{v}" for k, v in self.loss.unusual("loss").items()]
+        parts += ["2d"] if self.feature_dim == 2 else []
+        return "-".join([*parts, f"seed{self.seed}", digest(self.record(data_fingerprint))])
+
+
+@dataclass(frozen=True)
+class AttackChoice:
+    """An attack at one eps on the first `n` test images (None = all)."""
+
+    choice: Choice
+    n: int | None = None
+
+    @property
+    def attack(self) -> Attack:
+        """The attack itself."""
+        attack: Attack = catalog.load("attack", self.choice.name)(**self.choice.settings)
+        return attack
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Its settings that are not the default, but for eps, which has a field of its own in every row."""
+        return self.choice.unusual("attack", "eps")
+
+    @property
+    def file_name(self) -> str:
+        """Such as `fgsm-eps0.3`, plus a digest where another setting or n is not the default."""
+        name = f"{self.choice.name}-eps{self.choice.settings['eps']:g}"
+        other = self.settings | ({} if self.n is None else {"n": self.n})
+        # %g shortens: two eps that print alike must not share a file
+        if float(f"{self.choice.settings['eps']:g}") != self.choice.settings["eps"]:
+            other["eps"] = self.choice.settings["eps"]
+        return f"{name}-{digest(other)}" if other else name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """A study: every combination of losses and seeds is trained, attacked and verified.
+
+    `training` and `network` hold what differs from the data set's own recipe.
+    """
+
+    name: str
+    dataset: str = "digits"
+    network: str | None = None
+    feature_dim: int = 100
+    losses: tuple[Choice, ...]
+    seeds: tuple[int, ...] = (0,)
+    attacks: tuple[AttackChoice, ...]
+    detectors: tuple[str, ...]
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def models(self) -> list[Model]:
+        """Losses x seeds, with the data set's recipe filled in."""
+        recipe: Recipe = catalog.load("data set", self.dataset).recipe
+        training = Training(**{**recipe.training, **self.training})
+        network = self.network or recipe.network
+        return [
+            Model(self.dataset, network, self.feature_dim, loss, training, seed)
+            for loss in self.losses
+            for seed in self.seeds
+        ]
+
+
+DEFAULTS: dict[str, Any] = {
+    "name": None,
+    "dataset": "digits",
+    "network": None,
+    "feature_dim": 100,
+    "losses": ["softmax", "center", "lgm"],
+    "seeds": [0],
+    "attacks": [{"name": "fgsm", "eps": [0.1, 0.2, 0.3]}, {"name": "targeted-fgsm", "eps": 0.3}],
+    "detectors": ["likelihood", "max-posterior"],
+    "n": None,
+    "training": {},
+}
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The table in a spec file; raises BadSetting where it is missing or not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadSetting(f"spec {path}: {error.strerror}; name an existing TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSetting(f"spec {path} is not valid TOML: {error}") from error
+
+
+def parse(table: Mapping[str, Any]) -> Spec:
+    """A checked spec from a table of the keys in DEFAULTS; missing keys take the default there.
+
+    Raises UnknownName for an unknown key, plug-in or choice, BadSetting for a bad value.
+    """
+    for key in table:
+        if key not in DEFAULTS:
+            raise UnknownName("key of a spec", key, DEFAULTS)
+    given = {**DEFAULTS, **table}
+    dataset = text(given["dataset"], "dataset")
+    catalog.load("data set", dataset)
+    network = given["network"]
+    if network is not None:
+        catalog.load("network", text(network, "network"))
+    feature_dim = given["feature_dim"]
+    if feature_dim not in (2, 100) or isinstance(feature_dim, bool):
+        raise BadSetting(f"feature_dim = {feature_dim!r} is not offered; write 2 or 100")
+    n = given["n"]
+    if n is not None and (convert(n, int, "n") < 1):
+        raise BadSetting(f"n = {n} is out of range; it must be at least 1")
+    detectors = tuple(text(name, "detectors") for name in listed(given["detectors"], "detectors"))
+    for name in detectors:
+        catalog.load("detector", name)
+    return Spec(
+        name=folder_name(given["name"] if given["name"] is not None else f"{dataset}-study"),
+        dataset=dataset,
+        network=network,
+        feature_dim=feature_dim,
+        losses=unique(loss_choice(entry) for entry in listed(given["losses"], "losses")),
+        seeds=unique(seed(value) for value in listed(given["seeds"], "seeds")),
+        attacks=unique(
+            AttackChoice(choice, n)
+            for entry in listed(given["attacks"], "attacks")
+            for choice in attack_choices(entry)
+        ),
+        detectors=unique(detectors),
+        training=training_overrides(given["training"]),
+    )
+
+
+def loss_choice(entry: object) -> Choice:
+    """A loss from a name, or from a table with `name` and settings; its constructor checks the ranges."""
+    name, given = named(entry, "loss")
+    cls = catalog.load("loss", name)
+    settings = fill(cls, given, f"loss {name}")
+    cls(2, 2, **settings)
+    return Choice(name, settings)
+
+
+def attack_choices(entry: object) -> list[Choice]:
+    """An attack from a name, or from a table with `name` and settings; one for each eps of a list."""
+    name, given = named(entry, "attack")
+    cls = catalog.load("attack", name)
+    given = {"eps": defaults(cls)["eps"], **given}
+    choices = []
+    for eps in listed(given["eps"], "eps"):
+        settings = fill(cls, {**given, "eps": number(eps, "eps")}, f"attack {name}")
+        cls(**settings)
+        choices.append(Choice(name, settings))
+    return choices
+
+
+def training_overrides(given: object) -> dict[str, Any]:
+    """The training settings that are given, checked; those left out are the data set's."""
+    if not isinstance(given, Mapping):
+        raise BadSetting(f"training = {given!r} is not a table; write for example [training] epochs = 15")
+    filled = fill(Training, given, "training")
+    Training(**filled)
+    return {key: filled[key] for key in given}
+
+
+def named(entry: object, kind: str) -> tuple[str, dict[str, Any]]:
+    """(name, settings) of an entry such as "lgm" or {name = "lgm", alpha = 1.0}."""
+    if isinstance(entry, Mapping):
+        if "name" not in entry:
+            raise BadSetting(f'{kind} {dict(entry)!r} has no name; write for example {{ name = "..." }}')
+        return text(entry["name"], f"{kind} name"), {k: v for k, v in entry.items() if k != "name"}
+    return text(entry, kind), {}
+
+
+def listed(value: object, name: str) -> list[object]:
+    """A value or a list of values as a list; an empty one is refused."""
+    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    if not values:
+        raise BadSetting(f"{name} is empty; name at least one")
+    return values
+
+
+def text(value: object, name: str) -> str:
+    """Text, or BadSetting."""
+    if isinstance(value, str):
+        return value
+    raise BadSetting(f"{name} = {value!r} is not text; write it in quotes")
+
+
+def seed(value: object) -> int:
+    """A seed: a whole number from 0 to 2^32 - 1."""
+    result = convert(value, int, "seed")
+    if not 0 <= result < 2**32:
+        raise BadSetting(f"seed = {value!r} is out of range; it must be a whole number from 0 to 2^32 - 1")
+    return int(result)
+
+
+def folder_name(value: object) -> str:
+    """A study's name, which is also its report's folder: no separators, no leading point, at most 100 characters."""
+    name = text(value, "name")
+    bad = not name.strip() or len(name.encode()) > 100 or name.startswith(".") or name != name.strip()
+    if bad or any(c in '/\\:*?"|' or not c.isprintable() for c in name):
+        raise BadSetting(
+            f"name = {name[:60]!r} cannot name a folder; use up to 100 letters, digits, spaces and '-', "
+            "not starting with a point"
+        )
+    return name
+
+
+def unique(values: Any) -> tuple[Any, ...]:
+    """In order, each once."""
+    result: list[Any] = []
+    for value in values:
+        if value not in result:
+            result.append(value)
+    return tuple(result)

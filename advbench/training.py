@@ -1,0 +1,232 @@
+"""Train a network and its head: one loop, the data on the device, resumable bit for bit."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advbench import catalog
+from advbench.errors import BadSetting
+from advbench.losses import Head
+from advbench.models import Network
+from advbench.types import ImageSet, Training
+from advbench.victim import is_out_of_memory
+
+Tick = Callable[[int, float, float], None]  # images done in this epoch, mean loss so far, accuracy so far
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row of training.jsonl: epochs count from 1, loss is the mean training loss in nats."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+    validation_error: float
+    learning_rate: float
+    seconds: float
+
+    def row(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that the next epoch depends on: model, optimiser and random state as tensors, and the rows so far."""
+
+    tensors: Mapping[str, Tensor]
+    epochs: tuple[Epoch, ...]
+
+
+def build(
+    network: str,
+    feature_dim: int,
+    loss: str,
+    loss_settings: Mapping[str, Any],
+    *,
+    shape: tuple[int, int, int],
+    classes: int,
+    seed: int,
+) -> tuple[Network, Head]:
+    """A freshly initialised network and head; the same seed gives the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        body: Network = catalog.load("network", network)(shape, feature_dim)
+        head: Head = catalog.load("loss", loss)(feature_dim, classes, **loss_settings)
+    return body, head
+
+
+class Trainer:
+    """The state of one training: `run` goes on from the epoch it stands at."""
+
+    def __init__(
+        self,
+        network: Network,
+        head: Head,
+        train: ImageSet,
+        validation: ImageSet,
+        settings: Training,
+        *,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.network = network.to(device)
+        self.head = head.to(device)
+        self.settings = settings
+        self.device = device
+        self.images = train.images.to(device)
+        self.labels = train.labels.to(device)
+        self.validation = validation
+        self.epochs: tuple[Epoch, ...] = ()
+        self.order = torch.Generator().manual_seed(seed)
+        self.noise = torch.Generator().manual_seed(seed).get_state()  # torch's own stream: dropout and the like
+        self.optimizer = torch.optim.SGD(
+            list(self._groups()),
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            nesterov=settings.momentum > 0,
+        )
+        self.steps_per_epoch = max(1, round(len(train) / settings.batch_size))
+
+    def _groups(self) -> list[dict[str, Any]]:
+        decay = self.settings.weight_decay
+        groups = [{"params": list(self.network.parameters()), "weight_decay": decay, "lr_scale": 1.0}]
+        groups += [
+            {"params": g.parameters, "weight_decay": decay * g.decay, "lr_scale": g.lr_scale}
+            for g in self.head.parameter_groups()
+        ]
+        return groups
+
+    def learning_rate(self, step: int) -> float:
+        """Of step 0, 1, ...: linear warm-up, then half a cosine down to 0 after the last epoch."""
+        warmup = self.settings.warmup * self.steps_per_epoch
+        if step < warmup:
+            return self.settings.learning_rate * (step + 1) / (warmup + 1)
+        total = self.settings.epochs * self.steps_per_epoch
+        progress = (step - warmup) / max(1.0, total - warmup)
+        return self.settings.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+
+    def checkpoint(self) -> Checkpoint:
+        """The state after the last whole epoch."""
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"head.{k}": v for k, v in self.head.state_dict().items()}
+        for index, slots in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{k}": v for k, v in slots.items() if isinstance(v, Tensor)}
+        tensors |= {"rng.order": self.order.get_state(), "rng.noise": self.noise}
+        return Checkpoint({k: v.detach().cpu().clone() for k, v in tensors.items()}, self.epochs)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Stand where `checkpoint` was taken."""
+        tensors = checkpoint.tensors
+        self.network.load_state_dict(within(tensors, "network"))
+        self.head.load_state_dict(within(tensors, "head"))
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in within(tensors, "optimizer").items():
+            index, _, slot = key.partition(".")
+            state.setdefault(int(index), {})[slot] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.order.set_state(tensors["rng.order"])
+        self.noise = tensors["rng.noise"]
+        self.epochs = checkpoint.epochs
+
+    def run(
+        self,
+        on_epoch: Callable[[Trainer], None] = lambda trainer: None,
+        on_batch: Tick = lambda images, loss, accuracy: None,
+    ) -> None:
+        """Train up to the last epoch; `on_epoch` is called after each.
+
+        Raises BadSetting when the loss is no longer finite or memory runs out.
+        """
+        while len(self.epochs) < self.settings.epochs:
+            try:
+                self.epochs += (self._epoch(on_batch),)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                smaller = max(1, self.settings.batch_size // 2)
+                raise BadSetting(
+                    f"a training batch of {self.settings.batch_size} images does not fit into the memory of "
+                    f"{self.device}; try --train-batch-size {smaller}"
+                ) from error
+            on_epoch(self)
+
+    def _epoch(self, on_batch: Tick) -> Epoch:
+        began = time.perf_counter()
+        number = len(self.epochs)
+        size = self.settings.batch_size
+        # counts stay on the device: reading them each step would make a GPU wait
+        loss_sum, correct, seen = torch.zeros((), device=self.device), torch.zeros((), device=self.device), 0
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self.noise)
+            order = torch.randperm(len(self.labels), generator=self.order).to(self.device)
+            self.network.train()
+            self.head.train()
+            for i in range(self.steps_per_epoch):
+                index = order[i * size : (i + 1) * size]
+                rate = self.learning_rate(number * self.steps_per_epoch + i)
+                loss, right = self._step(self.images[index], self.labels[index], rate)
+                loss_sum += loss * len(index)
+                correct += right
+                seen += len(index)
+                if i % 10 == 9:
+                    on_batch(seen, loss_sum.item() / seen, correct.item() / seen)
+            self.noise = torch.get_rng_state()
+        mean_loss = loss_sum.item() / seen
+        if not math.isfinite(mean_loss):
+            raise BadSetting(
+                f"training diverged in epoch {number + 1}: the loss is {mean_loss}; try a learning_rate below "
+                f"{self.settings.learning_rate:g}"
+            )
+        return Epoch(
+            epoch=number + 1,
+            loss=mean_loss,
+            accuracy=correct.item() / seen,
+            validation_error=self.validation_error(),
+            learning_rate=self.learning_rate((number + 1) * self.steps_per_epoch - 1),
+            seconds=time.perf_counter() - began,
+        )
+
+    def _step(self, images: Tensor, labels: Tensor, rate: float) -> tuple[Tensor, Tensor]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"
+        ):
+            features = self.network(images)
+        features = features.float()
+        loss = self.head.loss(features, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        with torch.no_grad():
+            self.head.after_step(features.detach(), labels)
+            right = (self.head(features).argmax(dim=1) == labels).sum()
+        return loss.detach(), right
+
+    @torch.no_grad()
+    def validation_error(self) -> float:
+        """Share of wrong validation images; network and head are left in evaluation mode."""
+        self.network.eval()
+        self.head.eval()
+        wrong = 0
+        for images, labels in zip(
+            self.validation.images.split(512), self.validation.labels.split(512), strict=True
+        ):
+            predictions = self.head(self.network(images.to(self.device))).argmax(dim=1).cpu()
+            wrong += int((predictions != labels).sum())
+        return wrong / len(self.validation)
+
+
+def within(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries `prefix.*`, by what follows the point."""
+    start = prefix + "."
+    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}

@@ -1,0 +1,159 @@
+"""The records that pass between modules (n inputs, d features, k classes)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from advbench.errors import BadSetting
+from advbench.settings import at_least
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Labelled images: `images` float32 [n c h w] in [0, 1], `labels` int64 [n], `classes` k names."""
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        c, h, w = self.images.shape[1:]
+        return c, h, w
+
+    def take(self, index: Tensor | slice) -> ImageSet:
+        """The rows `index`, in that order."""
+        return ImageSet(self.name, self.images[index], self.labels[index], self.classes)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The four parts of a data set: to fit, to choose settings, to fix thresholds, to report."""
+
+    train: ImageSet
+    validation: ImageSet
+    calibration: ImageSet
+    test: ImageSet
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What one forward pass gives: `features` float32 [n d], `logits` float32 [n k]."""
+
+    features: Tensor
+    logits: Tensor
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    @property
+    def predictions(self) -> Tensor:
+        """The class of the largest logit, int64 [n]."""
+        return self.logits.argmax(dim=1)
+
+    def take(self, index: Tensor | slice) -> Outputs:
+        """The rows `index`, in that order."""
+        return Outputs(self.features[index], self.logits[index])
+
+
+@dataclass(frozen=True)
+class Perturbed:
+    """What an attack returns for one batch.
+
+    images          float32 [n c h w]
+    targets         int64 [n], or None for an untargeted attack
+    gradients       int64 [n], backward passes spent on each image
+    forwards        int64 [n], forward passes spent on each image
+    zero_gradients  bool [n], the loss gradient was exactly zero in every pixel
+    """
+
+    images: Tensor
+    targets: Tensor | None
+    gradients: Tensor
+    forwards: Tensor
+    zero_gradients: Tensor
+
+
+@dataclass(frozen=True)
+class Adversarials:
+    """An attack's result on the first n test images.
+
+    images       float32 [n c h w]
+    index        int64 [n], row in the test set
+    labels       int64 [n]
+    targets      int64 [n] or None
+    outputs      the model's outputs on `images`
+    zero_gradients, saturated   bool [n]: gradient all zero; float32 posterior of the true class exactly 1
+    """
+
+    images: Tensor
+    index: Tensor
+    labels: Tensor
+    targets: Tensor | None
+    outputs: Outputs
+    zero_gradients: Tensor
+    saturated: Tensor
+
+    @property
+    def succeeded(self) -> Tensor:
+        """bool [n]: the target is reached (targeted), or the label is wrong (untargeted)."""
+        if self.targets is not None:
+            return self.outputs.predictions == self.targets
+        return self.outputs.predictions != self.labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Training settings, the same for every loss; a loss's own settings are its constructor's.
+
+    SGD with Nesterov momentum; the learning rate rises linearly for `warmup` epochs, then falls to 0 by a
+    half cosine. `batch_size` images a step; a last batch of less than half of it is left out of the epoch.
+    `precision` bf16 = autocast of the network (the head stays in float32). `full_train` joins the validation
+    part to the training part.
+    """
+
+    epochs: int = 30
+    batch_size: int = 64
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: float = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    full_train: bool = False
+
+    def __post_init__(self) -> None:
+        at_least("epochs", self.epochs, 1)
+        at_least("training batch_size", self.batch_size, 1)
+        at_least("learning_rate", self.learning_rate, 0, above=True)
+        at_least("momentum", self.momentum, 0)
+        at_least("weight_decay", self.weight_decay, 0)
+        at_least("warmup", self.warmup, 0)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a data set is trained with unless told otherwise: a network's name and training settings."""
+
+    network: str
+    training: dict[str, Any]
+
+
+def resolve_device(name: str | None) -> torch.device:
+    """The device of that name; None = CUDA where there is one, else the CPU. Raises BadSetting."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    usable = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if name == "cuda" and len(usable) > 1:
+        return torch.device("cuda")
+    if name not in usable:
+        raise BadSetting(f"device {name!r} cannot be used on this machine; usable: {', '.join(usable)}")
+    return torch.device(name)

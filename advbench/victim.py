@@ -1,0 +1,140 @@
+"""A trained classifier under test: network and head, frozen, with outputs in batches and its ART wrapper."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from advbench.errors import BadSetting
+from advbench.losses import Head
+from advbench.models import Network
+from advbench.objectives import CrossEntropy
+from advbench.types import Outputs
+
+if TYPE_CHECKING:
+    from advbench.art_classifier import GradientClassifier
+
+T = TypeVar("T")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of torch or Python means that memory ran out, on whichever device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "alloc" in str(error) and "memory" in str(error)
+
+
+class Classifier(nn.Module):
+    """Network and head in one: images [b c h w] in [0, 1] to logits [b k]."""
+
+    def __init__(self, network: Network, head: Head) -> None:
+        super().__init__()
+        self.network = network
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Evaluation logits."""
+        logits: Tensor = self.head(self.network(images))
+        return logits
+
+
+class Victim:
+    """Network + head on a device, in evaluation mode, every parameter frozen.
+
+    batch_size   the evaluation batch; halved for good when memory runs out (`say` is told)
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        head: Head,
+        *,
+        shape: tuple[int, int, int],
+        classes: int,
+        device: torch.device,
+        batch_size: int = 256,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.model = Classifier(network, head).to(device).eval().requires_grad_(False)
+        self.shape = shape
+        self.classes = classes
+        self.device = device
+        self.batch_size = batch_size
+        self._say = say
+
+    @property
+    def network(self) -> Network:
+        """Images to features."""
+        return self.model.network
+
+    @property
+    def head(self) -> Head:
+        """Features to logits."""
+        return self.model.head
+
+    def in_batches(self, n: int, work: Callable[[slice], T]) -> list[T]:
+        """`work` on slices of 0..n, in order, each of at most `batch_size` rows.
+
+        Out of memory halves the batch, says so, and goes on where it stopped; a single image that does not
+        fit is a BadSetting.
+        """
+        results: list[T] = []
+        start = 0
+        while start < n:
+            part = slice(start, min(start + self.batch_size, n))
+            try:
+                results.append(work(part))
+                start = part.stop
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self.batch_size == 1:
+                    raise BadSetting(
+                        f"one image does not fit into the memory of {self.device}; use another --device"
+                    ) from error
+            self.batch_size = (self.batch_size + 1) // 2
+            self._say(f"out of memory on {self.device}: evaluating {self.batch_size} images at a time from here on")
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return results
+
+    @torch.no_grad()
+    def outputs(self, images: Tensor) -> Outputs:
+        """Features and logits of images [n c h w], on the CPU, from one forward pass."""
+
+        def forward(part: slice) -> tuple[Tensor, Tensor]:
+            features = self.network(images[part].to(self.device))
+            return features.cpu(), self.head(features).cpu()
+
+        batches = self.in_batches(len(images), forward)
+        return Outputs(torch.cat([f for f, _ in batches]), torch.cat([z for _, z in batches]))
+
+    @cached_property
+    def art(self) -> GradientClassifier:
+        """This model as an ART PyTorchClassifier: logits, cross-entropy, clip_values=(0, 1)."""
+        return self.logits_classifier(CrossEntropy())
+
+    def logits_classifier(self, loss: nn.Module, *, clip: bool = True) -> GradientClassifier:
+        """An ART classifier whose loss sees the logits."""
+        return self._wrap(self.model, loss, clip)
+
+    def features_classifier(self, loss: nn.Module, *, clip: bool = True) -> GradientClassifier:
+        """An ART classifier whose loss sees the features and applies the head itself."""
+        return self._wrap(self.network, loss.to(self.device), clip)
+
+    def _wrap(self, model: nn.Module, loss: nn.Module, clip: bool) -> GradientClassifier:
+        from advbench.art_classifier import wrap
+
+        return wrap(
+            model, loss, shape=self.shape, classes=self.classes, device=self.device, clip=clip
+        )
+
+    def head_in_float64(self) -> Head:
+        """A frozen copy of the head on the CPU, for scores and exact gradients."""
+        return copy.deepcopy(self.head).cpu().double()

@@ -1,0 +1,1 @@
+"""Attacks: one file each; the contract is `advbench.contracts.Attack`."""

@@ -1,0 +1,34 @@
+"""Fast gradient sign method: one step up the cross-entropy at the true label."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from advbench.contracts import Attack, check_eps
+from advbench.objectives import CrossEntropy, ExactCrossEntropy
+from advbench.types import Perturbed
+from advbench.victim import Victim
+
+
+@dataclass(frozen=True, kw_only=True)
+class FGSM(Attack):
+    """`x + eps * sign(grad CE(logits, z))` (Goodfellow et al. 2015; Wan et al. 2018, sec. 4.3), through ART.
+
+    The loss is the cross-entropy of the evaluation logits; for L-GM that is L_cls without the margin.
+    exact_gradient   take the logit gradient in float64, where float32 would round it to zero
+    """
+
+    eps: float = 0.3
+    clip: bool = True
+    exact_gradient: bool = False
+
+    def __post_init__(self) -> None:
+        check_eps(self.eps)
+
+    def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:  # noqa: ARG002
+        """One gradient per image; seeds are not used."""
+        from advbench.art_classifier import fast_gradient_step
+
+        loss = ExactCrossEntropy() if self.exact_gradient else CrossEntropy()
+        classifier = victim.logits_classifier(loss, clip=self.clip)
+        return fast_gradient_step(classifier, images, labels, self.eps, targeted=False)

@@ -1,0 +1,39 @@
+"""Targeted FGSM: one step down the full loss at the runner-up class."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from advbench.contracts import Attack, check_eps
+from advbench.objectives import FullLoss
+from advbench.types import Perturbed
+from advbench.victim import Victim
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetedFGSM(Attack):
+    """`x - eps * sign(grad L(x, t))` (Wan et al. 2018, sec. 4.3), through ART.
+
+    t is the class with the second largest clean posterior, even where that is the true class. L is the head's
+    full loss without its margin: L_cls + lambda L_lkd for L-GM, cross-entropy + weighted centre distance for
+    center, cross-entropy for softmax.
+    exact_gradient   apply the head in float64
+    """
+
+    targeted: ClassVar[bool] = True
+    eps: float = 0.3
+    clip: bool = True
+    exact_gradient: bool = False
+
+    def __post_init__(self) -> None:
+        check_eps(self.eps)
+
+    def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:  # noqa: ARG002
+        """One gradient and two forward passes per image; labels and seeds are not used."""
+        from advbench.art_classifier import fast_gradient_step
+
+        targets = victim.outputs(images).logits.topk(2, dim=1).indices[:, 1]
+        head = victim.head_in_float64() if self.exact_gradient else victim.head
+        classifier = victim.features_classifier(FullLoss(head, exact=self.exact_gradient), clip=self.clip)
+        return fast_gradient_step(classifier, images, targets, self.eps, targeted=True)

@@ -1,0 +1,1 @@
+"""Detectors: one file each; the contract is `advbench.contracts.Detector`."""
