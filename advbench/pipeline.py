@@ -19,6 +19,7 @@ from advbench.errors import BadSetting
 from advbench.progress import Progress, Quiet
 from advbench.runs import Run, to_json
 from advbench.scoring import Row
+from advbench.selection import Found
 from advbench.spec import AttackChoice, Model, Spec
 from advbench.training import Checkpoint, Epoch, Trainer, build, within
 from advbench.types import Adversarials, ImageSet, Outputs, Perturbed, Splits, resolve_device
@@ -95,20 +96,15 @@ class Study:
                 rows += self._ensure_attacked(run, model)
         return rows
 
-    def verify(self) -> list[Row]:
-        """The EER rows of this spec's models, attacks and detectors; trains and attacks what is missing."""
-        rows = []
-        for model in self.spec.models():
-            with self.run_of(model) as run:
-                self._ensure_trained(run, model)
-                self._ensure_attacked(run, model)
-                names = [choice.file_name for choice in self.spec.attacks]
-                rows += verify_run(run, names, self.spec.detectors, self.place.progress)
-        return rows
-
-    def run_names(self) -> list[str]:
-        """The run folders of this spec."""
-        return [model.run_name(self.fingerprint) for model in self.spec.models()]
+    def run(self) -> tuple[Path, list[Row]]:
+        """All of it: the report's path, and the verify rows on it."""
+        self.attack()
+        names = tuple(choice.file_name for choice in self.spec.attacks)
+        found = [
+            Found(runs.load(self.place.runs_dir / model.run_name(self.fingerprint)), names)
+            for model in self.spec.models()
+        ]
+        return report(self.spec.name, found, self.spec.detectors, self.place)
 
     # -- train ---------------------------------------------------------------------------------------------
 
@@ -320,3 +316,24 @@ def verify_run(run: Run, attacks: Sequence[str], detectors: Sequence[str], progr
     """Verify rows of one run, saying so where something has to be computed."""
     progress.say(f"{run.name}: {len(attacks)} attacks x {len(detectors)} detectors")
     return scoring.verify(run, attacks, detectors)
+
+
+def verify_found(found: Sequence[Found], detectors: Sequence[str], progress: Progress) -> list[Row]:
+    """Verify rows of runs found on disk."""
+    rows = []
+    for one in found:
+        with runs.hold(one.run.folder):
+            rows += verify_run(one.run, one.attacks, detectors, progress)
+    return rows
+
+
+def report(
+    name: str, found: Sequence[Found], detectors: Sequence[str], place: Place
+) -> tuple[Path, list[Row]]:
+    """Write the page of these runs, verifying what is missing; its path and the rows on it."""
+    from advbench.report.page import render
+
+    rows = verify_found(found, detectors, place.progress)
+    page = place.reports_dir / name / "index.html"
+    runs.write_whole(page, render(name, found, rows).encode())
+    return page, rows

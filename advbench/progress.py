@@ -52,7 +52,10 @@ class Terminal:
 
     @contextmanager
     def bar(self, label: str, total: int) -> Iterator[Advance]:
-        """A bar that vanishes when its work is done."""
+        """A bar that vanishes when its work is done; nothing where stderr is no terminal."""
+        if not self.console.is_terminal:
+            yield lambda done, note: None
+            return
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (

@@ -1,0 +1,131 @@
+"""The options of the command line, in groups that commands share."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import typer
+
+Options = Mapping[str, Any]
+Group = dict[str, Any]
+
+
+def _option(kind: type, *names: str, help: str, panel: str, **more: Any) -> Any:  # noqa: A002
+    return Annotated[kind | None, typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)]
+
+
+_MODEL = "Model"
+_TRAINING = "Training (defaults: the data set's own)"
+_ATTACK = "Attack"
+_MACHINE = "Machine"
+_PLACE = "Folders and output"
+
+MODEL: Group = {
+    "dataset": _option(str, "--dataset", help="digits (default), mnist", panel=_MODEL),
+    "loss": _option(str, "--loss", help="softmax (default), center, lgm; `run` takes a list", panel=_MODEL),
+    "seed": _option(str, "--seed", help="Seed of weights and batches (default 0); `run` takes a list.", panel=_MODEL),
+    "alpha": _option(float, "--alpha", help="L-GM: margin (default 1).", panel=_MODEL),
+    "lam": _option(float, "--lam", help="L-GM: weight of the likelihood term (default 0.1).", panel=_MODEL),
+    "covariance": _option(str, "--covariance", help="L-GM: identity (default) or diagonal.", panel=_MODEL),
+    "log_var_floor": _option(float, "--log-var-floor", help="L-GM: least log-variance (default -4).", panel=_MODEL),
+    "weight": _option(float, "--weight", help="Center: weight of the centre distance (default 0.01).", panel=_MODEL),
+    "centre_step": _option(float, "--centre-step", help="Center: step of the centres (default 0.5).", panel=_MODEL),
+    "network": _option(str, "--network", help="Network; `advbench list networks`.", panel=_MODEL),
+    "feature_dim": _option(str, "--feature-dim", help="2 or 100 (default).", panel=_MODEL),
+    "epochs": _option(int, "--epochs", help="Passes over the training part.", panel=_TRAINING),
+    "train_batch_size": _option(int, "--train-batch-size", help="Images a training step.", panel=_TRAINING),
+    "learning_rate": _option(float, "--learning-rate", help="Peak learning rate.", panel=_TRAINING),
+    "momentum": _option(float, "--momentum", help="Nesterov momentum.", panel=_TRAINING),
+    "weight_decay": _option(float, "--weight-decay", help="Weight decay.", panel=_TRAINING),
+    "warmup": _option(float, "--warmup", help="Epochs of linear warm-up.", panel=_TRAINING),
+    "precision": _option(str, "--precision", help="fp32 or bf16 (autocast).", panel=_TRAINING),
+    "full_train": _option(
+        bool, "--full-train/--no-full-train", help="Join validation to the training part.", panel=_TRAINING
+    ),
+}
+ATTACK: Group = {
+    "attack": _option(str, "--attack", help="fgsm, targeted-fgsm, or a list.", panel=_ATTACK),
+    "eps": _option(str, "--eps", help="In (0, 1]: 0.3, 8/255, or a list: 0.1,0.2,0.3.", panel=_ATTACK),
+    "n": _option(int, "--n", help="The first N test images (default: all).", panel=_ATTACK),
+    "clip": _option(bool, "--clip/--no-clip", help="Keep images inside [0, 1] (default).", panel=_ATTACK),
+    "exact_gradient": _option(
+        bool,
+        "--exact-gradient/--no-exact-gradient",
+        help="Take the logit gradient in float64, where float32 would round it to zero.",
+        panel=_ATTACK,
+    ),
+}
+PLURAL: Group = {
+    "name": _option(str, "--name", help="Name of the study and its report's folder.", panel=_PLACE),
+    "detector": _option(str, "--detector", help="Detectors, separated by commas.", panel=_MODEL),
+}
+SELECT: Group = {
+    key: _option(str, f"--{key}", help=f"Only {text}; separate several with commas.", panel="Selection")
+    for key, text in {
+        "dataset": "these data sets",
+        "loss": "these losses",
+        "alpha": "these margins",
+        "lam": "these weights of the likelihood term",
+        "covariance": "this covariance",
+        "seed": "these seeds",
+        "attack": "these attacks",
+        "eps": "these eps",
+        "detector": "these detectors",
+    }.items()
+}
+MACHINE: Group = {
+    "device": _option(str, "--device", help="cpu, cuda, cuda:1 (default: cuda if there is one).", panel=_MACHINE),
+    "batch_size": _option(int, "--batch-size", help="Evaluation batch (default 256).", panel=_MACHINE),
+    "threads": _option(int, "--threads", help="CPU threads (default: torch's).", panel=_MACHINE),
+    "data_dir": _option(
+        str, "--data-dir", help="The folder that holds MNIST/raw/.", panel=_PLACE, envvar="ADVBENCH_DATA"
+    ),
+    "download": _option(bool, "--download", help="Fetch missing data into the data folder.", panel=_PLACE),
+}
+PLACE: Group = {
+    "runs_dir": Annotated[
+        str, typer.Option("--runs-dir", envvar="ADVBENCH_RUNS", help="Where models and results are kept.",
+                          rich_help_panel=_PLACE)
+    ],
+    "reports_dir": Annotated[
+        str, typer.Option("--reports-dir", help="Where pages are written.", rich_help_panel=_PLACE)
+    ],
+}  # fmt: skip
+JSON: Group = {
+    "json": Annotated[
+        bool, typer.Option("--json", help="Rows as JSON on stdout, and nothing else.", rich_help_panel=_PLACE)
+    ]
+}
+_DEFAULTS = {"runs_dir": "runs", "reports_dir": "reports", "json": False}
+
+
+def takes(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command every option of these groups, handed over as one mapping; None = not given.
+
+    Parameters that the command names itself (arguments) stay its own.
+    """
+    options = {name: kind for group in groups for name, kind in group.items()}
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "options"]
+        added = [
+            inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULTS.get(n), annotation=k)
+            for n, k in options.items()
+        ]
+
+        @functools.wraps(function)
+        def command(**given: Any) -> None:
+            function(
+                {n: given[n] for n in options}, **{p.name: given[p.name] for p in own}
+            )
+
+        own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        command.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in (*own, *added)}
+        del command.__wrapped__  # type: ignore[attr-defined]
+        return command
+
+    return decorate
