@@ -23,7 +23,7 @@ class GradientClassifier(PyTorchClassifier):  # type: ignore[misc]
     def loss_gradient(self, *args: Any, **kwargs: Any) -> NDArray[np.float32]:
         """ART's gradient of the loss in the input, unchanged."""
         gradient: NDArray[np.float32] = super().loss_gradient(*args, **kwargs)
-        self.zero_gradients = ~gradient.reshape(len(gradient), -1).any(axis=1)
+        self.zero_gradients = np.logical_not(gradient.reshape(len(gradient), -1).any(axis=1))
         return gradient
 
 

@@ -41,7 +41,7 @@ class Part:
 
 
 def pack(tensors: dict[str, Tensor]) -> bytes:
-    """safetensors bytes of tensors, moved to the CPU and made contiguous."""
+    """Safetensors bytes of tensors, moved to the CPU and made contiguous."""
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
 

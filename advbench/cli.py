@@ -130,7 +130,9 @@ def _plural_table(options: Options, spec: Mapping[str, Any]) -> dict[str, Any]:
     if settings:
         losses = _with_settings(losses, settings)
     table["losses"] = losses if names is not None or settings else None
-    table["seeds"] = None if options["seed"] is None else [whole(s, "seed") for s in words(options["seed"], "seed") or []]
+    table["seeds"] = (
+        None if options["seed"] is None else [whole(s, "seed") for s in words(options["seed"], "seed") or []]
+    )
     given = (options["attack"], options["eps"], options["clip"], options["exact_gradient"])
     if any(value is not None for value in given):
         entries = spec.get("attacks", DEFAULTS["attacks"])
@@ -155,7 +157,9 @@ def _with_settings(losses: Any, settings: Mapping[str, Any]) -> list[Any]:
         unused -= own
     if unused:
         names = ", ".join(e["name"] for e in entries)
-        raise BadSetting(f"{', '.join(sorted(unused))} is no setting of {names}; leave it out or add a loss that has it")
+        raise BadSetting(
+            f"{', '.join(sorted(unused))} is no setting of {names}; leave it out or add a loss that has it"
+        )
     return entries
 
 

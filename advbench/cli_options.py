@@ -118,14 +118,12 @@ def takes(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]
 
         @functools.wraps(function)
         def command(**given: Any) -> None:
-            function(
-                {n: given[n] for n in options}, **{p.name: given[p.name] for p in own}
-            )
+            function({n: given[n] for n in options}, **{p.name: given[p.name] for p in own})
 
         own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
         command.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in (*own, *added)}
-        del command.__wrapped__  # type: ignore[attr-defined]
+        del command.__wrapped__
         return command
 
     return decorate

@@ -37,9 +37,7 @@ def git_state() -> tuple[str | None, bool | None]:
 
     def git(*words: str) -> str | None:
         try:
-            done = subprocess.run(
-                ["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=False
-            )
+            done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=False)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None

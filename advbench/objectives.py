@@ -52,7 +52,7 @@ class ExactCrossEntropy(nn.Module):
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Sum over the batch, float64."""
-        value: Tensor = _ExactCrossEntropy.apply(logits, class_index(labels))  # type: ignore[no-untyped-call]
+        value: Tensor = _ExactCrossEntropy.apply(logits, class_index(labels))
         return value
 
 

@@ -74,9 +74,7 @@ class Study:
         name = model.run_name(self.fingerprint)
         with runs.hold(self.place.runs_dir / name):
             environment = describe(str(self.place.device))
-            yield runs.open_or_new(
-                self.place.runs_dir, name, model.record(self.fingerprint), environment
-            )
+            yield runs.open_or_new(self.place.runs_dir, name, model.record(self.fingerprint), environment)
 
     def train(self) -> list[Row]:
         """Every model of the spec trained, with its outputs stored; a row each."""
@@ -170,9 +168,7 @@ class Study:
                 advance(epoch * len(parts["train"]) + images, note)
 
             trainer.run(lambda t: write_checkpoint(run, t), on_batch)
-        weights = {
-            k: v for k, v in trainer.checkpoint().tensors.items() if k.startswith(("network.", "head."))
-        }
+        weights = {k: v for k, v in trainer.checkpoint().tensors.items() if k.startswith(("network.", "head."))}
         rows = history(trainer.epochs)
         files = {artifacts.MODEL: artifacts.pack(weights), "training.jsonl": rows}
         last = trainer.epochs[-1]
@@ -180,7 +176,11 @@ class Study:
             "train",
             files,
             seconds=sum(epoch.seconds for epoch in trainer.epochs),
-            info={"loss": last.loss, "validation_error": last.validation_error, "n_train": len(parts["train"])},
+            info={
+                "loss": last.loss,
+                "validation_error": last.validation_error,
+                "n_train": len(parts["train"]),
+            },
         )
         run.drop("checkpoint")
 
@@ -327,9 +327,7 @@ def verify_found(found: Sequence[Found], detectors: Sequence[str], progress: Pro
     return rows
 
 
-def report(
-    name: str, found: Sequence[Found], detectors: Sequence[str], place: Place
-) -> tuple[Path, list[Row]]:
+def report(name: str, found: Sequence[Found], detectors: Sequence[str], place: Place) -> tuple[Path, list[Row]]:
     """Write the page of these runs, verifying what is missing; its path and the rows on it."""
     from advbench.report.page import render
 

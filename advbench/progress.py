@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 Advance = Callable[[int, str], None]  # done so far, a note
@@ -15,15 +15,8 @@ class Progress(Protocol):
     def say(self, text: str) -> None:
         """One line."""
 
-    def bar(self, label: str, total: int) -> AbstractBar:
+    def bar(self, label: str, total: int) -> AbstractContextManager[Advance]:
         """A bar for one piece of work, as a context manager that gives an `Advance`."""
-
-
-class AbstractBar(Protocol):
-    """The context manager `Progress.bar` returns."""
-
-    def __enter__(self) -> Advance: ...  # noqa: D105
-    def __exit__(self, *exc: object) -> bool | None: ...  # noqa: D105
 
 
 class Quiet:

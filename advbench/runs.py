@@ -108,9 +108,7 @@ class Run:
     def read(self, name: str) -> bytes:
         """A file's bytes; raises BadRun where it is missing or its hash is not the manifest's."""
         path = self.folder / name
-        expected = next(
-            (s["files"][name]["sha256"] for s in self.steps.values() if name in s["files"]), None
-        )
+        expected = next((s["files"][name]["sha256"] for s in self.steps.values() if name in s["files"]), None)
         if expected is None:
             raise BadRun(f"{path} is not listed in {self.folder / MANIFEST}; make it again")
         cure = f"restore the file, or delete {self.folder} and run again"
@@ -119,9 +117,7 @@ class Run:
         except OSError as error:
             raise BadRun(f"{path}: {error.strerror}; {cure}") from error
         if (found := sha256(data)) != expected:
-            raise BadRun(
-                f"{path} was altered: sha256 {found[:12]}... found, {expected[:12]}... expected; {cure}"
-            )
+            raise BadRun(f"{path} was altered: sha256 {found[:12]}... found, {expected[:12]}... expected; {cure}")
         return data
 
     def write(
@@ -172,9 +168,7 @@ def hold(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("w")
     except OSError as error:
-        raise BadSetting(
-            f"cannot write {folder}: {error.strerror}; name another folder with --runs-dir"
-        ) from error
+        raise BadSetting(f"cannot write {folder}: {error.strerror}; name another folder with --runs-dir") from error
     with file:
         if fcntl is not None:
             try:
@@ -186,9 +180,7 @@ def hold(folder: Path) -> Iterator[None]:
         yield
 
 
-def open_or_new(
-    runs_dir: Path, name: str, model: Mapping[str, Any], environment: Mapping[str, Any]
-) -> Run:
+def open_or_new(runs_dir: Path, name: str, model: Mapping[str, Any], environment: Mapping[str, Any]) -> Run:
     """The run of that name, or a new one (nothing is written before its first step)."""
     folder = runs_dir / name
     if (folder / MANIFEST).exists():
@@ -211,11 +203,12 @@ def load(folder: Path) -> Run:
         known = manifest["schema"]
         sound = all(isinstance(manifest[key], dict) for key in ("model", "environment", "steps"))
         sound = sound and all(
-            isinstance(step["files"], dict) and isinstance(step["info"], dict)
-            for step in manifest["steps"].values()
+            isinstance(step["files"], dict) and isinstance(step["info"], dict) for step in manifest["steps"].values()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadRun(f"{path} cannot be read ({type(error).__name__}: {error}); delete {folder} and run again") from error
+        raise BadRun(
+            f"{path} cannot be read ({type(error).__name__}: {error}); delete {folder} and run again"
+        ) from error
     if known != SCHEMA or not sound:
         raise BadRun(
             f"{path} has schema {known!r}, this advbench reads schema {SCHEMA}; delete {folder} and run again"

@@ -44,7 +44,9 @@ def check_perturbation(attack: Attack, clean: ImageSet, made: Adversarials) -> N
     delta = (images.double() - clean.images.double()).flatten(1)
     size = float(delta.abs().max() if attack.norm == "linf" else delta.norm(dim=1).max())
     if size > attack.eps + TOLERANCE:
-        raise FailedCheck(f"{attack!r} moved an image by {size:.7f} in {attack.norm}, beyond its eps; mend the attack")
+        raise FailedCheck(
+            f"{attack!r} moved an image by {size:.7f} in {attack.norm}, beyond its eps; mend the attack"
+        )
     low, high = float(images.min()), float(images.max())
     if attack.clip and (low < 0 or high > 1):
         raise FailedCheck(f"{attack!r} left [0, 1]: pixels from {low:.7f} to {high:.7f}; mend the attack")

@@ -18,6 +18,7 @@ from advbench.models import Network
 from advbench.types import ImageSet, Training
 from advbench.victim import is_out_of_memory
 
+VALIDATION_BATCH = 512
 Tick = Callable[[int, float, float], None]  # images done in this epoch, mean loss so far, accuracy so far
 
 
@@ -198,9 +199,7 @@ class Trainer:
     def _step(self, images: Tensor, labels: Tensor, rate: float) -> tuple[Tensor, Tensor]:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"
-        ):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
             features = self.network(images)
         features = features.float()
         loss = self.head.loss(features, labels)
@@ -218,11 +217,10 @@ class Trainer:
         self.network.eval()
         self.head.eval()
         wrong = 0
-        for images, labels in zip(
-            self.validation.images.split(512), self.validation.labels.split(512), strict=True
-        ):
-            predictions = self.head(self.network(images.to(self.device))).argmax(dim=1).cpu()
-            wrong += int((predictions != labels).sum())
+        for part in range(0, len(self.validation), VALIDATION_BATCH):
+            batch = self.validation.take(slice(part, part + VALIDATION_BATCH))
+            predictions = self.head(self.network(batch.images.to(self.device))).argmax(dim=1).cpu()
+            wrong += int((predictions != batch.labels).sum())
         return wrong / len(self.validation)
 
 

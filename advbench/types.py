@@ -105,7 +105,7 @@ class Adversarials:
 
     @property
     def succeeded(self) -> Tensor:
-        """bool [n]: the target is reached (targeted), or the label is wrong (untargeted)."""
+        """Bool [n]: the target is reached (targeted), or the label is wrong (untargeted)."""
         if self.targets is not None:
             return self.outputs.predictions == self.targets
         return self.outputs.predictions != self.labels

@@ -131,9 +131,7 @@ class Victim:
     def _wrap(self, model: nn.Module, loss: nn.Module, clip: bool) -> GradientClassifier:
         from advbench.art_classifier import wrap
 
-        return wrap(
-            model, loss, shape=self.shape, classes=self.classes, device=self.device, clip=clip
-        )
+        return wrap(model, loss, shape=self.shape, classes=self.classes, device=self.device, clip=clip)
 
     def head_in_float64(self) -> Head:
         """A frozen copy of the head on the CPU, for scores and exact gradients."""

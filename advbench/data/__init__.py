@@ -59,5 +59,5 @@ def fingerprint(splits: Splits) -> str:
     for part in (splits.train, splits.validation, splits.calibration, splits.test):
         for tensor in (part.images, part.labels):
             digest.update(str(tuple(tensor.shape)).encode())
-            digest.update(tensor.contiguous().numpy())
+            digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()

@@ -26,16 +26,17 @@ class MNIST(DataSource):
             )
         official = read(folder, train=True, download=download)
         test = read(folder, train=False, download=False)
-        return Splits(*split(official, (50_000, 5_000, 5_000)), test)
+        train, validation, calibration = split(official, (50_000, 5_000, 5_000))
+        return Splits(train, validation, calibration, test)
 
 
 def read(folder: Path, *, train: bool, download: bool) -> ImageSet:
     """The official training or test part, whole and in its order."""
-    from torchvision.datasets import MNIST as TorchvisionMNIST
+    from torchvision import datasets
 
     raw = folder / "MNIST" / "raw"
     try:
-        part = TorchvisionMNIST(root=str(folder), train=train, download=download)
+        part = datasets.MNIST(root=str(folder), train=train, download=download)
     except (RuntimeError, ValueError, AssertionError, OSError, IndexError, KeyError) as error:
         missing = [n for n in _files(train) if not (raw / n).is_file() and not (raw / f"{n}.gz").is_file()]
         what = f"{', '.join(missing)} missing" if missing else f"unreadable or truncated ({error})"
@@ -55,5 +56,3 @@ def read(folder: Path, *, train: bool, download: bool) -> ImageSet:
 def _files(train: bool) -> tuple[str, str]:
     prefix = "train" if train else "t10k"
     return f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
-
-

@@ -56,7 +56,7 @@ class Head(nn.Module, ABC):
         logits: Tensor = self(features)
         return logits.gather(1, classes[:, None]).squeeze(1)
 
-    def after_step(self, features: Tensor, labels: Tensor) -> None:  # noqa: B027
+    def after_step(self, features: Tensor, labels: Tensor) -> None:
         """A move of the head's own after each optimiser step (centres); nothing by default."""
 
     def parameter_groups(self) -> Iterable[ParameterGroup]:

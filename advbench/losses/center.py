@@ -19,9 +19,7 @@ class Center(Head):
     is_density: ClassVar[bool] = True
     centres: Tensor
 
-    def __init__(
-        self, feature_dim: int, classes: int, *, weight: float = 0.01, centre_step: float = 0.5
-    ) -> None:
+    def __init__(self, feature_dim: int, classes: int, *, weight: float = 0.01, centre_step: float = 0.5) -> None:
         super().__init__()
         at_least("center: weight", weight, 0)
         at_least("center: centre_step", centre_step, 0)

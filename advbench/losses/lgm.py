@@ -27,6 +27,7 @@ class LGM(Head):
 
     is_density: ClassVar[bool] = True
     log_prior: Tensor
+    log_var: nn.Parameter | None
 
     def __init__(
         self,

@@ -31,16 +31,12 @@ class Curve:
     roc: Roc
 
 
-def histogram(
-    clean: Array | None, attacked: Array, *, xlabel: str, label: str, key: str
-) -> str:
+def histogram(clean: Array | None, attacked: Array, *, xlabel: str, label: str, key: str) -> str:
     """Shares of images over [0, 1] in 20 bins; `clean` left out where None. `key` makes ids unique on a page."""
     figure, axes = _canvas(3.4, 2.5)
     edges = np.linspace(0, 1, BINS + 1)
     if clean is not None:
-        axes.hist(
-            clean, edges, weights=np.full(len(clean), 1 / len(clean)), color=CLEAN, alpha=0.55, label="clean"
-        )
+        axes.hist(clean, edges, weights=np.full(len(clean), 1 / len(clean)), color=CLEAN, alpha=0.55, label="clean")
     axes.hist(
         attacked,
         edges,

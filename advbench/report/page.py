@@ -65,9 +65,7 @@ def render(name: str, found: Sequence[Found], rows: Sequence[Row]) -> str:
     )
     environment.filters |= {"percent": percent, "count": "{:,}".format}
     template = environment.get_template("page.html.j2")
-    return template.render(
-        name=name, studies=[_study(dataset, subjects) for dataset, subjects in by_dataset.items()]
-    )
+    return template.render(name=name, studies=[_study(dataset, subjects) for dataset, subjects in by_dataset.items()])
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -132,7 +130,12 @@ def _describe(row: Row) -> str:
 
 def _clean_error(test: artifacts.Part) -> dict[str, Any]:
     wrong = int((test.outputs.predictions != test.labels).sum())
-    return {"wrong": wrong, "n": len(test), "rate": wrong / len(test), "interval": metrics.wilson(wrong, len(test))}
+    return {
+        "wrong": wrong,
+        "n": len(test),
+        "rate": wrong / len(test),
+        "interval": metrics.wilson(wrong, len(test)),
+    }
 
 
 def _summary(subjects: Sequence[Subject], names: Sequence[str], detectors: Sequence[str]) -> list[dict[str, Any]]:
@@ -187,7 +190,12 @@ def _charts(
     sections = []
     for name in shown.values():
         holders = [s for s in subjects if name in s.attacks]
-        section: dict[str, Any] = {"attack": _describe(known[name]), "posteriors": [], "likelihoods": [], "rocs": []}
+        section: dict[str, Any] = {
+            "attack": _describe(known[name]),
+            "posteriors": [],
+            "likelihoods": [],
+            "rocs": [],
+        }
         for i, s in enumerate(holders):
             about = f"{s.label}, {_describe(known[name])}"
             if "max-posterior" in detectors:
@@ -219,7 +227,8 @@ def _likelihood(s: Subject, name: str, about: str, key: str) -> dict[str, Any]:
         top = max(0.0, float(both.max()))  # a learned covariance can give densities above 1
         clean, attacked = np.exp(clean - top), np.exp(attacked - top)
         xlabel = "likelihood" if top == 0 else "likelihood / its maximum"
-        note = f"likelihood under 0.2: clean {percent((clean < 0.2).mean())}, adversarial {percent((attacked < 0.2).mean())}"
+        shares = percent((clean < 0.2).mean()), percent((attacked < 0.2).mean())
+        note = f"likelihood under 0.2: clean {shares[0]}, adversarial {shares[1]}"
     else:
         top = float(both.max())
         below = int((both <= 0).sum())
