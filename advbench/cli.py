@@ -105,7 +105,7 @@ def list_(
         rows = [{"name": n, "summary": catalog.summary(kinds[what], n)} for n in catalog.names(kinds[what])]
     else:
         raise UnknownName("list", what, [*kinds, "runs"])
-    emit("list", rows, options)
+    emit("list", rows, options, table="runs" if what == "runs" else "list")
 
 
 # -- from options to records -------------------------------------------------------------------------------------
@@ -278,8 +278,10 @@ def _detectors(options: Options) -> list[str]:
 # -- out ---------------------------------------------------------------------------------------------------------
 
 
-def emit(command: str, rows: list[Row], options: Options, page: Path | None = None) -> None:
-    """Rows as JSON (and nothing else on stdout), or as a table and the page's path."""
+def emit(
+    command: str, rows: list[Row], options: Options, page: Path | None = None, table: str | None = None
+) -> None:
+    """Rows as JSON (and nothing else on stdout), or as a table (the command's own) and the page's path."""
     if options["json"]:
         sys.stdout.write(json.dumps({"schema": 1, "command": command, "rows": rows}, allow_nan=False) + "\n")
         if page is not None:
@@ -287,7 +289,7 @@ def emit(command: str, rows: list[Row], options: Options, page: Path | None = No
         return
     from advbench.cli_tables import show
 
-    show(command, rows)
+    show(table or command, rows)
     if page is not None:
         sys.stdout.write(f"{page}\n")
 

@@ -1,0 +1,125 @@
+"""What the tests share: one thread, a seeded generator, digits, small trained models, the real MNIST's folder."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advbench import catalog
+from advbench.losses.softmax import Softmax
+from advbench.models import Network, feature_layer
+from advbench.training import Trainer
+from advbench.types import ImageSet, Splits, Training
+from advbench.victim import Victim
+
+torch.set_num_threads(1)
+
+CPU = torch.device("cpu")
+HEADS: dict[str, tuple[str, dict[str, object]]] = {
+    "softmax": ("softmax", {}),
+    "center": ("center", {}),
+    "lgm": ("lgm", {"alpha": 0.3}),
+    "lgm-diagonal": ("lgm", {"alpha": 0.3, "covariance": "diagonal"}),
+}
+
+
+class Dense(Network):
+    """One hidden layer: learns digits in a fraction of a second."""
+
+    def __init__(self, shape: tuple[int, int, int], feature_dim: int) -> None:
+        super().__init__()
+        c, h, w = shape
+        self.feature_dim = feature_dim
+        hidden = nn.Linear(c * h * w, 32)
+        self.layers = nn.Sequential(nn.Flatten(), hidden, nn.ReLU(), feature_layer(32, feature_dim))
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.layers(images * 2 - 1)
+        return features
+
+
+class Pixels(Network):
+    """The pixels themselves as features, so that the model is linear."""
+
+    def __init__(self, shape: tuple[int, int, int], feature_dim: int) -> None:
+        super().__init__()
+        self.feature_dim = feature_dim
+        assert feature_dim == shape[0] * shape[1] * shape[2]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Seeded afresh for each test."""
+    return np.random.default_rng(20180618)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Splits:
+    """The four parts of scikit-learn's digits."""
+    splits: Splits = catalog.load("data set", "digits")().load(None)
+    return splits
+
+
+@pytest.fixture(scope="session")
+def few(digits: Splits) -> ImageSet:
+    """The first 24 test images."""
+    return digits.test.take(slice(0, 24))
+
+
+@pytest.fixture(scope="session")
+def dense() -> type[Network]:
+    """A network that trains in a fraction of a second."""
+    return Dense
+
+
+@pytest.fixture(scope="session")
+def victims(digits: Splits) -> dict[str, Victim]:
+    """A trained model for each loss: softmax, center, lgm, lgm-diagonal. Their weights are everybody's."""
+    made = {}
+    for name, (loss, settings) in HEADS.items():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            network = Dense((1, 8, 8), 16)
+            head = catalog.load("loss", loss)(16, 10, **settings)
+        rate = 0.05 if loss == "lgm" else 0.1
+        training = Training(epochs=8, batch_size=50, learning_rate=rate)
+        Trainer(network, head, digits.train, digits.validation, training, seed=1, device=CPU).run()
+        made[name] = Victim(network, head, shape=(1, 8, 8), classes=10, device=CPU)
+    return made
+
+
+@pytest.fixture(params=list(HEADS))
+def victim(request: pytest.FixtureRequest, victims: dict[str, Victim]) -> Victim:
+    """Each of the trained models in turn."""
+    return victims[request.param]
+
+
+@pytest.fixture(scope="session")
+def linear_victim() -> Callable[..., Victim]:
+    """Makes a softmax model that is linear in its pixels: weight [k, h*w], bias [k], images [1 h w]."""
+
+    def make(weight: Tensor, bias: Tensor | None = None, *, height: int = 1) -> Victim:
+        classes, pixels = weight.shape
+        head = Softmax(pixels, classes)
+        head.linear.weight.data = weight.float()
+        head.linear.bias.data = torch.zeros(classes) if bias is None else bias.float()
+        shape = (1, height, pixels // height)
+        return Victim(Pixels(shape, pixels), head, shape=shape, classes=classes, device=CPU)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def mnist_dir() -> Path:
+    """The data folder with the real MNIST; skips where there is none."""
+    folder = Path(os.environ.get("ADVBENCH_DATA", ""))
+    if "ADVBENCH_DATA" not in os.environ or not (folder / "MNIST" / "raw").is_dir():
+        pytest.skip("ADVBENCH_DATA names no folder with MNIST/raw")
+    return folder

@@ -1,0 +1,248 @@
+"""The contract of every detector in the catalog, and each detector's score against SciPy or a slow loop."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import log_softmax
+from scipy.stats import multivariate_normal
+from torch import Tensor
+
+from advbench import catalog
+from advbench.contracts import Detector, FittedDetector
+from advbench.losses import Head
+from advbench.losses.center import Center
+from advbench.losses.lgm import LGM
+from advbench.losses.softmax import Softmax
+from advbench.types import Outputs, Splits
+from advbench.victim import Victim
+
+DETECTORS = catalog.names("detector")
+N, D, K = 20, 3, 4
+
+
+def fit(name: str, head: Head, outputs: Outputs, labels: Tensor) -> FittedDetector:
+    detector: Detector = catalog.load("detector", name)()
+    return detector.fit(head, outputs, labels)
+
+
+@pytest.fixture
+def clean(victim: Victim, digits: Splits) -> Outputs:
+    return victim.outputs(digits.train.images[:200])
+
+
+@pytest.fixture
+def fitted(request: pytest.FixtureRequest, victim: Victim, clean: Outputs, digits: Splits) -> FittedDetector:
+    return fit(request.param, victim.head, clean, digits.train.labels[:200])
+
+
+def every_detector(test: Any) -> Any:
+    return pytest.mark.parametrize("fitted", DETECTORS, indirect=True)(test)
+
+
+# Every detector
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_detector_is_a_frozen_record_that_needs_no_settings(name: str) -> None:
+    detector = catalog.load("detector", name)()
+    assert isinstance(detector, Detector)
+    assert dataclasses.is_dataclass(detector)
+    assert detector == catalog.load("detector", name)()
+    assert type(detector).__dataclass_params__.frozen
+
+
+@every_detector
+def test_scores_are_one_float64_number_per_input(fitted: FittedDetector, clean: Outputs) -> None:
+    scores = fitted.score(clean)
+    assert scores.dtype == torch.float64
+    assert scores.shape == (len(clean),)
+    assert not torch.isnan(scores).any()
+
+
+@every_detector
+def test_an_inputs_score_does_not_depend_on_its_batch(fitted: FittedDetector, clean: Outputs) -> None:
+    alone = torch.cat([fitted.score(clean.take(slice(i, i + 1))) for i in range(20)])
+    np.testing.assert_allclose(alone, fitted.score(clean)[:20], rtol=1e-12)
+
+
+@every_detector
+def test_extreme_outputs_never_score_nan(fitted: FittedDetector, clean: Outputs) -> None:
+    for scale in (0.0, 1e4, 1e18):
+        assert not torch.isnan(fitted.score(Outputs(clean.features * scale, clean.logits * scale))).any()
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_fit_leaves_the_head_as_it_is(name: str, clean: Outputs) -> None:
+    head = LGM(16, 10, covariance="diagonal")
+    before = {k: v.clone() for k, v in head.state_dict().items()}
+    fit(name, head, clean, torch.zeros(len(clean), dtype=torch.long)).score(clean)
+    after = head.state_dict()
+    assert all(torch.equal(after[k], v) and after[k].dtype == v.dtype for k, v in before.items())
+    assert head.training
+    assert all(p.requires_grad for p in head.parameters())
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_fitted_detector_outlives_changes_of_the_head(name: str, clean: Outputs) -> None:
+    head = LGM(16, 10, covariance="diagonal")
+    detector = fit(name, head, clean, torch.zeros(len(clean), dtype=torch.long))
+    before = detector.score(clean)
+    with torch.no_grad():
+        head.mu.add_(1)
+    assert torch.equal(detector.score(clean), before)
+
+
+@every_detector
+def test_score_can_be_differentiated_in_the_outputs(
+    fitted: FittedDetector, victim: Victim, clean: Outputs, request: pytest.FixtureRequest
+) -> None:
+    if not catalog.load("detector", request.node.callspec.params["fitted"]).differentiable:
+        pytest.skip("declares itself not differentiable")
+    features = clean.features[:8].double().requires_grad_()
+    head = victim.head_in_float64()
+
+    def score(x: Tensor) -> Tensor:
+        return fitted.score(Outputs(x, head(x)))
+
+    assert torch.autograd.gradcheck(score, (features,), atol=1e-4)
+    (gradient,) = torch.autograd.grad(score(features).sum(), features)
+    assert gradient.any(dim=1).all()
+
+
+# likelihood
+
+
+@pytest.fixture
+def features(rng: np.random.Generator) -> Tensor:
+    return torch.from_numpy(rng.normal(0, 2, size=(N, D))).float()
+
+
+def randomised(head: Head, rng: np.random.Generator) -> Head:
+    with torch.no_grad():
+        for tensor in (*head.parameters(), *head.buffers()):
+            tensor += torch.from_numpy(rng.normal(0, 0.7, size=tuple(tensor.shape)))
+    if isinstance(head, LGM):
+        head.log_prior.zero_()
+    return head
+
+
+def likelihood_scores(head: Head, features: Tensor) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    with torch.no_grad():
+        outputs = Outputs(features, head(features))
+    scores = fit("likelihood", head, outputs, torch.zeros(N, dtype=torch.long)).score(outputs)
+    assert len(set(outputs.predictions.tolist())) > 1
+    return scores.numpy(), outputs.predictions.numpy()
+
+
+@pytest.mark.parametrize("covariance", ["identity", "diagonal"])
+def test_likelihood_of_lgm_is_the_negated_log_density_of_the_predicted_class(
+    covariance: str, features: Tensor, rng: np.random.Generator
+) -> None:
+    head = randomised(LGM(D, K, covariance=covariance), rng)  # type: ignore[arg-type]
+    assert isinstance(head, LGM)
+    scores, predicted = likelihood_scores(head, features)
+    mu = head.mu.detach().double().numpy()
+    var = np.ones((K, D)) if head.log_var is None else np.exp(head.log_var.detach().double().numpy())
+    density = [
+        multivariate_normal.logpdf(x, mu[z], np.diag(var[z]))
+        for x, z in zip(features.double().numpy(), predicted, strict=True)
+    ]
+    np.testing.assert_allclose(scores, -np.array(density) - D / 2 * math.log(2 * math.pi), rtol=1e-12)
+
+
+def test_likelihood_of_center_is_half_the_squared_distance_to_the_predicted_centre(
+    features: Tensor, rng: np.random.Generator
+) -> None:
+    head = randomised(Center(D, K, weight=0.01), rng)
+    assert isinstance(head, Center)
+    scores, predicted = likelihood_scores(head, features)
+    centres, x = head.centres.double().numpy(), features.double().numpy()
+    slow = [sum((x[i, j] - centres[z, j]) ** 2 for j in range(D)) / 2 for i, z in enumerate(predicted)]
+    np.testing.assert_allclose(scores, slow, rtol=1e-13)
+
+
+def test_likelihood_of_softmax_is_the_negated_affinity_of_the_predicted_class(
+    features: Tensor, rng: np.random.Generator
+) -> None:
+    head = randomised(Softmax(D, K), rng)
+    assert isinstance(head, Softmax)
+    scores, predicted = likelihood_scores(head, features)
+    weight, bias = head.linear.weight.detach().double().numpy(), head.linear.bias.detach().double().numpy()
+    slow = [-(weight[z] @ x + bias[z]) for x, z in zip(features.double().numpy(), predicted, strict=True)]
+    np.testing.assert_allclose(scores, slow, rtol=1e-12)
+
+
+def test_likelihood_follows_the_prediction_in_the_logits() -> None:
+    head = LGM(2, 2)
+    head.mu.data = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
+    at_origin = torch.zeros(2, 2)
+    outputs = Outputs(at_origin, torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    assert fit("likelihood", head, outputs, torch.tensor([0, 0])).score(outputs).tolist() == [0.0, 12.5]
+
+
+@pytest.mark.parametrize("loss", ["lgm", "lgm-diagonal", "center"])
+def test_a_feature_far_from_its_class_is_more_suspicious(
+    loss: str, victims: dict[str, Victim], digits: Splits
+) -> None:
+    outputs = victims[loss].outputs(digits.test.images[:50])
+    detector = fit("likelihood", victims[loss].head, outputs, digits.test.labels[:50])
+    far = Outputs(outputs.features + 100, outputs.logits)
+    assert (detector.score(far) > detector.score(outputs)).all()
+
+
+def test_likelihood_tells_scores_apart_that_float32_would_tie() -> None:
+    head = LGM(1, 2)
+    head.mu.data = torch.tensor([[0.0], [-1.0]])
+    features = torch.tensor([[16384.0], [16384.002]])  # half squares of about 1.3e8, a few units apart
+    outputs = Outputs(features, torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    low, high = fit("likelihood", head, outputs, torch.tensor([0, 0])).score(outputs).tolist()
+    assert [low, high] == [x**2 / 2 for x in features.double().flatten().tolist()]
+    assert high > low
+
+
+def test_an_underflowing_density_still_has_a_finite_score() -> None:
+    head = LGM(2, 2)
+    outputs = Outputs(torch.full((1, 2), 1e4), torch.tensor([[1.0, 0.0]]))
+    head.mu.data.zero_()
+    assert fit("likelihood", head, outputs, torch.tensor([0])).score(outputs).item() == 1e8
+
+
+# max-posterior
+
+
+def max_posterior(logits: Tensor) -> Tensor:
+    outputs = Outputs(torch.zeros(len(logits), 1), logits)
+    return fit("max-posterior", Softmax(1, logits.shape[1]), outputs, torch.zeros(len(logits))).score(outputs)
+
+
+def test_max_posterior_is_the_negated_log_of_the_largest_posterior(rng: np.random.Generator) -> None:
+    logits = rng.normal(0, 3, size=(50, 6))
+    np.testing.assert_allclose(
+        max_posterior(torch.from_numpy(logits)), -log_softmax(logits, axis=1).max(axis=1), rtol=1e-11
+    )
+
+
+def test_an_undecided_model_scores_the_log_of_the_number_of_classes() -> None:
+    for level in (0.0, 1e6, -1e8):
+        assert max_posterior(torch.full((1, 10), level)).item() == pytest.approx(math.log(10), rel=1e-14)
+
+
+def test_posteriors_closer_to_one_than_float64_can_tell_are_still_ranked() -> None:
+    leads = torch.tensor([17.0, 40.0, 60.0, 104.0, 300.0, 700.0])
+    scores = max_posterior(torch.stack([leads, torch.zeros(6), torch.zeros(6)], dim=1))
+    np.testing.assert_allclose(scores, np.log1p(2 * np.exp(-leads.double().numpy())), rtol=1e-12)
+    assert (scores.diff() < 0).all()
+    assert scores[-1] > 0
+
+
+def test_a_tie_at_the_top_scores_a_half() -> None:
+    assert max_posterior(torch.tensor([[50.0, 50.0, -900.0]])).item() == pytest.approx(math.log(2), rel=1e-15)
+
+
+def test_an_unsure_model_is_more_suspicious() -> None:
+    scores = max_posterior(torch.tensor([[4.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.1]]))
+    assert (scores.diff() > 0).all()

@@ -1,0 +1,442 @@
+"""The page: one file that loads nothing, says what the rows say, and shows strange names as text."""
+
+import hashlib
+import html
+import io
+import itertools
+import json
+import re
+import shlex
+import shutil
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from advbench import artifacts, cli, metrics, runs, selection
+from advbench.report import figures
+from advbench.report.page import percent, render
+
+Row = dict[str, Any]
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+NAME = "<script>alert(1)<b>"
+
+
+@dataclass
+class Element:
+    """A tag of the page with its attributes and all the text inside."""
+
+    tag: str
+    attributes: dict[str, str | None]
+    children: list["Element | str"] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """Text inside, white space as a reader sees it."""
+        parts = [child if isinstance(child, str) else child.text for child in self.children]
+        return " ".join("".join(parts).split())
+
+    def all(self, *tags: str) -> list["Element"]:
+        """Every element below with one of these tags (any where none is named)."""
+        found = []
+        for child in self.children:
+            if isinstance(child, Element):
+                found += [child] if not tags or child.tag in tags else []
+                found += child.all(*tags)
+        return found
+
+    def __getitem__(self, name: str) -> str:
+        return self.attributes.get(name) or ""
+
+
+class Reader(HTMLParser):
+    """Builds the tree; a tag that closes another than the last opened one is an error."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.root = Element("", {})
+        self.open = [self.root]
+        self.feed(text)
+        self.close()
+        assert self.open == [self.root], f"never closed: {[e.tag for e in self.open[1:]]}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len({name for name, _ in attrs}) == len(attrs), f"{tag} has an attribute twice"
+        element = Element(tag, dict(attrs))
+        self.open[-1].children.append(element)
+        if tag not in VOID:
+            self.open.append(element)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.open[-1].children.append(Element(tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop().tag == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data: str) -> None:
+        self.open[-1].children.append(data)
+
+
+def advbench(*words: str | Path) -> list[Row]:
+    """Rows of a command line that succeeds."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = cli.main([*map(str, words), "--json"])
+    assert code == 0, err.getvalue()
+    rows: list[Row] = json.loads(out.getvalue())["rows"]
+    return rows
+
+
+@dataclass(frozen=True)
+class Page:
+    """A study's folder, the rows of its report, and the page."""
+
+    folder: Path
+    rows: list[Row]
+    source: str
+    tree: Element
+
+    def table(self, caption: str) -> list[list[str]]:
+        """Texts of the table's cells, head first, for the table whose caption begins so."""
+        (table,) = (t for t in self.tree.all("table") if any(c.text.startswith(caption) for c in t.all("caption")))
+        return [[cell.text for cell in line.all("th", "td")] for line in table.all("tr")]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    folder = tmp_path_factory.mktemp("report")
+    machine = ("--runs-dir", str(folder / "runs"), "--threads", "1")
+    models = ("--feature-dim", "2", "--epochs", "2", "--train-batch-size", "100", "--learning-rate", "0.02")
+    lgm = ("--loss", "lgm", "--alpha", "0.5", "--log-var-floor", "-3", "--covariance", "diagonal")
+    softmax = ("--loss", "softmax", "--seed", "1")
+    for loss in (lgm, softmax):
+        advbench("attack", *loss, *models, *machine, "--eps", "8/255,0.3")
+        advbench("attack", *loss, *models, *machine, "--attack", "targeted-fgsm", "--eps", "0.3")
+    advbench("attack", *lgm, *models, *machine, "--eps", "0.3", "--n", "50", "--no-clip", "--exact-gradient")
+    rows = advbench("report", "--name", NAME, *machine[:2], "--reports-dir", folder / "reports")
+    source = (folder / "reports" / NAME / "index.html").read_text(encoding="utf-8")
+    return Page(folder, rows, source, Reader(source).root)
+
+
+# -- one file ----------------------------------------------------------------------------------------------------
+
+
+def assert_loads_nothing(tree: Element) -> None:
+    """No script, no event handler, no address but those of the page itself and of embedded data."""
+    assert tree.all("script", "link", "iframe", "object", "embed", "base", "form", "foreignobject") == []
+    for element in tree.all():
+        for name, value in element.attributes.items():
+            assert not name.startswith("on"), (element.tag, name)
+            if name in ("src", "href", "xlink:href", "srcset", "action", "data", "poster", "background"):
+                assert (value or "").startswith(("#", "data:image/png;base64,")), (element.tag, name, value)
+            if not name.startswith("xmlns"):
+                assert "http:" not in (value or "")
+                assert "https:" not in (value or "")
+                assert "url(" not in (value or "").replace("url(#", "")
+    for style in tree.all("style"):
+        assert "@import" not in style.text
+        assert "url(" not in style.text
+        assert "http" not in style.text
+
+
+def test_the_page_is_one_file_that_loads_nothing(page: Page) -> None:
+    assert [p.name for p in (page.folder / "reports" / NAME).iterdir()] == ["index.html"]
+    assert_loads_nothing(page.tree)
+
+
+def test_the_page_begins_as_html_5_in_utf_8_for_any_screen(page: Page) -> None:
+    assert page.source.startswith("<!doctype html>")
+    (root,) = page.tree.all("html")
+    assert root["lang"] == "en"
+    assert [m["charset"] for m in page.tree.all("meta") if m["charset"]] == ["utf-8"]
+    assert [m["content"] for m in page.tree.all("meta") if m["name"] == "viewport"] == [
+        "width=device-width, initial-scale=1"
+    ]
+    (head,) = page.tree.all("head")
+    assert [title.text for title in head.all("title")] == [f"{NAME} - advbench"]
+    assert len(page.tree.all("h1")) == len(page.tree.all("main")) == 1
+
+
+def test_ids_are_unique_and_every_reference_has_its_target(page: Page) -> None:
+    ids = [e["id"] for e in page.tree.all() if "id" in e.attributes]
+    assert len(ids) == len(set(ids))
+    assert all(ids)
+    for element in page.tree.all():
+        for name, value in element.attributes.items():
+            targets = re.findall(r"url\(#([^)]+)\)", value or "")
+            targets += [(value or "")[1:]] if name in ("href", "xlink:href") else []
+            targets += (value or "").split() if name == "aria-labelledby" else []
+            assert set(targets) <= set(ids), (element.tag, name, value)
+
+
+def test_charts_and_pictures_have_words_for_those_who_do_not_see_them(page: Page) -> None:
+    charts = [e for e in page.tree.all("svg") if e["role"] == "img"]
+    assert charts == page.tree.all("svg")
+    assert len(charts) > 10
+    assert all(e["aria-label"].strip() and e["viewbox"] for e in charts)
+    assert len({e["aria-label"] for e in charts}) == len(charts)
+    pictures = page.tree.all("img")
+    assert len(pictures) == 2 * 2 * 8  # models, clean and attacked, images
+    assert all(e["alt"].strip() for e in pictures)
+
+
+def test_tables_have_captions_and_their_heads_say_what_they_head(page: Page) -> None:
+    assert len(page.tree.all("table")) == 3
+    for table in page.tree.all("table"):
+        (caption,) = table.all("caption")
+        assert len(caption.text) > 20
+        assert all(head["scope"] in ("col", "row") for head in table.all("th"))
+        (top,) = table.all("thead")
+        width = len(top.all("th"))
+        for body in table.all("tbody"):
+            assert all(len(line.all("th", "td")) == width for line in body.all("tr"))
+
+
+def test_headings_leave_out_no_level(page: Page) -> None:
+    levels = [int(e.tag[1]) for e in page.tree.all("h1", "h2", "h3", "h4", "h5", "h6")]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+# -- what it says ------------------------------------------------------------------------------------------------
+
+
+def per_cent(value: float | None) -> str:
+    """As on the page."""
+    return "n/a" if value is None else f"{value * 100:.1f} %"
+
+
+def interval(row: Row, key: str) -> str:
+    """As on the page."""
+    return f"{per_cent(row[key])} [{per_cent(row[key + '_low'])}, {per_cent(row[key + '_high'])}]"
+
+
+def test_every_row_stands_in_the_table_of_all_rows(page: Page) -> None:
+    head, *lines = page.table("Populations")
+    assert len(page.rows) == (2 * 3 + 1) * 2 * 3
+    found = sorted(tuple(line[1:]) for line in lines)
+    expected = []
+    for row in page.rows:
+        settings = "".join(f", {k} {v}" for k, v in row["settings"].items())
+        expected.append((
+            row["attack"] + settings,
+            f"{row['eps']:g}",
+            row["detector"],
+            row["population"],
+            str(row["n_clean"]),
+            str(row["n_attacked"]),
+            interval(row, "eer"),
+            interval(row, "auroc"),
+            *(per_cent(row[key]) for key in ("tpr_at_fpr01", "tpr_at_fpr05", "tpr_at_fpr10", "fpr05_realised")),
+            str(row["n_nonfinite"]),
+        ))  # fmt: skip
+    assert found == sorted(expected)
+    assert head[1:6] == ["attack", "eps", "detector", "population", "clean"]
+
+
+def test_the_first_table_holds_the_eer_of_each_model_against_each_attack(page: Page) -> None:
+    head, *lines = page.table("EER")
+    assert len(lines) == 4 * 2 + 1
+    for column, loss in enumerate(("lgm", "softmax"), 3):
+        assert loss in head[column]
+        rows = [r for r in page.rows if r["loss"] == loss and r["population"] == "all"]
+        cells = {
+            (line[0], line[1]): line[column].replace(" ▲", "") for line in lines if "not run" not in line[column]
+        }
+        assert len(cells) == len(rows)
+        for row in rows:
+            settings = "".join(f", {k} {v}" for k, v in row["settings"].items())
+            assert cells[f"{row['attack']} eps {row['eps']:g}{settings}", row["detector"]] == interval(row, "eer")
+
+
+def test_an_eer_above_one_half_is_marked_and_no_other_is(page: Page) -> None:
+    _, *lines = page.table("EER")
+    cells = [cell for line in lines for cell in line[3:] if "%" in cell]
+    assert all(("▲" in cell) == (float(cell.partition(" ")[0]) > 50) for cell in cells if not cell.startswith("50.0"))
+    assert sum("▲" in cell for cell in cells) == sum(
+        row["eer"] > 0.5 for row in page.rows if row["population"] == "all"
+    )
+
+
+def test_the_attack_that_knows_the_detector_is_said_not_to_have_run(page: Page) -> None:
+    (line,) = (line for line in page.table("EER") if line[0] == "detector-aware")
+    assert line[3:] == ["not run", "not run"]
+    assert "zero-knowledge" in page.tree.text.lower()
+
+
+def test_classification_errors_stand_with_their_counts_and_intervals(page: Page) -> None:
+    head, *lines = page.table("Share of images classified wrongly")
+    attack_rows = [row for run in runs.find(page.folder / "runs") for row in selection.attack_rows(run).values()]
+    for column, loss in enumerate(("lgm", "softmax"), 1):
+        assert loss in head[column]
+        for row in (r for r in attack_rows if r["loss"] == loss):
+            settings = "".join(f", {k} {v}" for k, v in row["settings"].items())
+            (cell,) = (li[column] for li in lines if li[0] == f"{row['attack']} eps {row['eps']:g}{settings}")
+            wrong = round(row["error_rate"] * row["n"])
+            bounds = metrics.wilson(wrong, row["n"])
+            assert bounds is not None
+            limits = f"[{per_cent(bounds.low)}, {per_cent(bounds.high)}]"
+            assert cell.startswith(f"{per_cent(row['error_rate'])} {wrong} / {row['n']} {limits}")
+            assert ("target reached" in cell) == (row["target_rate"] is not None)
+            if row["target_rate"] is not None:
+                assert f"target reached: {per_cent(row['target_rate'])}" in cell
+            counts = (row["zero_gradients"], row["saturated"])
+            assert (f"({counts[0]} zero gradients, {counts[1]} saturated)" in cell) == any(counts)
+        clean = next(r for r in attack_rows if r["loss"] == loss and r["n"] == 300)
+        assert lines[0][column].startswith(
+            f"{100 * clean['clean_error_rate']:.2f} % {round(300 * clean['clean_error_rate'])} / 300 ["
+        )
+
+
+def test_the_charts_say_the_eers_of_the_rows(page: Page) -> None:
+    labels = [e["aria-label"] for e in page.tree.all("svg") if e["aria-label"].startswith("ROC")]
+    for row in page.rows:
+        if (row["attack"], row["eps"], row["settings"], row["population"]) != ("fgsm", 0.3, {}, "all"):
+            continue
+        assert any(row["detector"] in label and f"EER {per_cent(row['eer'])}" in label for label in labels)
+
+
+def test_how_each_model_was_made_is_said_in_full(page: Page) -> None:
+    lists = [d.text for d in page.tree.all("dl")]
+    for run in runs.find(page.folder / "runs"):
+        (text,) = (t for t in lists if run.name in t)
+        for word in (
+            "digits-cnn",
+            "2-D features",
+            "epochs 2",
+            "batch_size 100",
+            "learning_rate 0.02",
+            "1,000 images",
+        ):
+            assert word in text
+        assert run.manifest["environment"]["versions"]["torch"] in text
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """The hash of every file below a folder."""
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
+
+
+def test_the_commands_on_the_page_find_what_they_made(page: Page, tmp_path: Path) -> None:
+    shutil.copytree(page.folder / "runs", tmp_path / "runs")
+    before = contents(tmp_path / "runs")
+    lines = [e.text for e in page.tree.all("code") if e.text.startswith("advbench ")]
+    assert len(lines) == 2 * 2 + 1  # models x attacks, and one attack with settings of its own
+    rows = []
+    for line in lines:
+        _, *words = shlex.split(line)
+        rows += advbench(*words, "--runs-dir", tmp_path / "runs", "--threads", "1")
+    stored = [row for run in runs.find(page.folder / "runs") for row in selection.attack_rows(run).values()]
+    models = {
+        name: found for name, found in contents(tmp_path / "runs").items() if name.endswith("model.safetensors")
+    }
+    assert models == {name: before[name] for name in models}  # nothing is trained again
+    assert contents(tmp_path / "runs") == before  # and nothing attacked again
+    assert sorted(map(json.dumps, rows)) == sorted(map(json.dumps, stored))
+
+
+def test_a_page_is_the_same_bytes_each_time(page: Page) -> None:
+    found = selection.find(page.folder / "runs", selection.Selection({}))
+    assert render(NAME, found, page.rows) == page.source
+
+
+# -- strange names -----------------------------------------------------------------------------------------------
+
+
+def test_a_name_with_tags_is_shown_as_text(page: Page) -> None:
+    (title,) = page.tree.all("h1")
+    assert title.text == NAME
+    assert html.escape(NAME, quote=False) in page.source
+    assert "<script" not in page.source
+
+
+def test_strange_words_in_a_run_folder_are_shown_as_text(page: Page, tmp_path: Path) -> None:
+    evil = "'><script>x<img src=y onerror=z>"
+    (old,) = (run.name for run in runs.find(page.folder / "runs") if run.model["loss"]["name"] == "softmax")
+    shutil.copytree(page.folder / "runs" / old, tmp_path / "runs" / evil)
+    path = tmp_path / "runs" / evil / "manifest.json"
+    manifest = json.loads(path.read_text().replace(old, evil))
+    manifest["environment"] |= {"device": evil, "system": evil, "commit": evil}
+    manifest["environment"]["versions"][evil] = evil
+    del manifest["steps"]["verify"]
+    for step in manifest["steps"].values():
+        if "row" in step["info"]:
+            step["info"]["row"]["settings"] = {evil: evil}
+    path.write_text(json.dumps(manifest))
+    found = selection.find(tmp_path / "runs", selection.Selection({"attack": ("fgsm",), "eps": (0.3,)}))
+    from advbench.scoring import verify
+
+    rows = [row for one in found for row in verify(one.run, one.attacks, ["max-posterior"])]
+    source = render("name", [selection.Found(runs.load(found[0].run.folder), found[0].attacks)], rows)
+    tree = Reader(source).root
+    assert_loads_nothing(tree)
+    assert "<script" not in source
+    assert any(evil in code.text for code in tree.all("code"))
+    assert any("<script>" in chart["aria-label"] for chart in tree.all("svg"))
+
+
+def test_a_run_folder_that_was_renamed_still_has_its_results(page: Page, tmp_path: Path) -> None:
+    (old,) = (run.folder for run in runs.find(page.folder / "runs") if run.model["loss"]["name"] == "softmax")
+    shutil.copytree(old, tmp_path / "runs" / "renamed")
+    which = ("--attack", "fgsm", "--eps", "0.3", "--detector", "max-posterior")
+    rows = advbench("report", *which, "--runs-dir", tmp_path / "runs", "--reports-dir", tmp_path / "reports")
+    assert {row["run"] for row in rows} == {"renamed"}
+    tree = Reader((tmp_path / "reports" / "digits-study" / "index.html").read_text()).root
+    assert [line.text for line in tree.all("tr") if "not run" in line.text] == ["detector-awareany-not run"]
+
+
+# -- parts -------------------------------------------------------------------------------------------------------
+
+
+def test_undefined_is_not_available_and_never_zero() -> None:
+    assert percent(None) == "n/a"
+    assert percent(0.0) == "0.0 %"
+    assert percent(0.12345) == "12.3 %"
+    assert percent(0.12345, 2) == "12.35 %" or percent(0.12345, 2) == "12.34 %"
+
+
+def test_a_chart_escapes_its_label_and_keeps_its_ids_to_itself() -> None:
+    curve = figures.Curve("<b>&\"'", metrics.roc(np.array([0.0, 1.0]), np.array([1.0, 2.0])))
+    one, other = (figures.roc_chart([curve], label="<i>&\"'", key=key) for key in ("a", "b"))
+    for source in (one, other):
+        (chart,) = (e for e in Reader(source).root.all("svg"))
+        assert chart["aria-label"] == "<i>&\"'"
+        assert chart["role"] == "img"
+        assert "<b>" not in source
+    ids = [set(re.findall(r'\bid="([^"]+)"', source)) for source in (one, other)]
+    assert not ids[0] & ids[1]
+
+
+def test_a_histogram_of_equal_values_is_one_bar() -> None:
+    source = figures.histogram(np.ones(5), np.zeros(5), xlabel="p", label="two bars", key="k")
+    assert Reader(source).root.all("svg")[0]["aria-label"] == "two bars"
+
+
+def test_a_picture_is_an_embedded_png_of_its_own_grey_levels() -> None:
+    import base64
+
+    from matplotlib.image import imread
+
+    image = np.linspace(0, 1, 12, dtype=np.float32).reshape(1, 3, 4)
+    address = figures.picture(image)
+    head, _, data = address.partition(",")
+    assert head == "data:image/png;base64"
+    pixels = imread(io.BytesIO(base64.b64decode(data)), format="png")
+    assert np.allclose(pixels[..., 0], image[0], atol=0.5 / 255 + 1e-3)
+
+
+def test_pictures_are_the_first_test_images(page: Page) -> None:
+    (run,) = (r for r in runs.find(page.folder / "runs") if r.model["loss"]["name"] == "softmax")
+    part = artifacts.read_part(run, "test")
+    assert part.examples is not None
+    sources = [e["src"] for e in page.tree.all("img")]
+    for image in part.examples:
+        assert figures.picture(image.numpy()) in sources
