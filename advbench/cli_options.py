@@ -9,11 +9,19 @@ from typing import Annotated, Any
 
 import typer
 
+from advbench.settings import number, whole
+
 Options = Mapping[str, Any]
 Group = dict[str, Any]
 
 
 def _option(kind: type, *names: str, help: str, panel: str, **more: Any) -> Any:  # noqa: A002
+    read = {int: whole, float: number}.get(kind)
+    if read is not None:  # our own words for what is no number
+        more |= {
+            "parser": lambda text: read(text, names[0].strip("-").replace("-", "_")),
+            "metavar": "N" if kind is int else "X",
+        }
     return Annotated[kind | None, typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,12 @@ class Study:
         """Of the data itself."""
         return fingerprint(self.splits)
 
+    @property
+    def attacks(self) -> list[AttackChoice]:
+        """The attacks of the spec; on all test images is the same as on no stated number of them."""
+        every = len(self.splits.test)
+        return [replace(choice, n=None if choice.n == every else choice.n) for choice in self.spec.attacks]
+
     @contextmanager
     def run_of(self, model: Model) -> Iterator[Run]:
         """The model's run, held for this process."""
@@ -96,8 +102,9 @@ class Study:
 
     def run(self) -> tuple[Path, list[Row]]:
         """All of it: the report's path, and the verify rows on it."""
+        runs.check_folder(self.place.reports_dir / self.spec.name)
         self.attack()
-        names = tuple(choice.file_name for choice in self.spec.attacks)
+        names = tuple(choice.file_name for choice in self.attacks)
         found = [
             Found(runs.load(self.place.runs_dir / model.run_name(self.fingerprint)), names)
             for model in self.spec.models()
@@ -109,6 +116,7 @@ class Study:
     def _ensure_trained(self, run: Run, model: Model) -> None:
         if not run.has("train"):
             self._train(run, model)
+        run.drop("checkpoint")  # here, so that one that an interruption left behind goes too
         if not run.has("outputs"):
             began = time.perf_counter()
             victim = self._victim(run, model)
@@ -182,7 +190,6 @@ class Study:
                 "n_train": len(parts["train"]),
             },
         )
-        run.drop("checkpoint")
 
     def _victim(self, run: Run, model: Model) -> Victim:
         network, head = self._build(model)
@@ -202,13 +209,13 @@ class Study:
     # -- attack --------------------------------------------------------------------------------------------
 
     def _ensure_attacked(self, run: Run, model: Model) -> list[Row]:
-        missing = [c for c in self.spec.attacks if not run.has(f"attack {c.file_name}")]
+        missing = [c for c in self.attacks if not run.has(f"attack {c.file_name}")]
         if missing:
             victim = self._victim(run, model)
             clean = artifacts.read_part(run, "test").outputs
             for choice in missing:
                 self._attack(run, choice, victim, clean)
-        return [run.info(f"attack {choice.file_name}")["row"] for choice in self.spec.attacks]
+        return [scoring.attack_row(run, choice.file_name) for choice in self.attacks]
 
     def _attack(self, run: Run, choice: AttackChoice, victim: Victim, clean: Outputs) -> None:
         began = time.perf_counter()
@@ -218,7 +225,7 @@ class Study:
         with self.place.progress.bar(choice.file_name, len(images)) as advance:
             made = perturb(attack, victim, images, clean, lambda done: advance(done, ""))
         scoring.check_perturbation(attack, images, made)
-        row = scoring.model_row(run) | attack_row(choice, made, clean.predictions[: len(images)])
+        row = effect(choice, made, clean.predictions[: len(images)])
         run.write(
             f"attack {choice.file_name}",
             {f"attacks/{choice.file_name}.safetensors": artifacts.pack_adversarials(made)},
@@ -253,7 +260,7 @@ def perturb(
     )
 
 
-def attack_row(choice: AttackChoice, made: Adversarials, clean_predictions: torch.Tensor) -> Row:
+def effect(choice: AttackChoice, made: Adversarials, clean_predictions: torch.Tensor) -> Row:
     """What an attack did to the labels: the fields of an `attack` row after the model's."""
     correct = (clean_predictions == made.labels).numpy()
     wrong = (made.outputs.predictions != made.labels).numpy()

@@ -13,7 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from advbench.errors import BadRun, BadSetting
@@ -40,13 +40,23 @@ def write_whole(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise BadSetting(
             f"cannot write {path}: {error.strerror or error}; free space or name another folder "
             "(--runs-dir, --reports-dir)"
         ) from error
+
+
+def check_folder(folder: Path) -> None:
+    """Raise BadSetting where `folder` could not be made and written to; makes nothing."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "no permission" if there.is_dir() else "it is a file"
+        raise BadSetting(f"cannot write to {there}: {why}; name another folder (--runs-dir, --reports-dir)")
 
 
 def to_json(value: object) -> bytes:
@@ -203,7 +213,10 @@ def load(folder: Path) -> Run:
         known = manifest["schema"]
         sound = all(isinstance(manifest[key], dict) for key in ("model", "environment", "steps"))
         sound = sound and all(
-            isinstance(step["files"], dict) and isinstance(step["info"], dict) for step in manifest["steps"].values()
+            isinstance(step["info"], dict)
+            and isinstance(step["files"], dict)
+            and all(map(_stays_inside, step["files"]))
+            for step in manifest["steps"].values()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadRun(
@@ -214,6 +227,11 @@ def load(folder: Path) -> Run:
             f"{path} has schema {known!r}, this advbench reads schema {SCHEMA}; delete {folder} and run again"
         )
     return Run(folder, manifest)
+
+
+def _stays_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def find(runs_dir: Path) -> list[Run]:

@@ -66,9 +66,10 @@ def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], run: Run)
     try:
         module.load_state_dict(dict(tensors))
     except RuntimeError as error:
+        why = " ".join(str(error).split())
         raise BadRun(
-            f"{run.folder / artifacts.MODEL} does not fit the model in its manifest ({error}); delete "
-            f"{run.folder} and run again"
+            f"{run.folder / artifacts.MODEL} does not fit the model in its manifest ({why}); delete {run.folder} "
+            "and run again"
         ) from error
 
 
@@ -101,7 +102,7 @@ def verify(run: Run, attacks: Sequence[str], detectors: Sequence[str]) -> list[R
             METRICS: to_json({"schema": 1, "cells": list(known.values())}),
         }
         run.write("verify", files, info={"resamples": metrics.RESAMPLES, "bootstrap_seed": 0})
-    return [row for key in wanted for row in known[key]["rows"]]
+    return [model_row(run) | row for key in wanted for row in known[key]["rows"]]
 
 
 def _read_cells(run: Run) -> dict[tuple[str, str], dict[str, Any]]:
@@ -144,7 +145,7 @@ def _compute(
             correct = (test.outputs.predictions == test.labels)[made.index].numpy()
             groups = metrics.populations(correct, made.succeeded.numpy())
             cells[attack, name] = _cell(
-                run.info(f"attack {attack}")["row"],
+                attack_row(run, attack),
                 name,
                 clean[name, "calibration"],
                 clean[name, "test"][made.index.numpy()],
@@ -181,7 +182,7 @@ def _cell(
     rows, eer_threshold = [], None
     for population, members in groups.items():
         scores = attacked[members]
-        row = {k: attack_row[k] for k in MODEL_KEYS + ATTACK_KEYS} | {
+        row = {k: attack_row[k] for k in ATTACK_KEYS} | {
             "detector": detector,
             "population": population,
             "n_clean": len(clean),
@@ -211,8 +212,13 @@ def _json_number(value: float | None) -> float | str | None:
     return value if value is None or np.isfinite(value) else str(value)
 
 
-MODEL_KEYS = ("dataset", "loss", "alpha", "lam", "covariance", "seed", "training", "run")
 ATTACK_KEYS = ("attack", "settings", "norm", "eps")
+
+
+def attack_row(run: Run, file_name: str) -> Row:
+    """The `attack` row of a done attack."""
+    row: Row = model_row(run) | run.info(f"attack {file_name}")["row"]
+    return row
 
 
 def model_row(run: Run) -> Row:

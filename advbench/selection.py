@@ -42,7 +42,7 @@ def attacks_of(run: Run) -> list[str]:
 
 def attack_rows(run: Run) -> dict[str, dict[str, Any]]:
     """Attack row by attack file name."""
-    return {name: run.info(ATTACK_STEP + name)["row"] for name in attacks_of(run)}
+    return {name: scoring.attack_row(run, name) for name in attacks_of(run)}
 
 
 def find(runs_dir: Path, selection: Selection) -> list[Found]:

@@ -27,6 +27,14 @@ def number(value: object, name: str) -> float:
     return result
 
 
+def whole(value: str, name: str) -> int:
+    """A whole number from text; raises BadSetting."""
+    try:
+        return int(value)
+    except ValueError:
+        raise BadSetting(f"{name} = {value!r} is not a whole number; write for example 3") from None
+
+
 def at_least(name: str, value: float, low: float, *, above: bool = False) -> None:
     """Refuse a value below `low` (or equal to it, where `above`)."""
     if not math.isfinite(value) or value < low or (above and value == low):

@@ -157,11 +157,11 @@ def parse(table: Mapping[str, Any]) -> Spec:
     network = given["network"]
     if network is not None:
         catalog.load("network", text(network, "network"))
-    feature_dim = given["feature_dim"]
-    if feature_dim not in (2, 100) or isinstance(feature_dim, bool):
+    feature_dim = convert(given["feature_dim"], int, "feature_dim")
+    if feature_dim not in (2, 100):
         raise BadSetting(f"feature_dim = {feature_dim!r} is not offered; write 2 or 100")
     n = given["n"]
-    if n is not None and (convert(n, int, "n") < 1):
+    if n is not None and (n := convert(n, int, "n")) < 1:
         raise BadSetting(f"n = {n} is out of range; it must be at least 1")
     detectors = tuple(text(name, "detectors") for name in listed(given["detectors"], "detectors"))
     for name in detectors:
@@ -221,6 +221,11 @@ def named(entry: object, kind: str) -> tuple[str, dict[str, Any]]:
             raise BadSetting(f'{kind} {dict(entry)!r} has no name; write for example {{ name = "..." }}')
         return text(entry["name"], f"{kind} name"), {k: v for k, v in entry.items() if k != "name"}
     return text(entry, kind), {}
+
+
+def entries(value: object, kind: str) -> list[tuple[str, dict[str, Any]]]:
+    """(name, settings) of each entry of a list of losses or attacks."""
+    return [named(entry, kind) for entry in listed(value, kind)]
 
 
 def listed(value: object, name: str) -> list[object]:

@@ -94,7 +94,7 @@ class Trainer:
             momentum=settings.momentum,
             nesterov=settings.momentum > 0,
         )
-        self.steps_per_epoch = max(1, round(len(train) / settings.batch_size))
+        self.steps_per_epoch = max(1, (2 * len(train) + settings.batch_size) // (2 * settings.batch_size))
 
     def _groups(self) -> list[dict[str, Any]]:
         decay = self.settings.weight_decay

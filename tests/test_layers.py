@@ -23,7 +23,7 @@ LAYERS = (
     {"attacks", "detectors"},
     {"scoring", "spec", "selection", "report"},
     {"pipeline"},
-    {"cli_options", "cli_tables", "cli"},
+    {"cli_options", "cli_parse", "cli_tables", "cli"},
     {"__main__"},
 )
 PLUGINS = ("attacks", "detectors", "losses", "models", "data")

@@ -7,6 +7,7 @@ from advbench.errors import BadData
 from advbench.types import ImageSet, Recipe, Splits
 
 COUNTS = {True: 60_000, False: 10_000}
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
 class MNIST(DataSource):
@@ -38,7 +39,7 @@ def read(folder: Path, *, train: bool, download: bool) -> ImageSet:
     try:
         part = datasets.MNIST(root=str(folder), train=train, download=download)
     except (RuntimeError, ValueError, AssertionError, OSError, IndexError, KeyError) as error:
-        missing = [n for n in _files(train) if not (raw / n).is_file() and not (raw / f"{n}.gz").is_file()]
+        missing = [n for n in FILES if not (raw / n).is_file() and not (raw / f"{n}.gz").is_file()]
         what = f"{', '.join(missing)} missing" if missing else f"unreadable or truncated ({error})"
         raise BadData(
             f"MNIST in {raw}: {what}; put the four original IDX files there, or fetch them with --download"
@@ -51,8 +52,3 @@ def read(folder: Path, *, train: bool, download: bool) -> ImageSet:
             f"({count}, 28, 28) and ({count},) with classes 0 to 9 belong; put the original files there"
         )
     return ImageSet("mnist", images.unsqueeze(1).float().div_(255), labels, tuple("0123456789"))
-
-
-def _files(train: bool) -> tuple[str, str]:
-    prefix = "train" if train else "t10k"
-    return f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"

@@ -300,7 +300,7 @@ def commands(run: Run, attacks: Mapping[str, Row]) -> list[str]:
     n_test = len(artifacts.read_part(run, "test"))
     lines = []
     for rows in groups.values():
-        eps = ",".join(f"{r['eps']:g}" for r in sorted(rows, key=lambda r: r["eps"]))
+        eps = ",".join(str(r["eps"]) for r in sorted(rows, key=lambda r: r["eps"]))
         own = ["--attack", rows[0]["attack"], "--eps", eps, *_options(rows[0]["settings"])]
         own += ["--n", str(rows[0]["n"])] if rows[0]["n"] != n_test else []
         lines.append(shlex.join(["advbench", "attack", *words, *own]))

@@ -1,0 +1,175 @@
+"""From the options of a command line to the records of a study: spec, place, selection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from advbench import catalog
+from advbench.cli_options import Options
+from advbench.errors import BadSetting
+from advbench.settings import at_least, parameters, whole
+
+if TYPE_CHECKING:
+    from advbench.pipeline import Place, Study
+    from advbench.selection import Found, Selection
+
+
+def model_table(options: Options) -> dict[str, Any]:
+    """The part of a spec that `train` and `attack` state: one loss, one seed."""
+    table = _training_table(options, {})
+    table["losses"] = [{"name": "softmax" if options["loss"] is None else options["loss"], **_loss_settings(options)}]
+    table["seeds"] = [0 if options["seed"] is None else whole(options["seed"], "seed")]
+    return {k: v for k, v in table.items() if v is not None}
+
+
+def study_table(options: Options, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What `run`'s options say beyond its spec: lists where the spec has lists."""
+    from advbench.spec import DEFAULTS
+
+    table = _training_table(options, spec)
+    settings = _loss_settings(options)
+    names = words(options["loss"], "loss")
+    losses: Any = spec.get("losses", DEFAULTS["losses"]) if names is None else names
+    if settings:
+        losses = _with_settings("loss", losses, settings)
+    table["losses"] = losses if names is not None or settings else None
+    seeds = words(options["seed"], "seed")
+    table["seeds"] = None if seeds is None else [whole(s, "seed") for s in seeds]
+    given = (options["attack"], options["eps"], options["clip"], options["exact_gradient"])
+    if any(value is not None for value in given):
+        table["attacks"] = attack_entries(options, spec.get("attacks", DEFAULTS["attacks"]))
+    table["detectors"] = words(options["detector"], "detector")
+    table["n"] = options["n"]
+    table["name"] = options["name"]
+    return table
+
+
+def _with_settings(kind: str, listed: object, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Give each loss or attack those of `settings` it has; a setting that none has is refused."""
+    from advbench.spec import entries
+
+    found = entries(listed, kind)
+    unused = set(settings)
+    result = []
+    for name, given in found:
+        own = set(parameters(catalog.load(kind, name))) & set(settings)
+        result.append({"name": name, **given, **{k: settings[k] for k in own}})
+        unused -= own
+    if unused:
+        names = ", ".join(name for name, _ in found)
+        raise BadSetting(
+            f"{', '.join(sorted(unused))} is no setting of {names}; leave it out or name a {kind} that has it"
+        )
+    return result
+
+
+def _loss_settings(options: Options) -> dict[str, Any]:
+    keys = ("alpha", "lam", "covariance", "log_var_floor", "weight", "centre_step")
+    return {k: options[k] for k in keys if options[k] is not None}
+
+
+def _training_table(options: Options, spec: Mapping[str, Any]) -> dict[str, Any]:
+    keys = ("epochs", "learning_rate", "momentum", "weight_decay", "warmup", "precision", "full_train")
+    training = {k: options[k] for k in keys if options[k] is not None}
+    if options["train_batch_size"] is not None:
+        training["batch_size"] = options["train_batch_size"]
+    of_spec = spec.get("training", {})
+    return {
+        "dataset": options["dataset"],
+        "network": options["network"],
+        "feature_dim": None if options["feature_dim"] is None else whole(options["feature_dim"], "feature_dim"),
+        "training": {**of_spec, **training} if training and isinstance(of_spec, Mapping) else spec.get("training"),
+    }
+
+
+def attack_entries(options: Options, usual: object) -> list[dict[str, Any]]:
+    """The attacks that options name (default: `usual`), with the settings that options give."""
+    shared = {k: options[k] for k in ("clip", "exact_gradient") if options[k] is not None}
+    if options["eps"] is not None:
+        shared["eps"] = words(options["eps"], "eps")
+    names = words(options["attack"], "attack")
+    return _with_settings("attack", usual if names is None else names, shared)
+
+
+def words(value: str | None, name: str) -> list[str] | None:
+    """A comma-separated option as a list; None stays None, an empty entry is refused."""
+    if value is None:
+        return None
+    parts = [part.strip() for part in value.split(",")]
+    if not all(parts):
+        raise BadSetting(f"{name} = {value!r} has an empty entry; write for example --{name} a,b")
+    return parts
+
+
+def study_of(table: Mapping[str, Any], options: Options) -> Study:
+    """A study of a spec's table, at the place that options name."""
+    from advbench.pipeline import Study
+    from advbench.spec import parse
+
+    return Study(parse(table), place_of(options))
+
+
+def place_of(options: Options) -> Place:
+    """Folders, device and batch that options name; sets the number of threads."""
+    import torch
+
+    from advbench.pipeline import Place
+    from advbench.progress import Terminal
+    from advbench.types import resolve_device
+
+    if options.get("threads") is not None:
+        at_least("threads", options["threads"], 1)
+        torch.set_num_threads(options["threads"])
+    data_dir = options.get("data_dir")
+    return Place(
+        runs_dir=Path(options["runs_dir"]),
+        reports_dir=Path(options["reports_dir"]),
+        data_dir=None if data_dir is None else Path(data_dir),
+        download=bool(options.get("download")),
+        device=resolve_device(options.get("device")),
+        batch_size=256 if options.get("batch_size") is None else options["batch_size"],
+        progress=Terminal(),
+    )
+
+
+def found_by(options: Options, place: Place) -> list[Found]:
+    """The attacked models on disk that options select."""
+    from advbench import selection
+
+    return selection.find(place.runs_dir, selection_of(options))
+
+
+def selection_of(options: Options) -> Selection:
+    """The values that options ask for, checked like those of a spec."""
+    from advbench.contracts import check_eps
+    from advbench.selection import Selection
+    from advbench.settings import number
+
+    wanted: dict[str, tuple[Any, ...]] = {}
+    for field, kind in (("dataset", "data set"), ("loss", "loss"), ("attack", "attack")):
+        names = words(options[field], field)
+        for name in names or []:
+            catalog.load(kind, name)
+        if names:
+            wanted[field] = tuple(names)
+    for field in ("eps", "alpha", "lam"):
+        values = words(options[field], field)
+        if values:
+            wanted[field] = tuple(number(v, field) for v in values)
+    for eps in wanted.get("eps", ()):
+        check_eps(eps)
+    if options["seed"] is not None:
+        wanted["seed"] = tuple(whole(s, "seed") for s in words(options["seed"], "seed") or [])
+    if options["covariance"] is not None:
+        wanted["covariance"] = (options["covariance"],)
+    return Selection(wanted)
+
+
+def detectors_of(options: Options) -> list[str]:
+    """The detectors that options name; all where none is named."""
+    names = words(options["detector"], "detector") or list(catalog.names("detector"))
+    for name in names:
+        catalog.load("detector", name)
+    return list(dict.fromkeys(names))
