@@ -49,6 +49,9 @@ MODEL: Group = {
     "momentum": _option(float, "--momentum", help="Nesterov momentum.", panel=_TRAINING),
     "weight_decay": _option(float, "--weight-decay", help="Weight decay.", panel=_TRAINING),
     "warmup": _option(float, "--warmup", help="Epochs of linear warm-up.", panel=_TRAINING),
+    "max_gradient_norm": _option(
+        float, "--max-gradient-norm", help="Longer gradients are shortened.", panel=_TRAINING
+    ),
     "precision": _option(str, "--precision", help="fp32 or bf16 (autocast).", panel=_TRAINING),
     "full_train": _option(
         bool, "--full-train/--no-full-train", help="Join validation to the training part.", panel=_TRAINING

@@ -71,7 +71,16 @@ def _loss_settings(options: Options) -> dict[str, Any]:
 
 
 def _training_table(options: Options, spec: Mapping[str, Any]) -> dict[str, Any]:
-    keys = ("epochs", "learning_rate", "momentum", "weight_decay", "warmup", "precision", "full_train")
+    keys = (
+        "epochs",
+        "learning_rate",
+        "momentum",
+        "weight_decay",
+        "warmup",
+        "max_gradient_norm",
+        "precision",
+        "full_train",
+    )
     training = {k: options[k] for k in keys if options[k] is not None}
     if options["train_batch_size"] is not None:
         training["batch_size"] = options["train_batch_size"]

@@ -94,6 +94,7 @@ class Trainer:
             momentum=settings.momentum,
             nesterov=settings.momentum > 0,
         )
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.steps_per_epoch = max(1, (2 * len(train) + settings.batch_size) // (2 * settings.batch_size))
 
     def _groups(self) -> list[dict[str, Any]]:
@@ -205,6 +206,7 @@ class Trainer:
         loss = self.head.loss(features, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_gradient_norm)
         self.optimizer.step()
         with torch.no_grad():
             self.head.after_step(features.detach(), labels)

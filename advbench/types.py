@@ -117,6 +117,7 @@ class Training:
 
     SGD with Nesterov momentum; the learning rate rises linearly for `warmup` epochs, then falls to 0 by a
     half cosine. `batch_size` images a step; a last batch of less than half of it is left out of the epoch.
+    A gradient longer than `max_gradient_norm` (Euclidean, all parameters together) is scaled down to it.
     `precision` bf16 = autocast of the network (the head stays in float32). `full_train` joins the validation
     part to the training part.
     """
@@ -127,6 +128,7 @@ class Training:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup: float = 1.0
+    max_gradient_norm: float = 2.0
     precision: Literal["fp32", "bf16"] = "fp32"
     full_train: bool = False
 
@@ -137,6 +139,7 @@ class Training:
         at_least("momentum", self.momentum, 0)
         at_least("weight_decay", self.weight_decay, 0)
         at_least("warmup", self.warmup, 0)
+        at_least("max_gradient_norm", self.max_gradient_norm, 0, above=True)
 
 
 @dataclass(frozen=True)
