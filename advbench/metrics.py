@@ -6,6 +6,7 @@ scores matters, so none is ever rescaled. Rates are fractions.
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,48 +102,60 @@ def bootstrap(
     of a pair are drawn together (default: attacked i from clean i). Resamples that draw no attacked image are
     left out.
 
-    The scores are sorted once; a resample only re-weights them, and both figures follow from two running sums.
+    The scores are sorted once; a resample only re-weights them, and both figures follow from the running sums of the
+    weights of either side.
     """
     n, m = len(clean), len(attacked)
     pairs = np.arange(m) if pairs is None else pairs
-    scores = np.concatenate([clean, attacked])
-    order = np.argsort(scores, kind="stable")
-    is_clean = order < n
-    source = np.concatenate([np.arange(n), pairs])[order]
-    ordered = scores[order]
-    # the last position of each group of equal scores; inf - inf is nan, hence the comparison
-    ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
-    tied = len(ends) < n + m
+    by_clean, by_attacked = np.argsort(clean, kind="stable"), np.argsort(attacked, kind="stable")
+    clean, attacked, source = clean[by_clean], attacked[by_attacked], pairs[by_attacked]
+    cuts = np.unique(np.concatenate([clean, attacked]))
+    clean_upto, attacked_upto = (np.searchsorted(side, cuts, side="right") for side in (clean, attacked))
+    below, upto = (np.searchsorted(clean, attacked, side=side) for side in ("left", "right"))
+    tied = bool((below != upto).any())
+    clean_sum, attacked_sum = np.zeros(n + 1, dtype=np.int64), np.zeros(m + 1, dtype=np.int64)
     eers, aurocs = np.full(resamples, np.nan), np.full(resamples, np.nan)
     for r in range(resamples):
-        # int32 halves the memory that the running sums pass through
-        weight = np.bincount(rng.integers(n, size=n, dtype=np.int32), minlength=n).astype(np.int32)[source]
-        clean_weight = weight * is_clean
-        below_clean = np.cumsum(clean_weight, dtype=np.int32)
-        below_attacked = np.cumsum(weight, dtype=np.int32) - below_clean
-        if not below_attacked[-1]:
+        drawn = np.bincount(rng.integers(n, size=n, dtype=np.int32), minlength=n)
+        weight = drawn[source]
+        np.cumsum(drawn[by_clean], out=clean_sum[1:])
+        np.cumsum(weight, out=attacked_sum[1:])
+        total = int(attacked_sum[-1])
+        if not total:
             continue
-        if tied:
-            below_clean, below_attacked = below_clean[ends], below_attacked[ends]
-        eers[r], aurocs[r] = _eer_and_auroc(below_clean, below_attacked)
+        wins = int(
+            weight @ clean_sum[below]
+        )  # an attacked score beats the clean ones below it, and half of its equals
+        wins2 = wins + (int(weight @ clean_sum[upto]) if tied else wins)
+        aurocs[r] = wins2 / (2 * n * total)
+        eers[r] = _eer(clean_sum, attacked_sum, clean_upto, attacked_upto)
     return RocIntervals(_percentiles(eers), _percentiles(aurocs))
 
 
-def _eer_and_auroc(below_clean: NDArray[np.int32], below_attacked: NDArray[np.int32]) -> tuple[float, float]:
-    """Both figures from the counts of clean and attacked scores up to each distinct score, ascending."""
-    n, m = int(below_clean[-1]), int(below_attacked[-1])
-    # trapezoid under (clean share, attacked share); 2 n m < 2^63
-    steps = np.diff(below_attacked, prepend=0)
-    twice = 2 * np.dot(steps, below_clean.astype(np.float64)) - np.dot(
-        steps, np.diff(below_clean, prepend=0).astype(np.float64)
-    )
-    # accept up to score j: fnr = attacked share below, fpr = 1 - clean share below; find the first j with fnr >= fpr
-    at = int(np.searchsorted(below_clean * float(m) + below_attacked * float(n), float(n) * m))
-    fpr, fnr = 1 - below_clean[at] / n, below_attacked[at] / m
-    fpr_before = 1 - below_clean[at - 1] / n if at else 1.0
-    fnr_before = below_attacked[at - 1] / m if at else 0.0
+def _eer(
+    clean_sum: NDArray[np.int64],
+    attacked_sum: NDArray[np.int64],
+    clean_upto: NDArray[np.int64],
+    attacked_upto: NDArray[np.int64],
+) -> float:
+    """The EER of a resample: `*_sum[i]` counts the i lowest scores, `*_upto[j]` is the i of the j-th distinct one.
+
+    Both error rates are monotone along the distinct scores, so that their crossing is found by bisection.
+    """
+    n, m = int(clean_sum[-1]), int(attacked_sum[-1])
+
+    def rates(j: int) -> tuple[float, float]:
+        if j < 0:
+            return 1.0, 0.0
+        return 1 - int(clean_sum[clean_upto[j]]) / n, int(attacked_sum[attacked_upto[j]]) / m
+
+    def crossed(j: int) -> bool:
+        return int(clean_sum[clean_upto[j]]) * m + int(attacked_sum[attacked_upto[j]]) * n >= n * m
+
+    at = bisect.bisect_left(range(len(clean_upto)), True, key=crossed)
+    (fpr, fnr), (fpr_before, fnr_before) = rates(at), rates(at - 1)
     share = (fpr_before - fnr_before) / ((fpr_before - fnr_before) + (fnr - fpr))
-    return fpr_before + share * (fpr - fpr_before), twice / (2 * n * m)
+    return fpr_before + share * (fpr - fpr_before)
 
 
 def _percentiles(values: Array) -> Interval:
