@@ -159,6 +159,7 @@ def test_a_manifest_says_what_was_trained_and_with_what(finished: Path) -> None:
     assert run.model["training"]["epochs"] == 1
     assert set(run.model["training"]) == {
         "epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "warmup", "precision", "full_train",
+        "max_gradient_norm",
     }  # fmt: skip
     assert run.manifest["environment"]["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert run.manifest["environment"]["device"] == "cpu"
