@@ -63,7 +63,7 @@ def render(name: str, found: Sequence[Found], rows: Sequence[Row]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"percent": percent, "count": "{:,}".format}
+    environment.filters |= {"percent": percent, "interval": interval, "count": "{:,}".format}
     template = environment.get_template("page.html.j2")
     return template.render(name=name, studies=[_study(dataset, subjects) for dataset, subjects in by_dataset.items()])
 
@@ -71,6 +71,11 @@ def render(name: str, found: Sequence[Found], rows: Sequence[Row]) -> str:
 def percent(value: float | None, digits: int = 1) -> str:
     """A rate for people; undefined is n/a, never 0."""
     return "n/a" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def interval(low: float | None, high: float | None, digits: int = 1) -> str:
+    """The two ends in per cent, without the sign; undefined is n/a."""
+    return "n/a" if low is None or high is None else f"{100 * low:.{digits}f}, {100 * high:.{digits}f}"
 
 
 def _labels(runs: Sequence[Run]) -> dict[str, str]:
