@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from advbench import artifacts, catalog, metrics, runs, scoring
+from advbench import artifacts, attacking, catalog, runs, scoring
 from advbench.data import fingerprint, join
 from advbench.environment import describe
 from advbench.errors import BadSetting
@@ -22,7 +22,7 @@ from advbench.scoring import Row
 from advbench.selection import Found
 from advbench.spec import AttackChoice, Model, Spec
 from advbench.training import Checkpoint, Epoch, Trainer, build, within
-from advbench.types import Adversarials, ImageSet, Outputs, Perturbed, Splits, resolve_device
+from advbench.types import ImageSet, Outputs, Splits, resolve_device
 from advbench.victim import Victim
 
 
@@ -223,62 +223,15 @@ class Study:
         images = self.splits.test.take(slice(choice.n))
         self.place.progress.say(f"{run.name}: {choice.file_name} on {len(images)} images")
         with self.place.progress.bar(choice.file_name, len(images)) as advance:
-            made = perturb(attack, victim, images, clean, lambda done: advance(done, ""))
+            made = attacking.perturb(attack, victim, images, clean, lambda done: advance(done, ""))
         scoring.check_perturbation(attack, images, made)
-        row = effect(choice, made, clean.predictions[: len(images)])
+        row = attacking.effect(choice, made, clean.predictions[: len(images)])
         run.write(
             f"attack {choice.file_name}",
             {f"attacks/{choice.file_name}.safetensors": artifacts.pack_adversarials(made)},
             seconds=time.perf_counter() - began,
             info={"row": row},
         )
-
-
-def perturb(
-    attack: Any, victim: Victim, images: ImageSet, clean: Outputs, advance: Callable[[int], None]
-) -> Adversarials:
-    """Attack all of `images` in batches; image i's seed is i. `clean` holds their outputs before the attack."""
-    seeds = torch.arange(len(images))
-
-    def work(part: slice) -> Perturbed:
-        result: Perturbed = attack.perturb(victim, images.images[part], images.labels[part], seeds[part])
-        advance(part.stop)
-        return result
-
-    batches = victim.in_batches(len(images), work)
-    moved = torch.cat([b.images for b in batches])
-    targets = [b.targets for b in batches if b.targets is not None]
-    posterior = clean.logits[: len(images)].softmax(dim=1)
-    return Adversarials(
-        images=moved,
-        index=torch.arange(len(images)),
-        labels=images.labels,
-        targets=torch.cat(targets) if targets else None,
-        outputs=victim.outputs(moved),
-        zero_gradients=torch.cat([b.zero_gradients for b in batches]),
-        saturated=posterior.gather(1, images.labels[:, None]).squeeze(1) == 1,
-    )
-
-
-def effect(choice: AttackChoice, made: Adversarials, clean_predictions: torch.Tensor) -> Row:
-    """What an attack did to the labels: the fields of an `attack` row after the model's."""
-    correct = (clean_predictions == made.labels).numpy()
-    wrong = (made.outputs.predictions != made.labels).numpy()
-    everyone = metrics.populations(correct, made.succeeded.numpy())["all"]
-    attack = choice.attack
-    return {
-        "attack": choice.choice.name,
-        "settings": choice.settings,
-        "norm": attack.norm,
-        "eps": attack.eps,
-        "n": len(made.labels),
-        "clean_error_rate": metrics.rate(~correct, everyone),
-        "error_rate": metrics.rate(wrong, everyone),
-        "success_rate": metrics.rate(wrong, correct),
-        "target_rate": metrics.rate(made.succeeded.numpy(), correct) if attack.targeted else None,
-        "zero_gradients": int(made.zero_gradients.sum()),
-        "saturated": int(made.saturated.sum()),
-    }
 
 
 def training_row(run: Run) -> Row:

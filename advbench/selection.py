@@ -35,14 +35,11 @@ class Selection:
         return ", ".join(f"{k} {' or '.join(map(str, v))}" for k, v in self.wanted.items()) or "anything"
 
 
-def attacks_of(run: Run) -> list[str]:
-    """The file names of a run's done attacks."""
-    return [step.removeprefix(ATTACK_STEP) for step in run.steps if step.startswith(ATTACK_STEP)]
-
-
 def attack_rows(run: Run) -> dict[str, dict[str, Any]]:
-    """Attack row by attack file name."""
-    return {name: scoring.attack_row(run, name) for name in attacks_of(run)}
+    """Attack row by attack file name, sorted by attack and eps."""
+    names = [step.removeprefix(ATTACK_STEP) for step in run.steps if step.startswith(ATTACK_STEP)]
+    rows = {name: scoring.attack_row(run, name) for name in names}
+    return dict(sorted(rows.items(), key=lambda item: (item[1]["attack"], item[1]["eps"], item[0])))
 
 
 def find(runs_dir: Path, selection: Selection) -> list[Found]:
@@ -63,6 +60,6 @@ def find(runs_dir: Path, selection: Selection) -> list[Found]:
 def listing(runs_dir: Path) -> list[dict[str, Any]]:
     """A row for every run: its model, whether it is trained, its attacks."""
     return [
-        scoring.model_row(run) | {"trained": "train" in run.steps, "attacks": attacks_of(run)}
+        scoring.model_row(run) | {"trained": "train" in run.steps, "attacks": list(attack_rows(run))}
         for run in runs.find(runs_dir)
     ]

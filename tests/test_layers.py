@@ -22,6 +22,7 @@ LAYERS = (
     {"contracts"},
     {"attacks", "detectors"},
     {"scoring", "spec", "selection", "report"},
+    {"attacking"},
     {"pipeline"},
     {"cli_options", "cli_parse", "cli_tables", "cli"},
     {"__main__"},

@@ -19,7 +19,8 @@ import pytest
 
 from advbench import artifacts, cli, metrics, runs, selection
 from advbench.report import figures
-from advbench.report.page import percent, render
+from advbench.report.page import render
+from advbench.report.subject import percent
 
 Row = dict[str, Any]
 VOID = {"meta", "img", "br", "link", "input", "hr"}

@@ -1,0 +1,61 @@
+"""One attack on many images, and what it did to their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from advbench import metrics
+from advbench.scoring import Row
+from advbench.spec import AttackChoice
+from advbench.types import Adversarials, ImageSet, Outputs, Perturbed
+from advbench.victim import Victim
+
+
+def perturb(
+    attack: Any, victim: Victim, images: ImageSet, clean: Outputs, advance: Callable[[int], None]
+) -> Adversarials:
+    """Attack all of `images` in batches; image i's seed is i. `clean` holds their outputs before the attack."""
+    seeds = torch.arange(len(images))
+
+    def work(part: slice) -> Perturbed:
+        result: Perturbed = attack.perturb(victim, images.images[part], images.labels[part], seeds[part])
+        advance(part.stop)
+        return result
+
+    batches = victim.in_batches(len(images), work)
+    moved = torch.cat([b.images for b in batches])
+    targets = [b.targets for b in batches if b.targets is not None]
+    posterior = clean.logits[: len(images)].softmax(dim=1)
+    return Adversarials(
+        images=moved,
+        index=torch.arange(len(images)),
+        labels=images.labels,
+        targets=torch.cat(targets) if targets else None,
+        outputs=victim.outputs(moved),
+        zero_gradients=torch.cat([b.zero_gradients for b in batches]),
+        saturated=posterior.gather(1, images.labels[:, None]).squeeze(1) == 1,
+    )
+
+
+def effect(choice: AttackChoice, made: Adversarials, clean_predictions: torch.Tensor) -> Row:
+    """What an attack did to the labels: the fields of an `attack` row after the model's."""
+    correct = (clean_predictions == made.labels).numpy()
+    wrong = (made.outputs.predictions != made.labels).numpy()
+    everyone = metrics.populations(correct, made.succeeded.numpy())["all"]
+    attack = choice.attack
+    return {
+        "attack": choice.choice.name,
+        "settings": choice.settings,
+        "norm": attack.norm,
+        "eps": attack.eps,
+        "n": len(made.labels),
+        "clean_error_rate": metrics.rate(~correct, everyone),
+        "error_rate": metrics.rate(wrong, everyone),
+        "success_rate": metrics.rate(wrong, correct),
+        "target_rate": metrics.rate(made.succeeded.numpy(), correct) if attack.targeted else None,
+        "zero_gradients": int(made.zero_gradients.sum()),
+        "saturated": int(made.saturated.sum()),
+    }

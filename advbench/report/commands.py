@@ -1,0 +1,53 @@
+"""Command lines that make a run again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from advbench import artifacts, catalog
+from advbench.report.subject import Row
+from advbench.runs import Run
+from advbench.settings import defaults
+from advbench.types import Recipe, Training
+
+
+def commands(run: Run, attacks: Mapping[str, Row]) -> list[str]:
+    """Command lines that make this run again: one for each attack and its settings."""
+    model = run.model
+    words = ["--dataset", model["dataset"], "--loss", model["loss"]["name"], "--seed", str(model["seed"])]
+    recipe: Recipe = catalog.load("data set", model["dataset"]).recipe
+    usual_loss = defaults(catalog.load("loss", model["loss"]["name"]))
+    usual_training = defaults(Training) | recipe.training
+    if model["network"] != recipe.network:
+        words += ["--network", model["network"]]
+    if model["feature_dim"] != 100:
+        words += ["--feature-dim", str(model["feature_dim"])]
+    words += _options({k: v for k, v in model["loss"].items() if k != "name" and usual_loss.get(k) != v})
+    training = {k: v for k, v in model["training"].items() if usual_training[k] != v}
+    if "batch_size" in training:
+        training["train_batch_size"] = training.pop("batch_size")
+    words += _options(training)
+    groups: dict[tuple[str, str, int], list[Row]] = {}
+    for row in attacks.values():
+        groups.setdefault((row["attack"], str(row["settings"]), row["n"]), []).append(row)
+    n_test = len(artifacts.read_part(run, "test"))
+    lines = []
+    for rows in groups.values():
+        eps = ",".join(str(r["eps"]) for r in sorted(rows, key=lambda r: r["eps"]))
+        own = ["--attack", rows[0]["attack"], "--eps", eps, *_options(rows[0]["settings"])]
+        own += ["--n", str(rows[0]["n"])] if rows[0]["n"] != n_test else []
+        lines.append(shlex.join(["advbench", "attack", *words, *own]))
+    return lines
+
+
+def _options(settings: Mapping[str, Any]) -> list[str]:
+    words = []
+    for key, value in settings.items():
+        flag = key.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", str(value)]
+    return words

@@ -1,0 +1,44 @@
+"""What the page is about: its models with their rows and scores, and the words for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from advbench import artifacts, metrics
+from advbench.runs import Run
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model of the page: its run, label, attack rows by file name, verify rows, and scores."""
+
+    run: Run
+    label: str
+    attacks: Mapping[str, Row]
+    rows: Sequence[Row]
+    scores: pd.DataFrame
+    test: artifacts.Part
+
+    def score(self, detector: str, source: str) -> metrics.Array:
+        """Scores of a detector on `test` or an attack file, in image order."""
+        table = self.scores
+        chosen = table[(table.detector == detector) & (table.source == source)]
+        values: metrics.Array = chosen.sort_values("index")["score"].to_numpy()
+        return values
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A rate for people; undefined is n/a, never 0."""
+    return "n/a" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def describe(row: Row) -> str:
+    """An attack row's attack, eps and settings in words."""
+    extra = [f"{k} {v}" for k, v in row["settings"].items()]
+    return ", ".join([f"{row['attack']} eps {row['eps']:g}", *extra])
