@@ -31,18 +31,23 @@ _ATTACK = "Attack"
 _MACHINE = "Machine"
 _PLACE = "Folders and output"
 
-MODEL: Group = {
-    "dataset": _option(str, "--dataset", help="digits (default), mnist", panel=_MODEL),
-    "loss": _option(str, "--loss", help="softmax (default), center, lgm; `run` takes a list", panel=_MODEL),
-    "seed": _option(str, "--seed", help="Seed of weights and batches (default 0); `run` takes a list.", panel=_MODEL),
+LOSS: Group = {
     "alpha": _option(float, "--alpha", help="L-GM: margin (default 1).", panel=_MODEL),
     "lam": _option(float, "--lam", help="L-GM: weight of the likelihood term (default 0.1).", panel=_MODEL),
     "covariance": _option(str, "--covariance", help="L-GM: identity (default) or diagonal.", panel=_MODEL),
     "log_var_floor": _option(float, "--log-var-floor", help="L-GM: least log-variance (default -4).", panel=_MODEL),
     "weight": _option(float, "--weight", help="Center: weight of the centre distance (default 0.01).", panel=_MODEL),
     "centre_step": _option(float, "--centre-step", help="Center: step of the centres (default 0.5).", panel=_MODEL),
-    "network": _option(str, "--network", help="Network; `advbench list networks`.", panel=_MODEL),
-    "feature_dim": _option(str, "--feature-dim", help="2 or 100 (default).", panel=_MODEL),
+    "margin": _option(int, "--margin", help="L-Softmax: angles count this many times (default 4).", panel=_MODEL),
+    "start": _option(
+        float, "--start", help="L-Softmax: first weight of the plain logit (default 1000).", panel=_MODEL
+    ),
+    "anneal": _option(
+        float, "--anneal", help="L-Softmax: share of training until its least weight (default 0.5).", panel=_MODEL
+    ),
+    "floor": _option(float, "--floor", help="L-Softmax: that least weight (default 0.5).", panel=_MODEL),
+}
+TRAINING: Group = {
     "epochs": _option(int, "--epochs", help="Passes over the training part.", panel=_TRAINING),
     "train_batch_size": _option(int, "--train-batch-size", help="Images a training step.", panel=_TRAINING),
     "learning_rate": _option(float, "--learning-rate", help="Peak learning rate.", panel=_TRAINING),
@@ -56,6 +61,17 @@ MODEL: Group = {
     "full_train": _option(
         bool, "--full-train/--no-full-train", help="Join validation to the training part.", panel=_TRAINING
     ),
+}
+MODEL: Group = {
+    "dataset": _option(str, "--dataset", help="digits (default), mnist", panel=_MODEL),
+    "loss": _option(
+        str, "--loss", help="softmax (default), center, l-softmax, lgm; `run` takes a list", panel=_MODEL
+    ),
+    "seed": _option(str, "--seed", help="Seed of weights and batches (default 0); `run` takes a list.", panel=_MODEL),
+    "network": _option(str, "--network", help="Network; `advbench list networks`.", panel=_MODEL),
+    "feature_dim": _option(str, "--feature-dim", help="2 or 100 (default).", panel=_MODEL),
+    **LOSS,
+    **TRAINING,
 }
 ATTACK: Group = {
     "attack": _option(str, "--attack", help="fgsm, targeted-fgsm, or a list.", panel=_ATTACK),

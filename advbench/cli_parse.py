@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advbench import catalog
-from advbench.cli_options import Options
+from advbench.cli_options import LOSS, TRAINING, Options
 from advbench.errors import BadSetting
 from advbench.settings import at_least, parameters, whole
 
@@ -66,24 +66,13 @@ def _with_settings(kind: str, listed: object, settings: Mapping[str, Any]) -> li
 
 
 def _loss_settings(options: Options) -> dict[str, Any]:
-    keys = ("alpha", "lam", "covariance", "log_var_floor", "weight", "centre_step")
-    return {k: options[k] for k in keys if options[k] is not None}
+    return {k: options[k] for k in LOSS if options[k] is not None}
 
 
 def _training_table(options: Options, spec: Mapping[str, Any]) -> dict[str, Any]:
-    keys = (
-        "epochs",
-        "learning_rate",
-        "momentum",
-        "weight_decay",
-        "warmup",
-        "max_gradient_norm",
-        "precision",
-        "full_train",
-    )
-    training = {k: options[k] for k in keys if options[k] is not None}
-    if options["train_batch_size"] is not None:
-        training["batch_size"] = options["train_batch_size"]
+    training = {k: options[k] for k in TRAINING if options[k] is not None}
+    if "train_batch_size" in training:
+        training["batch_size"] = training.pop("train_batch_size")
     of_spec = spec.get("training", {})
     return {
         "dataset": options["dataset"],

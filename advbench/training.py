@@ -78,7 +78,7 @@ class Trainer:
         seed: int,
         device: torch.device,
     ) -> None:
-        self.network = network.to(device)
+        self.network = network.to(device).to(memory_format=torch.channels_last)
         self.head = head.to(device)
         self.settings = settings
         self.device = device
@@ -96,6 +96,7 @@ class Trainer:
         )
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.steps_per_epoch = max(1, (2 * len(train) + settings.batch_size) // (2 * settings.batch_size))
+        self.head.prepare(settings.epochs * self.steps_per_epoch)
 
     def _groups(self) -> list[dict[str, Any]]:
         decay = self.settings.weight_decay

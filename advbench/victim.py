@@ -60,7 +60,8 @@ class Victim:
         batch_size: int = 256,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.model = Classifier(network, head).to(device).eval().requires_grad_(False)
+        model = Classifier(network, head).to(device).to(memory_format=torch.channels_last)
+        self.model = model.eval().requires_grad_(False)
         self.shape = shape
         self.classes = classes
         self.device = device

@@ -15,7 +15,7 @@ ROOT = Path(advbench.__file__).parent
 # A module may import from its own layer and from those before it.
 LAYERS = (
     {"errors", "settings"},
-    {"types"},
+    {"types", "prelu"},
     {"metrics", "data", "models", "losses", "catalog", "runs", "environment", "progress"},
     {"objectives", "artifacts"},
     {"victim", "art_classifier", "training"},

@@ -25,6 +25,7 @@ COVARIANCES = ("identity", "diagonal")
 HEADS: list[tuple[str, dict[str, Any]]] = [
     ("softmax", {}),
     ("center", {"weight": 0.3}),
+    ("l-softmax", {"margin": 3, "floor": 0.2}),
     ("lgm", {"alpha": 0.7, "lam": 0.2}),
     ("lgm", {"alpha": 0.7, "lam": 0.2, "covariance": "diagonal"}),
 ]
@@ -69,7 +70,8 @@ def make(name: str, settings: dict[str, Any], d: int = D, k: int = K) -> Head:
     head: Head = catalog.load("loss", name)(d, k, **settings)
     with torch.no_grad():
         for tensor in (*head.parameters(), *head.buffers()):
-            tensor.add_(torch.randn_like(tensor) / 2)
+            if tensor.is_floating_point():
+                tensor.add_(torch.randn_like(tensor) / 2)
         if name == "lgm":
             head.log_prior.zero_()  # type: ignore[operator]
     return head.double()
@@ -249,6 +251,7 @@ def test_priors_need_not_add_up_to_one(batch: Batch) -> None:
         ("lgm", {"alpha": 1.0, "lam": 0.1, "covariance": "identity", "log_var_floor": -4.0}),
         ("center", {"weight": 0.01, "centre_step": 0.5}),
         ("softmax", {}),
+        ("l-softmax", {"margin": 4, "start": 1000.0, "anneal": 0.5, "floor": 0.5}),
     ],
 )
 def test_the_default_settings_are_the_ones_results_were_published_with(name: str, defaults: dict[str, Any]) -> None:
@@ -311,8 +314,9 @@ def test_log_likelihood_of_a_far_feature_is_finite_and_very_low(
 
 
 def test_only_losses_with_a_density_claim_one() -> None:
-    assert {name: catalog.load("loss", name).is_density for name in ("softmax", "center", "lgm")} == {
+    assert {name: catalog.load("loss", name).is_density for name in catalog.names("loss")} == {
         "softmax": False,
+        "l-softmax": False,
         "center": True,
         "lgm": True,
     }
@@ -332,7 +336,7 @@ def test_log_variances_learn_at_a_tenth_of_the_rate_and_nothing_of_lgm_decays() 
     assert (groups[id(head.log_var)].lr_scale, groups[id(head.log_var)].decay) == (0.1, False)
 
 
-@pytest.mark.parametrize("name", ["softmax", "center"])
+@pytest.mark.parametrize("name", ["softmax", "center", "l-softmax"])
 def test_linear_heads_decay_at_the_common_rate(name: str) -> None:
     (group,) = make(name, {}).parameter_groups()
     assert (group.lr_scale, group.decay) == (1.0, True)
@@ -391,6 +395,11 @@ def test_half_the_log_determinant_is_that_of_the_diagonal_matrix(batch: Batch) -
         ("lgm", {"covariance": "full"}, "covariance"),
         ("center", {"weight": -0.1}, "weight"),
         ("center", {"centre_step": -0.1}, "centre_step"),
+        ("l-softmax", {"margin": 0}, "margin"),
+        ("l-softmax", {"anneal": -1.0}, "anneal"),
+        ("l-softmax", {"floor": -0.5}, "floor"),
+        ("l-softmax", {"floor": 2.0, "start": 1.0}, "start"),
+        ("l-softmax", {"start": math.inf}, "start"),
     ],
 )
 def test_a_setting_outside_its_range_is_refused_by_name(name: str, settings: dict[str, Any], word: str) -> None:
@@ -467,8 +476,10 @@ def test_centres_start_at_zero_are_saved_and_are_out_of_the_optimisers_reach(bat
 
 
 @pytest.mark.parametrize(("name", "settings"), [h for h in HEADS if h[0] != "center"])
-def test_only_center_moves_by_itself_after_a_step(batch: Batch, name: str, settings: dict[str, Any]) -> None:
+def test_no_other_head_moves_a_weight_by_itself_after_a_step(
+    batch: Batch, name: str, settings: dict[str, Any]
+) -> None:
     head = make(name, settings)
     before = {k: v.clone() for k, v in head.state_dict().items()}
     head.after_step(batch.features, batch.labels)
-    assert all(torch.equal(v, before[k]) for k, v in head.state_dict().items())
+    assert all(torch.equal(v, before[k]) for k, v in head.state_dict().items() if k != "step")

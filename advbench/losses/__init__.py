@@ -56,6 +56,9 @@ class Head(nn.Module, ABC):
         logits: Tensor = self(features)
         return logits.gather(1, classes[:, None]).squeeze(1)
 
+    def prepare(self, steps: int) -> None:
+        """Told before training how many steps it will have, for a head that anneals; nothing by default."""
+
     def after_step(self, features: Tensor, labels: Tensor) -> None:
         """A move of the head's own after each optimiser step (centres); nothing by default."""
 

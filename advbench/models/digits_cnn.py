@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from advbench.models import Network, feature_layer
+from advbench.prelu import PReLU
 
 
 class DigitsCNN(Network):
@@ -13,10 +14,10 @@ class DigitsCNN(Network):
         channels, height, width = shape
         self.feature_dim = feature_dim
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, 32, 3, padding=1), nn.PReLU(),
-            nn.Conv2d(32, 32, 3, padding=1), nn.PReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(32, 64, 3, padding=1), nn.PReLU(),
-            nn.Conv2d(64, 64, 3, padding=1), nn.PReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(channels, 32, 3, padding=1), PReLU(),
+            nn.Conv2d(32, 32, 3, padding=1), PReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 3, padding=1), PReLU(),
+            nn.Conv2d(64, 64, 3, padding=1), PReLU(), nn.MaxPool2d(2),
             nn.Flatten(), feature_layer(64 * (height // 4) * (width // 4), feature_dim),
         )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from advbench.models import Network, feature_layer
+from advbench.prelu import PReLU
 
 
 class MNISTCNN(Network):
@@ -18,7 +19,7 @@ class MNISTCNN(Network):
         layers: list[nn.Module] = []
         for out in (32, 64, 128):
             for inputs in (channels, out):
-                layers += [nn.Conv2d(inputs, out, 5, padding=2), nn.PReLU()]
+                layers += [nn.Conv2d(inputs, out, 5, padding=2), PReLU()]
             layers.append(nn.MaxPool2d(2))
             channels = out
         head = feature_layer(128 * (height // 8) * (width // 8), feature_dim)
