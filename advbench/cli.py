@@ -13,9 +13,18 @@ import typer
 from typer.exceptions import TyperException
 
 from advbench import catalog
-from advbench.cli_options import ATTACK, JSON, MACHINE, MODEL, PLACE, PLURAL, SELECT, Options, takes
-from advbench.cli_parse import attack_entries, detectors_of, found_by, model_table, place_of, study_of, study_table
-from advbench.errors import AdvbenchError, UnknownName
+from advbench.cli_options import ATTACK, JSON, MACHINE, MODEL, PLACE, PLURAL, REPRODUCE, SELECT, Options, takes
+from advbench.cli_parse import (
+    attack_entries,
+    detectors_of,
+    found_by,
+    model_table,
+    place_of,
+    study_of,
+    study_table,
+    words,
+)
+from advbench.errors import AdvbenchError, FailedCheck, UnknownName
 
 app = typer.Typer(
     help="How far can an image classifier and its adversarial-example detector be trusted?",
@@ -83,6 +92,30 @@ def run(
     study = study_of(table, options)
     page, rows = study.run()
     emit("run", rows, options, page)
+
+
+@app.command()
+@takes(REPRODUCE, MACHINE, PLACE, JSON)
+def reproduce(
+    options: Options,
+    what: Annotated[str, typer.Argument(help="mnist: the MNIST experiments of Wan et al. 2018")],
+) -> None:
+    """Reproduce a paper's experiments cell by cell, or check a reproduction against its kept weights."""
+    if what != "mnist":
+        raise UnknownName("reproduction", what, ["mnist"])
+    from advbench.reproduce.run import check, complete
+
+    place = place_of(options)
+    names = words(options["cell"], "cell")
+    if options["check"]:
+        rows = check(place, names)
+        emit("reproduce", rows, options, table="check")
+        missed = sum(not row["met"] for row in rows)
+        if missed:
+            raise FailedCheck(f"{missed} of {len(rows)} figures differ from the committed ones by more than allowed")
+        return
+    page, rows = complete(place, names, train=not options["no_train"])
+    emit("reproduce", rows, options, page)
 
 
 @app.command("list")

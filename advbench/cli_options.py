@@ -89,6 +89,15 @@ PLURAL: Group = {
     "name": _option(str, "--name", help="Name of the study and its report's folder.", panel=_PLACE),
     "detector": _option(str, "--detector", help="Detectors, separated by commas.", panel=_MODEL),
 }
+REPRODUCE: Group = {
+    "cell": _option(
+        str, "--cell", help="Only these models, such as lgm1.0-100d-seed0; separate with commas.", panel=_MODEL
+    ),
+    "check": Annotated[
+        bool, typer.Option("--check", help="Derive Table 6 and the EERs from the kept weights, and compare.")
+    ],
+    "no_train": Annotated[bool, typer.Option("--no-train", help="Evaluate what has weights; train nothing.")],
+}
 SELECT: Group = {
     key: _option(str, f"--{key}", help=f"Only {text}; separate several with commas.", panel="Selection")
     for key, text in {
@@ -126,7 +135,7 @@ JSON: Group = {
         bool, typer.Option("--json", help="Rows as JSON on stdout, and nothing else.", rich_help_panel=_PLACE)
     ]
 }
-_DEFAULTS = {"runs_dir": "runs", "reports_dir": "reports", "json": False}
+_DEFAULTS = {"runs_dir": "runs", "reports_dir": "reports", "json": False, "check": False, "no_train": False}
 
 
 def takes(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -12,7 +12,8 @@ from advbench.errors import BadSetting
 from advbench.settings import at_least, parameters, whole
 
 if TYPE_CHECKING:
-    from advbench.pipeline import Place, Study
+    from advbench.pipeline import Study
+    from advbench.place import Place
     from advbench.selection import Found, Selection
 
 
@@ -106,14 +107,17 @@ def study_of(table: Mapping[str, Any], options: Options) -> Study:
     from advbench.pipeline import Study
     from advbench.spec import parse
 
-    return Study(parse(table), place_of(options))
+    spec, place = parse(table), place_of(options)
+    if table.get("dataset") is None and place.data_dir is not None and (place.data_dir / "MNIST" / "raw").is_dir():
+        place.progress.say(f"data set {spec.dataset}; MNIST lies in {place.data_dir}: --dataset mnist takes it")
+    return Study(spec, place)
 
 
 def place_of(options: Options) -> Place:
     """Folders, device and batch that options name; sets the number of threads."""
     import torch
 
-    from advbench.pipeline import Place
+    from advbench.place import Place
     from advbench.progress import Terminal
     from advbench.types import resolve_device
 

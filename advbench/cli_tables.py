@@ -40,6 +40,10 @@ def attack(row: Row) -> str:
     return f"{row['attack']} {row['eps']:g}{extra}"
 
 
+def _figure(value: float) -> str:
+    return f"{value:.0f} images" if value >= 1 or value == 0 else f"{100 * value:.2f} %"
+
+
 # heads are broken by hand: the figures, not the words, set the widths
 VERIFY: list[Column] = [
     ("attack", attack),
@@ -77,7 +81,24 @@ COLUMNS: dict[str, list[Column]] = {
     ],
     "list": [("name", lambda r: r["name"]), ("what it is", lambda r: r["summary"])],
 }
-GROUPED = ("attack", "verify", "run", "report")
+COLUMNS |= {
+    "reproduce": [
+        ("loss", lambda r: r["loss"]),
+        ("setting", lambda r: r["setting"]),
+        ("seeds", lambda r: str(len(r["seeds"]))),
+        ("mean\n%", lambda r: "not run" if r["mean"] is None else f"{100 * r['mean']:.2f}"),
+        ("std", lambda r: "-" if r["std"] is None else f"{100 * r['std']:.2f}"),
+        ("paper\n%", lambda r: "-" if r["paper"] is None else f"{100 * r['paper']:.2f}"),
+    ],
+    "check": [
+        ("figure", lambda r: r["figure"]),
+        ("committed", lambda r: _figure(r["committed"])),
+        ("found", lambda r: _figure(r["found"])),
+        ("within", lambda r: "yes" if r["met"] else "NO"),
+    ],
+}
+TITLES: dict[str, Callable[[Row], str]] = dict.fromkeys(("attack", "verify", "run", "report"), model)
+TITLES |= {"reproduce": lambda r: r["table"], "check": lambda r: r["cell"]}
 NOTES = {
     "verify": (
         "All attacked images against all clean ones. These attacks know nothing of the detector (zero knowledge). "
@@ -101,7 +122,7 @@ def show(command: str, rows: list[Row]) -> None:
     console = Console(highlight=False)
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(model(row) if command in GROUPED else "", []).append(row)
+        groups.setdefault(TITLES[command](row) if command in TITLES else "", []).append(row)
     for title, members in groups.items():
         if title:
             console.print(Text(title, "bold"), soft_wrap=True)

@@ -5,50 +5,34 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from advbench import artifacts, attacking, catalog, runs, scoring
-from advbench.data import fingerprint, join
+from advbench import artifacts, attacking, catalog, fitting, released, runs, scoring
+from advbench.data import fingerprint
 from advbench.environment import describe
 from advbench.errors import BadSetting
-from advbench.progress import Progress, Quiet
-from advbench.runs import Run, to_json
+from advbench.place import Place
+from advbench.progress import Progress
+from advbench.runs import Run
 from advbench.scoring import Row
 from advbench.selection import Found
 from advbench.spec import AttackChoice, Model, Spec
-from advbench.training import Checkpoint, Epoch, Trainer, build, within
-from advbench.types import ImageSet, Outputs, Splits, resolve_device
+from advbench.types import Outputs, Splits
 from advbench.victim import Victim
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where and on what to work; nothing here changes a result beyond the float noise of the kernels."""
-
-    runs_dir: Path = Path("runs")
-    reports_dir: Path = Path("reports")
-    data_dir: Path | None = None
-    download: bool = False
-    device: torch.device = field(default_factory=lambda: resolve_device(None))
-    batch_size: int = 256
-    progress: Progress = field(default_factory=Quiet)
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise BadSetting(f"batch_size = {self.batch_size} is out of range; it must be at least 1")
-
-
 class Study:
-    """A spec at a place: its data set is loaded once, when first asked for."""
+    """A spec at a place: its data set is loaded once, when first asked for.
 
-    def __init__(self, spec: Spec, place: Place) -> None:
+    `weights` are the folders in which released models are looked for before one is trained.
+    """
+
+    def __init__(self, spec: Spec, place: Place, *, weights: Sequence[Path] | None = None) -> None:
         self.spec = spec
         self.place = place
+        self.weights = released.folders(place.reports_dir, spec.dataset) if weights is None else weights
 
     @cached_property
     def splits(self) -> Splits:
@@ -87,7 +71,7 @@ class Study:
         rows = []
         for model in self.spec.models():
             with self.run_of(model) as run:
-                self._ensure_trained(run, model)
+                self._ensure_ready(run, model)
                 rows.append(training_row(run))
         return rows
 
@@ -96,7 +80,7 @@ class Study:
         rows = []
         for model in self.spec.models():
             with self.run_of(model) as run:
-                self._ensure_trained(run, model)
+                self._ensure_ready(run, model)
                 rows += self._ensure_attacked(run, model)
         return rows
 
@@ -111,107 +95,16 @@ class Study:
         ]
         return report(self.spec.name, found, self.spec.detectors, self.place)
 
-    # -- train ---------------------------------------------------------------------------------------------
-
-    def _ensure_trained(self, run: Run, model: Model) -> None:
-        if not run.has("train"):
-            self._train(run, model)
-        run.drop("checkpoint")  # here, so that one that an interruption left behind goes too
-        if not run.has("outputs"):
-            began = time.perf_counter()
-            victim = self._victim(run, model)
-            files = {
-                f"outputs/{name}.safetensors": artifacts.pack_part(
-                    victim.outputs(part.images), part, examples=name == "test"
-                )
-                for name, part in self._parts(model).items()
-                if name in artifacts.PARTS
-            }
-            run.write("outputs", files, seconds=time.perf_counter() - began)
-
-    def _parts(self, model: Model) -> dict[str, ImageSet]:
-        train, validation = self.splits.train, self.splits.validation
-        if model.training.full_train:
-            train = join(train, validation)
-        return {
-            "train": train,
-            "validation": validation,
-            "calibration": self.splits.calibration,
-            "test": self.splits.test,
-        }
-
-    def _build(self, model: Model) -> tuple[Any, Any]:
-        return build(
-            model.network,
-            model.feature_dim,
-            model.loss.name,
-            model.loss.settings,
-            shape=self.splits.test.shape,
-            classes=len(self.splits.test.classes),
-            seed=model.seed,
-        )
-
-    def _train(self, run: Run, model: Model) -> None:
-        say = self.place.progress.say
-        parts = self._parts(model)
-        trainer = Trainer(
-            *self._build(model),
-            parts["train"],
-            parts["validation"],
-            model.training,
-            seed=model.seed,
-            device=self.place.device,
-        )
-        if run.has("checkpoint"):
-            trainer.restore(read_checkpoint(run))
-            say(f"{run.name}: going on after epoch {len(trainer.epochs)} of {model.training.epochs}")
-        else:
-            say(f"{run.name}: training {model.training.epochs} epochs on {len(parts['train'])} images")
-        total = model.training.epochs * len(parts["train"])
-        with self.place.progress.bar(run.name, total) as advance:
-
-            def on_batch(images: int, loss: float, accuracy: float) -> None:
-                epoch = len(trainer.epochs)
-                note = f"epoch {epoch + 1}/{model.training.epochs} loss {loss:.3f} acc {accuracy:.1%}"
-                advance(epoch * len(parts["train"]) + images, note)
-
-            trainer.run(lambda t: write_checkpoint(run, t), on_batch)
-        weights = {k: v for k, v in trainer.checkpoint().tensors.items() if k.startswith(("network.", "head."))}
-        rows = history(trainer.epochs)
-        files = {artifacts.MODEL: artifacts.pack(weights), "training.jsonl": rows}
-        last = trainer.epochs[-1]
-        run.write(
-            "train",
-            files,
-            seconds=sum(epoch.seconds for epoch in trainer.epochs),
-            info={
-                "loss": last.loss,
-                "validation_error": last.validation_error,
-                "n_train": len(parts["train"]),
-            },
-        )
-
-    def _victim(self, run: Run, model: Model) -> Victim:
-        network, head = self._build(model)
-        tensors = artifacts.unpack(run, artifacts.MODEL)
-        scoring.load_state(network, within(tensors, "network"), run)
-        scoring.load_state(head, within(tensors, "head"), run)
-        return Victim(
-            network,
-            head,
-            shape=self.splits.test.shape,
-            classes=len(self.splits.test.classes),
-            device=self.place.device,
-            batch_size=self.place.batch_size,
-            say=self.place.progress.say,
-        )
+    def _ensure_ready(self, run: Run, model: Model) -> None:
+        fitting.ensure_trained(run, model, self.splits, self.place, self.weights)
+        fitting.ensure_outputs(run, model, self.splits, self.place)
 
     # -- attack --------------------------------------------------------------------------------------------
 
     def _ensure_attacked(self, run: Run, model: Model) -> list[Row]:
         missing = [c for c in self.attacks if not run.has(f"attack {c.file_name}")]
         if missing:
-            victim = self._victim(run, model)
+            victim = fitting.victim_of(run, model, self.splits, self.place)
             clean = artifacts.read_part(run, "test").outputs
             for choice in missing:
                 self._attack(run, choice, victim, clean)
@@ -249,27 +142,6 @@ def training_row(run: Run) -> Row:
         "clean_error_rate": float(wrong.double().mean()),
         "seconds": run.steps["train"]["seconds"],
     }
-
-
-def write_checkpoint(run: Run, trainer: Trainer) -> None:
-    """After an epoch: its checkpoint, then the manifest, then the one before is deleted; rows in training.jsonl."""
-    checkpoint = trainer.checkpoint()
-    runs.write_whole(run.folder / "training.jsonl", history(checkpoint.epochs))
-    name = f"checkpoint-{len(checkpoint.epochs):04d}.safetensors"
-    rows = [epoch.row() for epoch in checkpoint.epochs]
-    run.write("checkpoint", {name: artifacts.pack(dict(checkpoint.tensors))}, info={"epochs": rows})
-
-
-def read_checkpoint(run: Run) -> Checkpoint:
-    """The checkpoint that the manifest lists."""
-    (name,) = run.steps["checkpoint"]["files"]
-    epochs = tuple(Epoch(**row) for row in run.info("checkpoint")["epochs"])
-    return Checkpoint(artifacts.unpack(run, name), epochs)
-
-
-def history(epochs: Sequence[Epoch]) -> bytes:
-    """training.jsonl: a JSON object per epoch and line."""
-    return b"".join(to_json(e.row()).replace(b"\n", b" ").strip() + b"\n" for e in epochs)
 
 
 def verify_run(run: Run, attacks: Sequence[str], detectors: Sequence[str], progress: Progress) -> list[Row]:

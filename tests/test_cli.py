@@ -908,6 +908,8 @@ def training(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[str]", tuple[st
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # a shell that runs the tests in the background has them, and so this process, ignore Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         end = time.monotonic() + 150

@@ -22,14 +22,17 @@ LAYERS = (
     {"contracts"},
     {"attacks", "detectors"},
     {"scoring", "spec", "selection", "report"},
-    {"attacking"},
+    {"attacking", "place", "released"},
+    {"fitting"},
     {"pipeline"},
+    {"reproduce"},
     {"cli_options", "cli_parse", "cli_tables", "cli"},
     {"__main__"},
 )
 PLUGINS = ("attacks", "detectors", "losses", "models", "data")
 OPENERS = {"open", "fdopen", "read_text", "read_bytes", "write_text", "write_bytes", "save_file", "load_file"}
-MAY_OPEN = {"runs", "spec", "catalog", "environment"}
+MAY_OPEN = {"runs", "spec", "catalog", "environment", "released"}
+MAY_OPEN |= {f"reproduce.{name}" for name in ("grid", "page", "records", "tuning")}  # under reports/
 HEAVY = ("torch", "torchvision", "art", "sklearn", "pandas", "matplotlib")
 
 

@@ -17,7 +17,8 @@ import torch
 
 from advbench import artifacts, pipeline, runs
 from advbench.errors import BadRun, BadSetting
-from advbench.pipeline import Place, Study
+from advbench.pipeline import Study
+from advbench.place import Place
 from advbench.progress import Advance, Quiet
 from advbench.runs import Run
 from advbench.selection import Found

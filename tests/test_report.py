@@ -412,7 +412,7 @@ def test_undefined_is_not_available_and_never_zero() -> None:
 
 def test_a_chart_escapes_its_label_and_keeps_its_ids_to_itself() -> None:
     curve = figures.Curve("<b>&\"'", metrics.roc(np.array([0.0, 1.0]), np.array([1.0, 2.0])))
-    one, other = (figures.roc_chart([curve], label="<i>&\"'", key=key) for key in ("a", "b"))
+    one, other = (figures.to_svg(figures.roc_chart([curve]), "<i>&\"'", key) for key in ("a", "b"))
     for source in (one, other):
         (chart,) = (e for e in Reader(source).root.all("svg"))
         assert chart["aria-label"] == "<i>&\"'"
@@ -423,7 +423,7 @@ def test_a_chart_escapes_its_label_and_keeps_its_ids_to_itself() -> None:
 
 
 def test_a_histogram_of_equal_values_is_one_bar() -> None:
-    source = figures.histogram(np.ones(5), np.zeros(5), xlabel="p", label="two bars", key="k")
+    source = figures.to_svg(figures.histogram(np.ones(5), np.zeros(5), xlabel="p"), "two bars", "k")
     assert Reader(source).root.all("svg")[0]["aria-label"] == "two bars"
 
 

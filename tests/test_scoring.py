@@ -20,7 +20,8 @@ from advbench import artifacts, catalog, pipeline, runs, scoring
 from advbench.attacks.fgsm import FGSM
 from advbench.contracts import FittedDetector
 from advbench.errors import BadRun, FailedCheck
-from advbench.pipeline import Place, Study
+from advbench.pipeline import Study
+from advbench.place import Place
 from advbench.runs import Run
 from advbench.selection import Found
 from advbench.spec import parse

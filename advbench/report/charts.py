@@ -9,6 +9,7 @@ import numpy as np
 
 from advbench import artifacts, catalog, metrics
 from advbench.report import figures
+from advbench.report.axes import LOW, LikelihoodAxis
 from advbench.report.subject import Subject, describe, percent
 
 PAPER_EPS = 0.3
@@ -53,31 +54,25 @@ def _posterior(s: Subject, name: str, about: str, key: str) -> dict[str, Any]:
     p_max = np.exp(-s.score("max-posterior", name))
     sure = float(np.mean(np.exp(-s.score("max-posterior", "test")) > 0.98))
     label = f"Histogram of the largest posterior of adversarial images: {about}; median {np.median(p_max):.3f}"
-    svg = figures.histogram(None, p_max, xlabel="p_max", label=label, key=key)
+    svg = figures.to_svg(figures.histogram(None, p_max, xlabel="p_max"), label, key)
     return {"title": s.label, "svg": svg, "note": f"clean images with p_max > 0.98: {percent(sure)}"}
 
 
 def _likelihood(s: Subject, name: str, about: str, key: str) -> dict[str, Any]:
     clean, attacked = -s.score("likelihood", "test")[_index(s, name)], -s.score("likelihood", name)
-    both = np.concatenate([clean, attacked])
-    if catalog.load("loss", s.run.model["loss"]["name"]).is_density:
-        top = max(0.0, float(both.max()))  # a learned covariance can give densities above 1
-        clean, attacked = np.exp(clean - top), np.exp(attacked - top)
-        xlabel = "likelihood" if top == 0 else "likelihood / its maximum"
-        shares = percent((clean < 0.2).mean()), percent((attacked < 0.2).mean())
-        note = f"likelihood under 0.2: clean {shares[0]}, adversarial {shares[1]}"
+    density = catalog.load("loss", s.run.model["loss"]["name"]).is_density
+    axis = LikelihoodAxis.of(clean, attacked, density=density)
+    clean, attacked, xlabel = axis.clean, axis.attacked, axis.label
+    if density:
+        shares = percent((clean < LOW).mean()), percent((attacked < LOW).mean())
+        note = f"likelihood under {LOW}: clean {shares[0]}, adversarial {shares[1]}"
     else:
-        top = float(both.max())
-        below = int((both <= 0).sum())
-        scale = top if top > 0 else 1.0
-        clean, attacked = np.clip(clean / scale, 0, 1), np.clip(attacked / scale, 0, 1)
-        xlabel = "affinity / its maximum"
-        note = f"affinity, not a likelihood; {below} non-positive values stand in the first bin"
+        note = f"affinity, not a likelihood; {axis.non_positive} non-positive values stand in the first bin"
     label = (
         f"Histograms of the {xlabel}: {about}; median clean {np.median(clean):.3f}, "
         f"adversarial {np.median(attacked):.3f}"
     )
-    svg = figures.histogram(clean, attacked, xlabel=xlabel, label=label, key=key)
+    svg = figures.to_svg(figures.histogram(clean, attacked, xlabel=xlabel), label, key)
     return {"title": s.label, "svg": svg, "note": note}
 
 
@@ -91,7 +86,7 @@ def _roc(holders: Sequence[Subject], name: str, detector: str, key: str) -> dict
     ]
     eers = ", ".join(f"{c.label} EER {percent(c.roc.eer)}" for c in curves)
     label = f"ROC curves of the {detector} detector: {eers}"
-    return {"title": detector, "svg": figures.roc_chart(curves, label=label, key=key), "note": ""}
+    return {"title": detector, "svg": figures.to_svg(figures.roc_chart(curves), label, key), "note": ""}
 
 
 def pictures(s: Subject) -> dict[str, Any] | None:

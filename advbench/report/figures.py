@@ -1,4 +1,4 @@
-"""The page's charts, as SVG text: drawn by matplotlib, labelled for screen readers, safe for colour blindness."""
+"""Charts by matplotlib, safe for colour blindness; as SVG text they are labelled for screen readers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -21,6 +22,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
 CLEAN, ATTACKED = COLOURS[0], COLOURS[1]
 BINS = 20
+RASTER_DPI = 150  # of scatters inside a vector figure
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,9 @@ class Curve:
     roc: Roc
 
 
-def histogram(clean: Array | None, attacked: Array, *, xlabel: str, label: str, key: str) -> str:
-    """Shares of images over [0, 1] in 20 bins; `clean` left out where None. `key` makes ids unique on a page."""
-    figure, axes = _canvas(3.4, 2.5)
+def histogram(clean: Array | None, attacked: Array, *, xlabel: str) -> Figure:
+    """Shares of images over [0, 1] in 20 bins; `clean` left out where None."""
+    figure, axes = canvas(3.4, 2.5)
     edges = np.linspace(0, 1, BINS + 1)
     if clean is not None:
         axes.hist(clean, edges, weights=np.full(len(clean), 1 / len(clean)), color=CLEAN, alpha=0.55, label="clean")
@@ -49,12 +51,12 @@ def histogram(clean: Array | None, attacked: Array, *, xlabel: str, label: str, 
     )
     axes.set(xlabel=xlabel, ylabel="share of images", xlim=(0, 1), ylim=(0, 1))
     axes.legend(loc="upper center", frameon=False)
-    return _svg(figure, label, key)
+    return figure
 
 
-def roc_chart(curves: Sequence[Curve], *, label: str, key: str) -> str:
+def roc_chart(curves: Sequence[Curve]) -> Figure:
     """True- over false-positive rate; a dot marks each EER, on the falling diagonal."""
-    figure, axes = _canvas(4.4, 4.0)
+    figure, axes = canvas(4.4, 4.0)
     axes.plot([0, 1], [1, 0], color="#888888", linewidth=0.8)
     for i, curve in enumerate(curves):
         points = _thin(curve.roc)
@@ -70,7 +72,7 @@ def roc_chart(curves: Sequence[Curve], *, label: str, key: str) -> str:
         aspect="equal",
     )
     axes.legend(loc="lower right", fontsize=8)
-    return _svg(figure, label, key)
+    return figure
 
 
 def picture(image: NDArray[np.float32]) -> str:
@@ -83,7 +85,8 @@ def picture(image: NDArray[np.float32]) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _canvas(width: float, height: float):  # type: ignore[no-untyped-def]
+def canvas(width: float, height: float) -> tuple[Figure, Any]:
+    """A figure of that many inches and its axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
@@ -96,15 +99,28 @@ def _thin(roc: Roc) -> NDArray[np.int64]:
     return np.union1d(np.unique(way, return_index=True)[1], [len(roc.fpr) - 1])
 
 
-def _svg(figure: Figure, label: str, key: str) -> str:
+def to_svg(figure: Figure, label: str, key: str, *, sized: bool = False) -> str:
+    """An `<svg>` element to put into a page; `label` says what it shows, `key` makes its ids unique there.
+
+    `sized` keeps its width and height in print units, for use outside a page.
+    """
     buffer = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": key, "font.size": 9}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+        dateless = {"Date": None, "Creator": None}
+        figure.savefig(buffer, format="svg", metadata=dateless, transparent=True, dpi=RASTER_DPI)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', text))
     text = re.sub(r' id="([^"]*)"', lambda m: m.group(0) if m.group(1) in used else "", text)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     head, tail = text.split(">", 1)
-    head = re.sub(r' (?:width|height)="[^"]*"', "", head)
+    head = head if sized else re.sub(r' (?:width|height)="[^"]*"', "", head)
     return f'{head} role="img" aria-label="{html.escape(label)}"><title>{html.escape(label)}</title>{tail}'
+
+
+def to_pdf(figure: Figure) -> bytes:
+    """The figure for a paper; scatters are rasterised inside, the same bytes each time."""
+    buffer = io.BytesIO()
+    with mpl.rc_context({"pdf.fonttype": 42, "font.size": 9}):
+        figure.savefig(buffer, format="pdf", metadata={"CreationDate": None, "Creator": None}, dpi=RASTER_DPI)
+    return buffer.getvalue()

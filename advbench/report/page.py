@@ -31,16 +31,21 @@ def render(name: str, found: Sequence[Found], rows: Sequence[Row]) -> str:
             test=artifacts.read_part(one.run, "test"),
         )
         by_dataset.setdefault(one.run.model["dataset"], []).append(subject)
-    environment = jinja2.Environment(
+    template = environment().get_template("page.html.j2")
+    return template.render(name=name, studies=[_study(dataset, subjects) for dataset, subjects in by_dataset.items()])
+
+
+def environment() -> jinja2.Environment:
+    """Templates of this folder, autoescaped."""
+    made = jinja2.Environment(
         loader=jinja2.PackageLoader("advbench.report", "."),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"percent": percent, "interval": interval, "count": "{:,}".format}
-    template = environment.get_template("page.html.j2")
-    return template.render(name=name, studies=[_study(dataset, subjects) for dataset, subjects in by_dataset.items()])
+    made.filters |= {"percent": percent, "interval": interval, "count": "{:,}".format}
+    return made
 
 
 def interval(low: float | None, high: float | None, digits: int = 1) -> str:

@@ -1,0 +1,142 @@
+"""A run's trained model: the one it holds, a released one of the same record, or a new one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from advbench import artifacts, released, runs, scoring
+from advbench.data import join
+from advbench.place import Place
+from advbench.runs import Run, to_json
+from advbench.spec import Model
+from advbench.training import Checkpoint, Epoch, Trainer, build, within
+from advbench.types import ImageSet, Splits
+from advbench.victim import Victim
+
+
+def parts_of(splits: Splits, model: Model) -> dict[str, ImageSet]:
+    """The parts by name; the training part is the one this model is fitted to."""
+    train = join(splits.train, splits.validation) if model.training.full_train else splits.train
+    return {"train": train, "validation": splits.validation, "calibration": splits.calibration, "test": splits.test}
+
+
+def ensure_trained(run: Run, model: Model, splits: Splits, place: Place, weights: Iterable[Path]) -> None:
+    """Do the step `train` where it is not done: adopt weights released under `weights`, else train."""
+    if not run.has("train"):
+        found = None if "checkpoint" in run.steps else released.find(weights, run.model)
+        if found is not None:
+            place.progress.say(f"{run.name}: released weights {found.path}")
+            released.adopt(run, found)
+        else:
+            train(run, model, splits, place)
+    run.drop("checkpoint")  # here, so that one that an interruption left behind goes too
+
+
+def ensure_outputs(run: Run, model: Model, splits: Splits, place: Place) -> None:
+    """Do the step `outputs` where it is not done: one forward pass over train, calibration and test."""
+    if run.has("outputs"):
+        return
+    began = time.perf_counter()
+    victim = victim_of(run, model, splits, place)
+    files = {
+        f"outputs/{name}.safetensors": artifacts.pack_part(victim.outputs(part.images), part, examples=name == "test")
+        for name, part in parts_of(splits, model).items()
+        if name in artifacts.PARTS
+    }
+    run.write("outputs", files, seconds=time.perf_counter() - began)
+
+
+def untrained(model: Model, splits: Splits) -> tuple[Any, Any]:
+    """Network and head at their first weights."""
+    return build(
+        model.network,
+        model.feature_dim,
+        model.loss.name,
+        model.loss.settings,
+        shape=splits.test.shape,
+        classes=len(splits.test.classes),
+        seed=model.seed,
+    )
+
+
+def train(run: Run, model: Model, splits: Splits, place: Place) -> None:
+    """Train from the run's checkpoint, or from the start."""
+    say = place.progress.say
+    parts = parts_of(splits, model)
+    trainer = Trainer(
+        *untrained(model, splits),
+        parts["train"],
+        parts["validation"],
+        model.training,
+        seed=model.seed,
+        device=place.device,
+    )
+    if run.has("checkpoint"):
+        trainer.restore(read_checkpoint(run))
+        say(f"{run.name}: going on after epoch {len(trainer.epochs)} of {model.training.epochs}")
+    else:
+        say(f"{run.name}: training {model.training.epochs} epochs on {len(parts['train'])} images")
+    total = model.training.epochs * len(parts["train"])
+    with place.progress.bar(run.name, total) as advance:
+
+        def on_batch(images: int, loss: float, accuracy: float) -> None:
+            epoch = len(trainer.epochs)
+            note = f"epoch {epoch + 1}/{model.training.epochs} loss {loss:.3f} acc {accuracy:.1%}"
+            advance(epoch * len(parts["train"]) + images, note)
+
+        trainer.run(lambda t: write_checkpoint(run, t), on_batch)
+    weights = {k: v for k, v in trainer.checkpoint().tensors.items() if k.startswith(("network.", "head."))}
+    rows = history(trainer.epochs)
+    files = {artifacts.MODEL: artifacts.pack(weights), "training.jsonl": rows}
+    last = trainer.epochs[-1]
+    run.write(
+        "train",
+        files,
+        seconds=sum(epoch.seconds for epoch in trainer.epochs),
+        info={
+            "loss": last.loss,
+            "validation_error": last.validation_error,
+            "n_train": len(parts["train"]),
+        },
+    )
+
+
+def victim_of(run: Run, model: Model, splits: Splits, place: Place) -> Victim:
+    """The run's trained model, ready to be attacked."""
+    network, head = untrained(model, splits)
+    tensors = artifacts.unpack(run, artifacts.MODEL)
+    scoring.load_state(network, within(tensors, "network"), run)
+    scoring.load_state(head, within(tensors, "head"), run)
+    return Victim(
+        network,
+        head,
+        shape=splits.test.shape,
+        classes=len(splits.test.classes),
+        device=place.device,
+        batch_size=place.batch_size,
+        say=place.progress.say,
+    )
+
+
+def write_checkpoint(run: Run, trainer: Trainer) -> None:
+    """After an epoch: its checkpoint, then the manifest, then the one before is deleted; rows in training.jsonl."""
+    checkpoint = trainer.checkpoint()
+    runs.write_whole(run.folder / "training.jsonl", history(checkpoint.epochs))
+    name = f"checkpoint-{len(checkpoint.epochs):04d}.safetensors"
+    rows = [epoch.row() for epoch in checkpoint.epochs]
+    run.write("checkpoint", {name: artifacts.pack(dict(checkpoint.tensors))}, info={"epochs": rows})
+
+
+def read_checkpoint(run: Run) -> Checkpoint:
+    """The checkpoint that the manifest lists."""
+    (name,) = run.steps["checkpoint"]["files"]
+    epochs = tuple(Epoch(**row) for row in run.info("checkpoint")["epochs"])
+    return Checkpoint(artifacts.unpack(run, name), epochs)
+
+
+def history(epochs: Sequence[Epoch]) -> bytes:
+    """training.jsonl: a JSON object per epoch and line."""
+    return b"".join(to_json(e.row()).replace(b"\n", b" ").strip() + b"\n" for e in epochs)

@@ -1,0 +1,29 @@
+"""Where and on what to work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from advbench.errors import BadSetting
+from advbench.progress import Progress, Quiet
+from advbench.types import resolve_device
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and on what to work; nothing here changes a result beyond the float noise of the kernels."""
+
+    runs_dir: Path = Path("runs")
+    reports_dir: Path = Path("reports")
+    data_dir: Path | None = None
+    download: bool = False
+    device: torch.device = field(default_factory=lambda: resolve_device(None))
+    batch_size: int = 256
+    progress: Progress = field(default_factory=Quiet)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise BadSetting(f"batch_size = {self.batch_size} is out of range; it must be at least 1")

@@ -1,0 +1,37 @@
+"""Log-likelihoods on the axis of a histogram: the only place where they are exponentiated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from advbench.metrics import Array
+
+LOW = 0.2  # "very low likelihood" in Wan et al. 2018, sec. 4.3
+SURE = 0.98  # a large p_max, ibid.
+
+
+@dataclass(frozen=True)
+class LikelihoodAxis:
+    """Clean and attacked scores on [0, 1]; `non_positive` counts affinities put at 0."""
+
+    clean: Array
+    attacked: Array
+    label: str
+    non_positive: int
+
+    @classmethod
+    def of(cls, clean: Array, attacked: Array, *, density: bool) -> LikelihoodAxis:
+        """From log-likelihoods (`density`: exp, over its maximum where that is above 1), or from affinities.
+
+        Affinities are divided by their maximum over clean and attacked (Wan et al. 2018, sec. 4.3).
+        """
+        both = np.concatenate([clean, attacked])
+        if density:
+            top = max(0.0, float(both.max()))  # a learned covariance can give densities above 1
+            label = "likelihood" if top == 0 else "likelihood / its maximum"
+            return cls(np.exp(clean - top), np.exp(attacked - top), label, 0)
+        scale = float(both.max()) if both.max() > 0 else 1.0
+        low = int((both <= 0).sum())
+        return cls(np.clip(clean / scale, 0, 1), np.clip(attacked / scale, 0, 1), "affinity / its maximum", low)

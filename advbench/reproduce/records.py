@@ -1,0 +1,91 @@
+"""A cell's record: everything its model contributes to the page's figures, in one JSON file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from advbench import artifacts, catalog
+from advbench.errors import BadRun
+from advbench.report.axes import LOW, SURE, LikelihoodAxis
+from advbench.reproduce.cells import Cell
+from advbench.runs import Run
+from advbench.selection import attack_rows
+
+Record = dict[str, Any]
+SCHEMA = 1
+
+
+def record_of(cell: Cell, run: Run, verify: list[dict[str, Any]], weights: dict[str, Any]) -> Record:
+    """The record of an evaluated run. `weights` says which file was evaluated (name, sha256, bytes)."""
+    test = artifacts.read_part(run, "test")
+    wrong = (test.outputs.predictions != test.labels).nonzero().squeeze(1).tolist()
+    attacks = attack_rows(run)
+    return {
+        "schema": SCHEMA,
+        "cell": {"loss": cell.loss, "dim": cell.dim, "seed": cell.seed},
+        "weights": weights,
+        "model": run.model,
+        "history": [json.loads(line) for line in run.read("training.jsonl").decode().splitlines()],
+        "seconds": run.steps["train"]["seconds"],
+        "environment": run.manifest["environment"],
+        "n": len(test),
+        "wrong": wrong,
+        "within_variance": within_variance(artifacts.read_part(run, "train")),
+        "attacks": list(attacks.values()),
+        "verify": [row for row in verify if row["population"] == "all"],
+        "shares": shares(run, attacks) if attacks else [],
+    }
+
+
+def within_variance(part: artifacts.Part) -> float:
+    """Share of the features' variance that lies within classes: 0 = each class one point, 1 = no clusters."""
+    x, z = part.outputs.features.double(), part.labels
+    means = x.new_zeros(int(z.max()) + 1, x.shape[1]).index_add_(0, z, x) / z.bincount()[:, None]
+    within = (x - means[z]).square().sum()
+    return float(within / (x - x.mean(dim=0)).square().sum())
+
+
+def shares(run: Run, attacks: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each attack: shares of clean and attacked images with a low likelihood and with a large p_max."""
+    table = artifacts.read_scores(run)
+    density = catalog.load("loss", run.model["loss"]["name"]).is_density
+    found = []
+    for name, row in attacks.items():
+        clean, attacked = (-scores(table, "likelihood", source)[: row["n"]] for source in ("test", name))
+        axis = LikelihoodAxis.of(clean, attacked, density=density)
+        sure = [np.exp(-scores(table, "max-posterior", source)[: row["n"]]) > SURE for source in ("test", name)]
+        found.append(
+            {key: row[key] for key in ("attack", "eps", "settings", "n")}
+            | {
+                "low_clean": float((axis.clean < LOW).mean()),
+                "low_attacked": float((axis.attacked < LOW).mean()),
+                "sure_clean": float(sure[0].mean()),
+                "sure_attacked": float(sure[1].mean()),
+            }
+        )
+    return found
+
+
+def scores(table: pd.DataFrame, detector: str, source: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Scores of one detector on `test` or an attack file, in image order."""
+    chosen = table[(table.detector == detector) & (table.source == source)]
+    values: np.ndarray[Any, np.dtype[np.float64]] = chosen.sort_values("index")["score"].to_numpy()
+    return values
+
+
+def read(path: Path) -> Record:
+    """A record; raises BadRun where the file is not one."""
+    try:
+        record: Record = json.loads(path.read_bytes())
+        cell = record["cell"]
+        sound = record["schema"] == SCHEMA and path.stem == Cell(cell["loss"], cell["dim"], cell["seed"]).name
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadRun(f"{path} cannot be read ({type(error).__name__}: {error}); restore or delete it") from error
+    if not sound:
+        raise BadRun(f"{path} is no record of schema {SCHEMA} of the cell it is named after; restore or delete it")
+    return record

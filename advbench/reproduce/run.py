@@ -1,0 +1,60 @@
+"""What `advbench reproduce mnist` does: bring the grid on, or check it against its kept weights."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from advbench.errors import BadSetting
+from advbench.place import Place
+from advbench.reproduce import records, tuning
+from advbench.reproduce.cells import chosen
+from advbench.reproduce.grid import Grid, compare
+from advbench.reproduce.page import write_page, write_rows
+
+Row = dict[str, Any]
+
+
+def complete(place: Place, names: list[str] | None, *, train: bool) -> tuple[Path, list[Row]]:
+    """Every cell of these names finished, its rows written as soon as it is, then the page; its path and rows.
+
+    Without `train`, cells that have no weights stay as they are, and trials that are missing stay so.
+    """
+    grid = Grid(place)
+    if train and names is None:
+        tuning.tune(grid)
+    for cell in chosen(names):
+        if train or grid.weights(cell).exists():
+            place.progress.say(f"cell {cell.name}")
+            grid.finish(cell)
+            write_rows(grid)
+    page = write_page(grid, grid.evaluated())
+    return page, write_rows(grid)
+
+
+def check(place: Place, names: list[str] | None) -> list[Row]:
+    """Table 6 and the EERs, derived again from kept weights in a temporary folder, beside the committed figures."""
+    committed = Grid(place)
+    cells = [
+        cell
+        for cell in chosen(names)
+        if cell.dim == 100
+        and cell.attacked
+        and committed.weights(cell).exists()
+        and committed.record_file(cell).exists()
+    ]
+    if not cells:
+        raise BadSetting(
+            f"nothing to check: {committed.home} holds no 100-D weights with a record; name another --reports-dir"
+        )
+    found = []
+    with tempfile.TemporaryDirectory(prefix="advbench-check-") as folder:
+        grid = Grid(replace(place, runs_dir=Path(folder)))
+        grid.splits = committed.splits
+        for cell in cells:
+            place.progress.say(f"cell {cell.name}")
+            run, verify = grid.evaluate(cell, cell.attacks(core=True))
+            found.append(records.record_of(cell, run, verify, {}))
+    return compare(committed.records(), found)

@@ -1,0 +1,119 @@
+"""What was tried on the validation part: the search for the common settings, and how EERs depend on settings.
+
+The search looks at validation errors alone. The sensitivity tables look at attacks on validation images and choose
+nothing; no figure here touches a test image.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from advbench import attacking, catalog, fitting, metrics, runs
+from advbench.reproduce.cells import GREY, HEADLINE, LOSSES, Cell, Entry
+from advbench.reproduce.grid import Grid
+from advbench.runs import to_json
+from advbench.spec import AttackChoice, attack_choices, loss_choice
+from advbench.victim import Victim
+
+Row = dict[str, Any]
+EPOCHS = 3
+RATES = (0.05, 0.02, 0.1)
+SEARCHED = ("softmax", "center", "l-softmax", "lgm1.0")
+CENTER = [{"weight": w, "centre_step": s} for w in (0.001, 0.01, 0.1) for s in (0.1, 0.5)]
+ATTACKED = 2000  # validation images, the first ones
+READINGS: list[Entry] = [
+    {"name": "fgsm", "eps": HEADLINE * scale, "clip": clip} for scale in (1.0, GREY) for clip in (True, False)
+]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One short training: a loss with settings of its own, and training settings beside the recipe's."""
+
+    loss: str
+    own: Mapping[str, Any]
+    training: Mapping[str, Any]
+
+    def entry(self) -> Entry:
+        """The loss as a spec states it."""
+        base = LOSSES[self.loss]
+        return {**({"name": base} if isinstance(base, str) else base), **self.own}
+
+
+def searched() -> Iterator[Trial]:
+    """Learning rates x losses; every loss gets the rate whose mean validation error is least."""
+    yield from (Trial(loss, {}, {"epochs": EPOCHS, "learning_rate": r}) for r in RATES for loss in SEARCHED)
+
+
+def varied(rate: float) -> Iterator[Trial]:
+    """The center loss under other weights and centre steps."""
+    yield from (Trial("center", own, {"epochs": EPOCHS, "learning_rate": rate}) for own in CENTER)
+
+
+def tune(grid: Grid) -> list[Row]:
+    """Every trial trained, and attacked on validation images: its rows, kept in reports/mnist/tuning.json."""
+    file = grid.home / "tuning.json"
+    search = [_row(grid, trial) for trial in searched()]
+    means = mean_errors(search)
+    best = min(means, key=lambda r: means[r])
+    rows = search + [_row(grid, trial) for trial in varied(best)]
+    runs.write_whole(file, to_json({"schema": 1, "rows": rows}))
+    return rows
+
+
+def read(grid: Grid) -> list[Row]:
+    """The rows of tuning.json; none where it does not exist."""
+    file = grid.home / "tuning.json"
+    rows: list[Row] = json.loads(file.read_bytes())["rows"] if file.exists() else []
+    return rows
+
+
+def mean_errors(rows: list[Row]) -> dict[float, float]:
+    """Learning rate -> mean validation error over the losses."""
+    found: dict[float, list[float]] = {}
+    for row in rows:
+        if not row["own"] and row["validation_error"] is not None:
+            found.setdefault(row["training"]["learning_rate"], []).append(row["validation_error"])
+    return {rate: float(np.mean(errors)) for rate, errors in found.items()}
+
+
+def _row(grid: Grid, trial: Trial) -> Row:
+    study = grid.study(Cell(trial.loss, 100, 0), "tuning", None, **trial.training)
+    (model,) = study.spec.models()
+    model = replace(model, loss=loss_choice(trial.entry()))
+    with study.run_of(model) as run:
+        fitting.ensure_trained(run, model, grid.splits, study.place, [])
+        if not run.has("validation attacks"):
+            victim = fitting.victim_of(run, model, grid.splits, study.place)
+            rows = [_attacked(grid, victim, entry) for entry in READINGS]
+            run.write("validation attacks", {}, info={"rows": rows})
+        return {
+            "loss": trial.loss,
+            "own": dict(trial.own),
+            "training": dict(trial.training),
+            "validation_error": run.info("train")["validation_error"],
+            "n_validation": len(grid.splits.validation),
+            "attacks": run.info("validation attacks")["rows"],
+        }
+
+
+def _attacked(grid: Grid, victim: Victim, entry: Entry) -> Row:
+    """Error and EERs of one attack on the first validation images."""
+    (choice,) = attack_choices(entry)
+    images = grid.splits.validation.take(slice(ATTACKED))
+    clean = victim.outputs(images.images)
+    made = attacking.perturb(AttackChoice(choice).attack, victim, images, clean, lambda done: None)
+    row: Row = {"attack": choice.name, "eps": entry["eps"], "clip": entry["clip"], "n": len(images)}
+    row["error_rate"] = float((made.outputs.predictions != images.labels).double().mean())
+    for name in ("likelihood", "max-posterior"):
+        fitted = catalog.load("detector", name)().fit(victim.head_in_float64(), clean, images.labels)
+        with torch.no_grad():
+            before, after = (fitted.score(o).double().cpu().numpy() for o in (clean, made.outputs))
+        row[name] = metrics.roc(before, after).eer
+    return row
