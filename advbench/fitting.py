@@ -117,6 +117,7 @@ def victim_of(run: Run, model: Model, splits: Splits, place: Place) -> Victim:
         classes=len(splits.test.classes),
         device=place.device,
         batch_size=place.batch_size,
+        reuse_gradients=True,
         say=place.progress.say,
     )
 

@@ -67,6 +67,10 @@ class FullLoss(nn.Module):
         self.head = head
         self.exact = exact
 
+    def extra_repr(self) -> str:
+        """Tells two of them apart."""
+        return f"exact={self.exact}"
+
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """Sum over the batch."""
         labels = class_index(labels)

@@ -17,7 +17,7 @@ from advbench.objectives import CrossEntropy
 from advbench.types import Outputs
 
 if TYPE_CHECKING:
-    from advbench.art_classifier import GradientClassifier
+    from advbench.art_classifier import GradientClassifier, Gradients
 
 T = TypeVar("T")
 
@@ -46,7 +46,8 @@ class Classifier(nn.Module):
 class Victim:
     """Network + head on a device, in evaluation mode, every parameter frozen.
 
-    batch_size   the evaluation batch; halved for good when memory runs out (`say` is told)
+    batch_size        the evaluation batch; halved for good when memory runs out (`say` is told)
+    reuse_gradients   keep the single-step gradients, so that FGSM at several eps takes them once
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Victim:
         classes: int,
         device: torch.device,
         batch_size: int = 256,
+        reuse_gradients: bool = False,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         model = Classifier(network, head).to(device).to(memory_format=torch.channels_last)
@@ -66,6 +68,7 @@ class Victim:
         self.classes = classes
         self.device = device
         self.batch_size = batch_size
+        self._gradients: Gradients | None = {} if reuse_gradients else None
         self._say = say
 
     @property
@@ -132,7 +135,15 @@ class Victim:
     def _wrap(self, model: nn.Module, loss: nn.Module, clip: bool) -> GradientClassifier:
         from advbench.art_classifier import wrap
 
-        return wrap(model, loss, shape=self.shape, classes=self.classes, device=self.device, clip=clip)
+        return wrap(
+            model,
+            loss,
+            shape=self.shape,
+            classes=self.classes,
+            device=self.device,
+            clip=clip,
+            known=self._gradients,
+        )
 
     def head_in_float64(self) -> Head:
         """A frozen copy of the head on the CPU, for scores and exact gradients."""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from art.estimators.classification import PyTorchClassifier
 from scipy.special import softmax
 from torch import Tensor
 
@@ -404,3 +405,34 @@ def test_a_frozen_victim_leaves_no_gradients_behind(dense: type[Network], few: I
     for name in ATTACKS:
         perturb(attack(name), victim, few.images, few.labels)
     assert [p.grad for p in victim.model.parameters()] == [None] * len(list(victim.model.parameters()))
+
+
+def test_gradients_kept_for_other_eps_change_no_byte_and_are_taken_once_a_loss(
+    victim: Victim, few: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeping = Victim(
+        victim.network, victim.head, shape=victim.shape, classes=victim.classes, device=CPU, reuse_gradients=True
+    )
+    chosen = [
+        attack(name, eps=eps, clip=clip, exact_gradient=exact)
+        for name in ("fgsm", "targeted-fgsm")
+        for exact in (False, True)
+        for eps, clip in ((EPS, True), (0.3, True), (0.3, False))
+    ]
+    expected = [perturb(which, victim, few.images, few.labels) for which in chosen]
+    taken: list[int] = []
+    original = PyTorchClassifier.loss_gradient
+
+    def counted(*given: Any, **more: Any) -> Any:
+        taken.append(1)
+        return original(*given, **more)
+
+    monkeypatch.setattr(PyTorchClassifier, "loss_gradient", counted)
+    for which, before in zip(chosen, expected, strict=True):
+        after = perturb(which, keeping, few.images, few.labels)
+        assert torch.equal(before.images, after.images)
+        assert torch.equal(before.zero_gradients, after.zero_gradients)
+    assert len(taken) == 4
+    other = perturb(chosen[0], keeping, few.images.flip(0), few.labels.flip(0)).images
+    assert torch.equal(other.flip(0), expected[0].images)
+    assert len(taken) == 5
