@@ -57,7 +57,7 @@ def tables(rows: Iterable[Row], records: Sequence[Record]) -> dict[str, Table]:
         Table(
             "table1",
             "Table 1: error on the clean test images",
-            "Test error in %, all 10,000 images; mean +- standard deviation over seeds, [95 % interval over images].",
+            "Test error in %, 2-D and 100-D features.",
             [LABELS[loss] for loss in LOSSES],
             [r.line("table1", f"{dim}-D", tuple(LOSSES)) for dim in (2, 100)],
             best=frozenset((loss, f"{dim}-D") for dim in (2, 100) if (loss := best(records, dim))),
@@ -65,8 +65,8 @@ def tables(rows: Iterable[Row], records: Sequence[Record]) -> dict[str, Table]:
         Table(
             "table6",
             "Table 6: error under FGSM",
-            "Error in %, images clipped to [0, 1], eps in [0, 1] units; below each plain row the same attack with "
-            "its logit gradient taken in float64.",
+            "100-D features. Error in %, images clipped to [0, 1], eps in [0, 1] units; below each plain row the "
+            "same attack with its logit gradient taken in float64.",
             heads,
             [r.line("table6", "100-D, eps 0")]
             + [
@@ -78,7 +78,7 @@ def tables(rows: Iterable[Row], records: Sequence[Record]) -> dict[str, Table]:
         Table(
             "eer",
             "EER under FGSM at eps 0.3",
-            "EER in %, all attacked images against all clean ones; zero-knowledge attack.",
+            "100-D features. EER in %, all attacked images against all clean ones; zero-knowledge attack.",
             heads,
             [
                 r.line("eer", f"100-D, {detector}, FGSM {name_of(HEADLINE, exact=exact, **default)}")
@@ -89,7 +89,7 @@ def tables(rows: Iterable[Row], records: Sequence[Record]) -> dict[str, Table]:
         Table(
             "targeted",
             "Targeted FGSM at eps 0.3",
-            "Error, target rate (over clean-correct images) and EER in %; the target is the runner-up class.",
+            "100-D features. Error, target rate (of clean-correct images) and EER in %; target: the runner-up class.",
             heads,
             [
                 r.line("targeted", f"100-D, {what}, {name_of(HEADLINE, exact=exact, **default)}")
@@ -100,7 +100,7 @@ def tables(rows: Iterable[Row], records: Sequence[Record]) -> dict[str, Table]:
         Table(
             "readings",
             "Four readings of the paper's eps",
-            "The paper is silent on clipping and on the pixel scale: error, EER and targeted results in %.",
+            "100-D features. Error, EER and targeted results in %: the paper is silent on clipping and pixel scale.",
             heads,
             [
                 r.line(table, f"100-D, {what}{name_of(eps * scale, clip=clip, exact=False)}")
@@ -117,7 +117,7 @@ def tables(rows: Iterable[Row], records: Sequence[Record]) -> dict[str, Table]:
         Table(
             "shares",
             "Shares behind Fig. 3, 4 and 6",
-            "Share of images in %, eps 0.3.",
+            "100-D features. Share of images in %, eps 0.3.",
             heads,
             [
                 r.line(table, f"100-D, {who} images with {what}{name_of(HEADLINE, exact=False, **default)}")
