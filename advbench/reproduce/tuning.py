@@ -25,6 +25,7 @@ Row = dict[str, Any]
 EPOCHS = 3
 RATES = (0.05, 0.02, 0.1)
 SEARCHED = ("softmax", "center", "l-softmax", "lgm1.0")
+SLOW_RATES = (0.01, 0.005)  # the first is what Wen et al. 2016 and the authors' settings file use
 CENTER = [{"weight": w, "centre_step": s} for w in (0.001, 0.01, 0.1) for s in (0.1, 0.5)]
 ATTACKED = 2000  # validation images, the first ones
 READINGS: list[Entry] = [
@@ -52,17 +53,21 @@ def searched() -> Iterator[Trial]:
 
 
 def varied(rate: float) -> Iterator[Trial]:
-    """The center loss under other weights and centre steps."""
+    """The center loss under other weights and centre steps, and the attacked losses at lower learning rates."""
     yield from (Trial("center", own, {"epochs": EPOCHS, "learning_rate": rate}) for own in CENTER)
+    for slow in SLOW_RATES:
+        yield from (
+            Trial(loss, {}, {"epochs": EPOCHS, "learning_rate": slow}) for loss in ("softmax", "lgm1.0", "center")
+        )
 
 
 def tune(grid: Grid) -> list[Row]:
     """Every trial trained, and attacked on validation images: its rows, kept in reports/mnist/tuning.json."""
     file = grid.home / "tuning.json"
-    search = [_row(grid, trial) for trial in searched()]
+    search = [_row(grid, trial, "search") for trial in searched()]
     means = mean_errors(search)
     best = min(means, key=lambda r: means[r])
-    rows = search + [_row(grid, trial) for trial in varied(best)]
+    rows = search + [_row(grid, trial, "sensitivity") for trial in varied(best)]
     runs.write_whole(file, to_json({"schema": 1, "rows": rows}))
     return rows
 
@@ -75,15 +80,15 @@ def read(grid: Grid) -> list[Row]:
 
 
 def mean_errors(rows: list[Row]) -> dict[float, float]:
-    """Learning rate -> mean validation error over the losses."""
+    """Searched learning rate -> mean validation error over the losses."""
     found: dict[float, list[float]] = {}
     for row in rows:
-        if not row["own"] and row["validation_error"] is not None:
+        if row["part"] == "search":
             found.setdefault(row["training"]["learning_rate"], []).append(row["validation_error"])
     return {rate: float(np.mean(errors)) for rate, errors in found.items()}
 
 
-def _row(grid: Grid, trial: Trial) -> Row:
+def _row(grid: Grid, trial: Trial, part: str) -> Row:
     study = grid.study(Cell(trial.loss, 100, 0), "tuning", None, **trial.training)
     (model,) = study.spec.models()
     model = replace(model, loss=loss_choice(trial.entry()))
@@ -94,6 +99,7 @@ def _row(grid: Grid, trial: Trial) -> Row:
             rows = [_attacked(grid, victim, entry) for entry in READINGS]
             run.write("validation attacks", {}, info={"rows": rows})
         return {
+            "part": part,
             "loss": trial.loss,
             "own": dict(trial.own),
             "training": dict(trial.training),

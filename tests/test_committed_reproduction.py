@@ -1,0 +1,88 @@
+"""The reproduction as it is committed: page, rows, records and weights agree, and the weights give the figures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from advbench import catalog, released
+from advbench.data import fingerprint
+from advbench.reproduce import records
+from advbench.reproduce.cells import Cell
+from advbench.reproduce.rows import rows
+from advbench.reproduce.tables import ours, tables
+from advbench.runs import sha256
+from advbench.spec import parse
+from advbench.training import build, within
+from advbench.types import Splits
+from advbench.victim import Victim
+
+HOME = Path(__file__).resolve().parent.parent / "reports" / "mnist"
+RECORDS = {path.stem: records.read(path) for path in sorted((HOME / "cells").glob("*.json"))}
+KEPT = [name for name, record in RECORDS.items() if record["weights"]["released"]]
+
+
+@pytest.fixture(scope="module")
+def mnist(mnist_dir: Path) -> Splits:
+    splits: Splits = catalog.load("data set", "mnist")().load(mnist_dir)
+    return splits
+
+
+def test_the_headline_model_is_among_the_records() -> None:
+    assert "lgm1.0-100d-seed0" in KEPT
+
+
+def test_results_are_the_rows_of_the_records() -> None:
+    assert json.loads((HOME / "results.json").read_bytes())["rows"] == rows(list(RECORDS.values()))
+
+
+def test_the_page_prints_the_rows_and_loads_nothing() -> None:
+    page = (HOME / "index.html").read_text(encoding="utf-8")
+    kept = list(RECORDS.values())
+    for table in tables(rows(kept), kept).values():
+        for _, cells in table.lines:
+            assert all(ours(cell).replace("+-", "±") in page for cell in cells)
+    assert "<script" not in page
+    assert "<link" not in page
+    assert 'src="http' not in page
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_kept_weights_are_the_ones_their_record_speaks_of(name: str) -> None:
+    path, record = HOME / "weights" / f"{name}.safetensors", RECORDS[name]
+    assert sha256(path.read_bytes()) == record["weights"]["sha256"]
+    found = released.read(path)
+    assert found.model == record["model"]
+
+
+def test_all_kept_weights_take_less_than_25_megabytes() -> None:
+    assert sum(path.stat().st_size for path in (HOME / "weights").glob("*.safetensors")) < 25e6
+
+
+def victim_of(name: str) -> Victim:
+    found = released.read(HOME / "weights" / f"{name}.safetensors")
+    loss: dict[str, Any] = {k: v for k, v in found.model["loss"].items() if k != "name"}
+    dim = found.model["feature_dim"]
+    network, head = build("mnist-cnn", dim, found.model["loss"]["name"], loss, shape=(1, 28, 28), classes=10, seed=0)
+    network.load_state_dict(within(found.tensors, "network"))
+    head.load_state_dict(within(found.tensors, "head"))
+    return Victim(network, head, shape=(1, 28, 28), classes=10, device=torch.device("cpu"))
+
+
+@pytest.mark.mnist
+@pytest.mark.parametrize("name", KEPT)
+def test_kept_weights_misclassify_the_images_that_their_record_lists(name: str, mnist: Splits) -> None:
+    n = 2000
+    found = victim_of(name).outputs(mnist.test.images[:n]).predictions != mnist.test.labels[:n]
+    listed = {i for i in RECORDS[name]["wrong"] if i < n}
+    assert len(listed ^ set(found.nonzero().squeeze(1).tolist())) <= 1
+
+
+@pytest.mark.mnist
+def test_the_default_lgm_model_of_mnist_is_the_kept_one(mnist: Splits) -> None:
+    (model,) = parse({"dataset": "mnist", "losses": ["lgm"]}).models()
+    found = released.find([HOME / "weights"], model.record(fingerprint(mnist)))
+    assert found is not None
+    assert found.path.stem == Cell("lgm1.0", 100, 0).name
