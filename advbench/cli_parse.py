@@ -11,6 +11,8 @@ from advbench.cli_options import LOSS, TRAINING, Options
 from advbench.errors import BadSetting
 from advbench.settings import at_least, parameters, whole
 
+MOST_THREADS = 1024  # beyond, the system refuses them in the middle of the work
+
 if TYPE_CHECKING:
     from advbench.pipeline import Study
     from advbench.place import Place
@@ -98,7 +100,8 @@ def words(value: str | None, name: str) -> list[str] | None:
         return None
     parts = [part.strip() for part in value.split(",")]
     if not all(parts):
-        raise BadSetting(f"{name} = {value!r} has an empty entry; write for example --{name} a,b")
+        example = {"eps": "0.1,0.2", "alpha": "0.3,1", "lam": "0.1,1", "seed": "0,1"}.get(name, "a,b")
+        raise BadSetting(f"{name} = {value!r} has an empty entry; write for example --{name} {example}")
     return parts
 
 
@@ -123,7 +126,15 @@ def place_of(options: Options) -> Place:
 
     if options.get("threads") is not None:
         at_least("threads", options["threads"], 1)
+        if options["threads"] > MOST_THREADS:
+            raise BadSetting(
+                f"threads = {options['threads']} is out of range; it must be at most {MOST_THREADS}, and more than "
+                "there are cores gains nothing"
+            )
         torch.set_num_threads(options["threads"])
+    for name in ("runs_dir", "reports_dir"):
+        if name in options and not options[name].strip():
+            raise BadSetting(f"{name} = {options[name]!r} names no folder; write . for the current one")
     data_dir = options.get("data_dir")
     return Place(
         runs_dir=Path(options["runs_dir"]),

@@ -39,7 +39,7 @@ def check_eps(eps: float, norm: str = "linf", pixels: int = 1) -> None:
     top = 1.0 if norm == "linf" else pixels**0.5
     if not 0 < eps <= top:
         raise BadSetting(
-            f"eps = {eps:g} is outside (0, {top:g}]; images are scaled to [0, 1], so write 8/255 for eight grey "
+            f"eps = {eps!r} is outside (0, {top:g}]; images are scaled to [0, 1], so write 8/255 for eight grey "
             "levels (the clean error, eps 0, stands in every row)"
         )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from advbench import artifacts, attacking, catalog, fitting, released, runs, scoring
 from advbench.data import fingerprint
 from advbench.environment import describe
-from advbench.errors import BadSetting
+from advbench.errors import BadRun, BadSetting
 from advbench.place import Place
 from advbench.progress import Progress
 from advbench.runs import Run
@@ -63,8 +63,14 @@ class Study:
         """The model's run, held for this process."""
         name = model.run_name(self.fingerprint)
         with runs.hold(self.place.runs_dir / name):
-            environment = describe(str(self.place.device))
-            yield runs.open_or_new(self.place.runs_dir, name, model.record(self.fingerprint), environment)
+            record = model.record(self.fingerprint)
+            run = runs.open_or_new(self.place.runs_dir, name, record, describe(str(self.place.device)))
+            if runs.digest(run.model) != runs.digest(record):
+                raise BadRun(
+                    f"{run.folder / runs.MANIFEST} was altered: it describes another model than its folder is named "
+                    f"after; restore the file, or delete {run.folder} and run again"
+                )
+            yield run
 
     def train(self) -> list[Row]:
         """Every model of the spec trained, with its outputs stored; a row each."""
@@ -163,7 +169,8 @@ def report(name: str, found: Sequence[Found], detectors: Sequence[str], place: P
     """Write the page of these runs, verifying what is missing; its path and the rows on it."""
     from advbench.report.page import render
 
-    rows = verify_found(found, detectors, place.progress)
     page = place.reports_dir / name / "index.html"
+    runs.check_folder(page.parent)
+    rows = verify_found(found, detectors, place.progress)
     runs.write_whole(page, render(name, found, rows).encode())
     return page, rows

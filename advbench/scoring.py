@@ -18,7 +18,7 @@ from advbench import artifacts, catalog, metrics
 from advbench.contracts import Attack, FittedDetector
 from advbench.errors import BadRun, FailedCheck
 from advbench.losses import Head
-from advbench.runs import Run, to_json
+from advbench.runs import MANIFEST, Run, to_json
 from advbench.training import within
 from advbench.types import Adversarials, ImageSet, Outputs
 
@@ -86,7 +86,12 @@ def score(name: str, detector: FittedDetector, outputs: Outputs, source: str) ->
 
 
 def verify(run: Run, attacks: Sequence[str], detectors: Sequence[str]) -> list[Row]:
-    """The verify rows of these attack files x detectors x populations; computes and stores what is missing."""
+    """The verify rows of these attack files x detectors x populations; computes and stores what is missing.
+
+    Raises BadRun for an altered file, of those too that rows already computed were made from.
+    """
+    for step in ("train", "outputs", *(f"attack {a}" for a in attacks)):
+        run.has(step)
     known = _read_cells(run)
     hashes = {a: run.steps[f"attack {a}"]["files"][f"attacks/{a}.safetensors"]["sha256"] for a in attacks}
     wanted = [(a, d) for a in attacks for d in detectors]
@@ -217,21 +222,29 @@ ATTACK_KEYS = ("attack", "settings", "norm", "eps")
 
 def attack_row(run: Run, file_name: str) -> Row:
     """The `attack` row of a done attack."""
-    row: Row = model_row(run) | run.info(f"attack {file_name}")["row"]
-    return row
+    row = run.info(f"attack {file_name}").get("row")
+    if not isinstance(row, dict) or not {"attack", "eps"} <= row.keys():
+        raise BadRun(f"{run.folder / MANIFEST} holds no row of attack {file_name}; delete {run.folder} and run again")
+    return model_row(run) | row
 
 
 def model_row(run: Run) -> Row:
     """The fields that say which model a row is about."""
     model = run.model
-    loss = model["loss"]
-    return {
-        "dataset": model["dataset"],
-        "loss": loss["name"],
-        "alpha": loss.get("alpha"),
-        "lam": loss.get("lam"),
-        "covariance": loss.get("covariance"),
-        "seed": model["seed"],
-        "training": model["regime"],
-        "run": run.name,
-    }
+    try:
+        loss = model["loss"]
+        return {
+            "dataset": model["dataset"],
+            "loss": loss["name"],
+            "alpha": loss.get("alpha"),
+            "lam": loss.get("lam"),
+            "covariance": loss.get("covariance"),
+            "seed": model["seed"],
+            "training": model["regime"],
+            "run": run.name,
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadRun(
+            f"{run.folder / MANIFEST} does not describe a model ({type(error).__name__}: {error}); delete "
+            f"{run.folder} and run again"
+        ) from error

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from advbench import runs, scoring
-from advbench.errors import BadSetting
+from advbench.errors import BadRun, BadSetting
 from advbench.runs import Run
 
 ATTACK_STEP = "attack "
@@ -45,7 +46,7 @@ def attack_rows(run: Run) -> dict[str, dict[str, Any]]:
 def find(runs_dir: Path, selection: Selection) -> list[Found]:
     """The attacked models that match; raises BadSetting where there is none."""
     found = []
-    for run in runs.find(runs_dir):
+    for run in _runs(runs_dir):
         names = tuple(name for name, row in attack_rows(run).items() if row in selection)
         if names:
             found.append(Found(run, names))
@@ -61,5 +62,18 @@ def listing(runs_dir: Path) -> list[dict[str, Any]]:
     """A row for every run: its model, whether it is trained, its attacks."""
     return [
         scoring.model_row(run) | {"trained": "train" in run.steps, "attacks": list(attack_rows(run))}
-        for run in runs.find(runs_dir)
+        for run in _runs(runs_dir)
     ]
+
+
+def _runs(runs_dir: Path) -> list[Run]:
+    """Every run, its manifest's model checked against the digest at the end of the name it was given."""
+    found = runs.find(runs_dir)
+    for run in found:
+        ending = str(run.manifest.get("name")).rpartition("-")[2]
+        if re.fullmatch("[0-9a-f]{8}", ending) and ending != runs.digest(run.model):
+            raise BadRun(
+                f"{run.folder / runs.MANIFEST} was altered: its model has the digest {runs.digest(run.model)}, its "
+                f"name ends in {ending}; restore the file, or delete {run.folder} and run again"
+            )
+    return found

@@ -67,6 +67,11 @@ def test_an_eps_outside_its_range_is_refused_with_the_way_to_write_grey_levels(n
         attack(name, eps=eps)
 
 
+def test_an_eps_just_beyond_its_range_is_named_in_full() -> None:
+    with pytest.raises(BadSetting, match=r"eps = 1\.0000001 is outside"):
+        attack("fgsm", eps=1.0000001)
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_the_largest_eps_is_one(name: str) -> None:
     assert attack(name, eps=1.0).eps == 1.0

@@ -336,6 +336,9 @@ def test_an_eps_that_is_no_eps_is_refused(small: Small, command: str, eps: str) 
         (("run", "--batch-size", "0"), "batch_size"),
         (("train", "--threads", "0"), "threads"),
         (("run", "--threads=-1"), "threads"),
+        (("train", "--threads", "1000000"), "at most 1024"),
+        (("train", "--threads", "99999999999999999999"), "at most 1024"),
+        (("attack", "--eps", ""), "--eps 0.1,0.2"),
         (("train", "--seed=-1"), "seed"),
         (("train", "--seed", "x"), "seed"),
         (("train", "--seed", "4294967296"), "seed"),
@@ -515,7 +518,16 @@ def test_a_damaged_file_is_named_and_the_rest_left_alone(copy: Small, name: str,
     assert contents(copy.folder) == before
 
 
-@pytest.mark.parametrize("name", ["scores.parquet", "metrics.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "scores.parquet",
+        "metrics.json",
+        "model.safetensors",
+        "outputs/test.safetensors",
+        "attacks/fgsm-eps0.1.safetensors",
+    ],
+)
 @pytest.mark.parametrize("command", ["verify", "report"])
 def test_damaged_results_are_named_by_verify_and_report(copy: Small, command: str, name: str) -> None:
     path = next(copy.runs.glob("digits-lgm-*")) / name
@@ -543,6 +555,45 @@ def test_a_damaged_manifest_is_named_by_every_command(copy: Small, text: str) ->
         assert_refused(result)
         assert str(path) in result.err
     assert contents(copy.folder) == before
+
+
+@pytest.mark.parametrize("change", [{}, {"seed": 7}, {"loss": 3}])
+def test_a_manifest_that_describes_another_model_is_named_by_every_command(
+    copy: Small, change: dict[str, object]
+) -> None:
+    path = next(copy.runs.glob("digits-softmax-*")) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["model"] = manifest["model"] | change if change else {}
+    path.write_text(json.dumps(manifest))
+    before = contents(copy.folder)
+    for words in (
+        ("run", *copy.words, *copy.places),
+        ("verify", *copy.places[:2]),
+        ("report", *copy.places),
+        ("list", "runs", *copy.places[:2]),
+    ):
+        result = advbench(*words, "--json")
+        assert_refused(result)
+        assert str(path) in result.err
+    assert contents(copy.folder) == before
+
+
+def test_a_reports_folder_that_is_a_file_is_refused_before_anything_is_computed(copy: Small, tmp_path: Path) -> None:
+    file = tmp_path / "taken"
+    file.write_text("mine")
+    assert advbench("attack", "--loss", "lgm", "--eps", "0.2", *SMALL, *copy.places).code == 0
+    before = contents(copy.folder)
+    result = advbench("report", *copy.places[:2], "--reports-dir", file, "--json")
+    assert_refused(result)
+    assert (contents(copy.folder), file.read_text()) == (before, "mine")
+
+
+@pytest.mark.parametrize("option", ["--runs-dir", "--reports-dir"])
+def test_an_empty_folder_name_is_not_taken_for_the_current_folder(tmp_path: Path, option: str) -> None:
+    result = advbench("run", option, "", *SMALL)
+    assert_refused(result)
+    assert option.strip("-").replace("-", "_") in result.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_weights_of_another_model_are_refused_in_one_line_even_where_their_hash_is_listed(copy: Small) -> None:
@@ -913,7 +964,8 @@ def training(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[str]", tuple[st
     )
     try:
         end = time.monotonic() + 150
-        while not list((tmp_path / "stopped").glob("*/checkpoint-*.safetensors")):
+        # the checkpoint counts once the manifest lists it, which is a moment after its file appears
+        while not list((tmp_path / "stopped").glob("*/manifest.json")):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < end
             time.sleep(0.01)

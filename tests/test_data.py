@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from sklearn.datasets import load_digits
 from torch import Tensor
 
@@ -207,6 +208,32 @@ def test_a_truncated_file_is_refused(made: Path, file: str, kept: int) -> None:
         read(made, train=False, download=False)
 
 
+def test_a_truncated_file_is_named_with_its_size_and_the_size_it_should_have(made: Path) -> None:
+    path = made / "MNIST" / "raw" / TEST_FILES[1]
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BadData, match=f"{TEST_FILES[1]} has 10,007 bytes where 10,008 belong"):
+        read(made, train=False, download=False)
+
+
+def test_packed_files_are_told_apart_from_missing_ones(made: Path) -> None:
+    path = made / "MNIST" / "raw" / TEST_FILES[0]
+    path.rename(path.with_name(f"{path.name}.gz"))
+    with pytest.raises(BadData, match=f"{TEST_FILES[0]} packed as .gz"):
+        read(made, train=False, download=False)
+
+
+def test_a_download_that_fails_is_not_answered_with_the_advice_to_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", refuse)
+    with pytest.raises(BadData, match="the download did not work") as caught:
+        read(tmp_path, train=True, download=True)
+    assert "--download" not in str(caught.value)
+
+
 def test_a_file_of_another_kind_is_refused(made: Path) -> None:
     (made / "MNIST" / "raw" / TEST_FILES[0]).write_bytes(b"<!DOCTYPE html>" * 1000)
     with pytest.raises(BadData, match="unreadable or truncated"):
@@ -231,7 +258,7 @@ def test_a_label_beyond_nine_is_refused(made: Path) -> None:
     labels = np.zeros(10_000, dtype=np.uint8)
     labels[77] = 10
     write_idx(made / "MNIST" / "raw" / TEST_FILES[1], labels)
-    with pytest.raises(BadData, match="classes 0 to 9"):
+    with pytest.raises(BadData, match=r"up to 10 where .* classes 0 to 9"):
         read(made, train=False, download=False)
 
 

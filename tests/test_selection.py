@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from advbench import runs, selection
-from advbench.errors import BadSetting
+from advbench.errors import BadRun, BadSetting
 from advbench.selection import Selection
 
 LGM = {"name": "lgm", "alpha": 1.0, "lam": 0.1, "covariance": "identity"}
@@ -76,6 +76,15 @@ def test_an_empty_or_missing_folder_holds_nothing_to_verify(tmp_path: Path) -> N
         with pytest.raises(BadSetting, match="nothing to verify"):
             found(folder)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("row", [None, 3, {}, {"attack": "fgsm"}])
+def test_an_attack_whose_row_is_gone_from_the_manifest_is_named(tmp_path: Path, row: object) -> None:
+    make(tmp_path, "one", LGM, ("fgsm", 0.1))
+    run = runs.load(tmp_path / "one")
+    run.write("attack fgsm-eps0.1", {}, info={"row": row})
+    with pytest.raises(BadRun, match=r"manifest.json holds no row of attack fgsm-eps0.1"):
+        found(tmp_path)
 
 
 def test_the_listing_has_every_run_attacked_or_not(folder: Path) -> None:

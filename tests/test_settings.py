@@ -172,6 +172,10 @@ def test_an_optional_number_may_be_none_or_a_number() -> None:
     assert convert("1/4", float | None, "limit") == 0.25
 
 
+def test_a_name_in_capitals_gets_the_suggestion_in_small_letters() -> None:
+    assert "Did you mean 'lgm'?" in str(UnknownName("loss", "LGM", ["softmax", "lgm"]))
+
+
 def test_a_name_far_from_all_known_ones_gets_no_suggestion() -> None:
     text = str(UnknownName("attack", "zzzzzz", ["pgd", "fgsm"]))
     assert "Did you mean" not in text

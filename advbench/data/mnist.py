@@ -7,7 +7,12 @@ from advbench.errors import BadData
 from advbench.types import ImageSet, Recipe, Splits
 
 COUNTS = {True: 60_000, False: 10_000}
-FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+FILES = {  # bytes: header, then one for each pixel or label
+    "train-images-idx3-ubyte": 16 + 60_000 * 28 * 28,
+    "train-labels-idx1-ubyte": 8 + 60_000,
+    "t10k-images-idx3-ubyte": 16 + 10_000 * 28 * 28,
+    "t10k-labels-idx1-ubyte": 8 + 10_000,
+}
 
 
 class MNIST(DataSource):
@@ -39,16 +44,28 @@ def read(folder: Path, *, train: bool, download: bool) -> ImageSet:
     try:
         part = datasets.MNIST(root=str(folder), train=train, download=download)
     except (RuntimeError, ValueError, AssertionError, OSError, IndexError, KeyError) as error:
-        missing = [n for n in FILES if not (raw / n).is_file() and not (raw / f"{n}.gz").is_file()]
-        what = f"{', '.join(missing)} missing" if missing else f"unreadable or truncated ({error})"
+        cure = "the download did not work" if download else "or fetch them with --download"
         raise BadData(
-            f"MNIST in {raw}: {what}; put the four original IDX files there, or fetch them with --download"
+            f"MNIST in {raw}: {_trouble(raw, error)}; put the four original IDX files there, {cure}"
         ) from error
     images, labels = part.data, part.targets.long()
     count = COUNTS[train]
     if images.shape != (count, 28, 28) or labels.shape != (count,) or int(labels.max()) > 9:
         raise BadData(
-            f"MNIST in {raw}: found images {tuple(images.shape)} and labels {tuple(labels.shape)} where "
+            f"MNIST in {raw}: found images {tuple(images.shape)} and labels {tuple(labels.shape)} up to "
+            f"{int(labels.max()) if len(labels) else 'nothing'} where "
             f"({count}, 28, 28) and ({count},) with classes 0 to 9 belong; put the original files there"
         )
     return ImageSet("mnist", images.unsqueeze(1).float().div_(255), labels, tuple("0123456789"))
+
+
+def _trouble(raw: Path, error: Exception) -> str:
+    """What is wrong with the four files, by name; the reader's own words where their sizes are right."""
+    missing = [name for name in FILES if not (raw / name).is_file()]
+    if missing and all((raw / f"{name}.gz").is_file() for name in missing):
+        return f"{', '.join(missing)} packed as .gz (gunzip unpacks them)"
+    if missing:
+        return f"{', '.join(missing)} missing"
+    sizes = {name: (raw / name).stat().st_size for name in FILES}
+    wrong = [f"{n} has {sizes[n]:,} bytes where {FILES[n]:,} belong" for n in FILES if sizes[n] != FILES[n]]
+    return f"unreadable or truncated ({', '.join(wrong) or error or type(error).__name__})"
