@@ -171,10 +171,10 @@ def remark(row: Row) -> str:
         return ""
     gap = row["mean"] - row["paper"]
     if row["table"] == "fig3":
-        return "over 95 %, as the paper says" if gap > 0 else "under the paper's 95 %"
+        return "over it, as the paper says" if gap > 0 else "under it"
     text = f"{100 * gap:+.2f}"
-    if row["table"] == "table1" and abs(gap) > WITHIN[int(row["setting"].split("-")[0])]:
-        return f"{text}, a miss"
+    if row["table"] == "table1" and abs(gap) > (within := WITHIN[int(row["setting"].split("-")[0])]):
+        return f"{text}, beyond {100 * within:.2f}"
     return f"{text}, a large gap" if row["table"] != "table1" and abs(gap) > LARGE else text
 
 
