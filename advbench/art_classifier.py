@@ -71,4 +71,5 @@ def fast_gradient_step(
         gradients=torch.ones(n, dtype=torch.long),
         forwards=torch.ones(n, dtype=torch.long),
         zero_gradients=torch.from_numpy(classifier.zero_gradients),
+        first_success=torch.full((n,), -1),  # one step, not looked at
     )
