@@ -174,3 +174,16 @@ class MatchFeatures(Goal):
     def values(self, outputs: Outputs, rows: Tensor) -> Tensor:
         """Minus half the squared distance."""
         return -(outputs.features.double() - self.references[rows].double()).square().sum(dim=1) / 2
+
+
+@dataclass(frozen=True)
+class Violation(Goal):
+    """`min(margin, 0) / F + min(slack, 0) / G`: 0 where both constraints are met; units as in `Joint`."""
+
+    labels: Tensor
+    guard: Guard
+
+    def values(self, outputs: Outputs, rows: Tensor) -> Tensor:
+        """How far short of success each image is, as a number that is at most 0; needs no gradient."""
+        wrong = margin(outputs.logits, self.labels[rows]) / self.guard.typical_margin
+        return wrong.clamp(max=0) + (self.guard.slack(outputs) / self.guard.spread).clamp(max=0)
