@@ -31,16 +31,17 @@ class GradientClassifier(PyTorchClassifier):  # type: ignore[misc]
         super().__init__(**settings)
         self.known = known
 
-    def loss_gradient(self, x: NDArray[np.float32], y: NDArray[Any], **more: Any) -> NDArray[np.float32]:
+    def loss_gradient(self, x: Any, y: Any, **more: Any) -> Any:
         """ART's gradient of the loss in the input, unchanged."""
-        key = (repr(self._loss), hashlib.sha256(np.ascontiguousarray(x).data).digest() + y.tobytes())
-        gradient: NDArray[np.float32] | None = None if self.known is None else self.known.get(key)
-        if gradient is None:
-            gradient = super().loss_gradient(x, y, **more)
-            if self.known is not None:
-                self.known[key] = gradient.copy()
+        gradient = super().loss_gradient(x, y, **more) if self.known is None else self._once(self.known, x, y, more)
         self.zero_gradients = np.logical_not(gradient.reshape(len(gradient), -1).any(axis=1))
-        return gradient.copy()
+        return gradient
+
+    def _once(self, known: Gradients, x: NDArray[np.float32], y: NDArray[Any], more: Any) -> NDArray[np.float32]:
+        key = (repr(self._loss), hashlib.sha256(np.ascontiguousarray(x).data).digest() + y.tobytes())
+        if key not in known:
+            known[key] = super().loss_gradient(x, y, **more)
+        return known[key].copy()
 
 
 def wrap(
@@ -89,4 +90,5 @@ def fast_gradient_step(
         gradients=torch.ones(n, dtype=torch.long),
         forwards=torch.ones(n, dtype=torch.long),
         zero_gradients=torch.from_numpy(classifier.zero_gradients),
+        first_success=torch.full((n,), -1),  # one step, not looked at
     )

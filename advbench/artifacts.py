@@ -5,7 +5,7 @@ checkpoint-*.safetensors      `network.*`, `head.*`, `optimizer.*`, `rng.*` afte
 outputs/<part>.safetensors    features [n d], logits [n k], labels [n], index [n]; for the test part also
                               `examples`, the first images [m c h w], for pictures
 attacks/<name>.safetensors    images [n c h w], index, labels, targets (targeted attacks), features, logits,
-                              zero_gradients, saturated [n]
+                              zero_gradients, saturated, gradients, forwards, first_success [n]
 scores.parquet                detector, source, index, label, prediction, score (float64, higher = more suspicious)
 """
 
@@ -26,6 +26,7 @@ EXAMPLES = 8
 MODEL = "model.safetensors"
 SCORES = "scores.parquet"
 PARTS = ("train", "calibration", "test")
+OPTIONAL = ("targets", "gradients", "forwards", "first_success")
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def pack_adversarials(made: Adversarials) -> bytes:
         "zero_gradients": made.zero_gradients,
         "saturated": made.saturated,
     }
-    return pack(tensors | ({} if made.targets is None else {"targets": made.targets}))
+    optional = {k: getattr(made, k) for k in OPTIONAL}
+    return pack(tensors | {k: v for k, v in optional.items() if v is not None})
 
 
 def read_adversarials(run: Run, name: str) -> Adversarials:
@@ -88,10 +90,10 @@ def read_adversarials(run: Run, name: str) -> Adversarials:
         images=tensors["images"],
         index=tensors["index"],
         labels=tensors["labels"],
-        targets=tensors.get("targets"),
         outputs=Outputs(tensors["features"], tensors["logits"]),
         zero_gradients=tensors["zero_gradients"],
         saturated=tensors["saturated"],
+        **{k: tensors.get(k) for k in OPTIONAL},
     )
 
 

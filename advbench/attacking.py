@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
 from advbench import metrics
+from advbench.contracts import Attack, DetectorAware, Guard
 from advbench.scoring import Row
 from advbench.spec import AttackChoice
 from advbench.types import Adversarials, ImageSet, Outputs, Perturbed
@@ -15,13 +15,27 @@ from advbench.victim import Victim
 
 
 def perturb(
-    attack: Any, victim: Victim, images: ImageSet, clean: Outputs, advance: Callable[[int], None]
+    attack: Attack | DetectorAware,
+    victim: Victim,
+    images: ImageSet,
+    clean: Outputs,
+    advance: Callable[[int], None],
+    guard: Guard | None = None,
 ) -> Adversarials:
-    """Attack all of `images` in batches; image i's seed is i. `clean` holds their outputs before the attack."""
+    """Attack all of `images` in batches; image i's seed is i. `clean` holds their outputs before the attack.
+
+    `guard` is needed by detector-aware attacks, and by no other.
+    """
+    attack.check(victim)
     seeds = torch.arange(len(images))
 
     def work(part: slice) -> Perturbed:
-        result: Perturbed = attack.perturb(victim, images.images[part], images.labels[part], seeds[part])
+        batch = victim, images.images[part], images.labels[part], seeds[part]
+        if isinstance(attack, DetectorAware):
+            assert guard is not None
+            result = attack.perturb(*batch, guard)
+        else:
+            result = attack.perturb(*batch)
         advance(part.stop)
         return result
 
@@ -37,16 +51,23 @@ def perturb(
         outputs=victim.outputs(moved),
         zero_gradients=torch.cat([b.zero_gradients for b in batches]),
         saturated=posterior.gather(1, images.labels[:, None]).squeeze(1) == 1,
+        gradients=torch.cat([b.gradients for b in batches]),
+        forwards=torch.cat([b.forwards for b in batches]),
+        first_success=torch.cat([b.first_success for b in batches]),
     )
 
 
-def effect(choice: AttackChoice, made: Adversarials, clean_predictions: torch.Tensor) -> Row:
-    """What an attack did to the labels: the fields of an `attack` row after the model's."""
-    correct = (clean_predictions == made.labels).numpy()
+def effect(choice: AttackChoice, made: Adversarials, clean: Outputs, guard: Guard | None = None) -> Row:
+    """What an attack did to the labels: the fields of an `attack` row after the model's.
+
+    With a guard, also its threshold, the share of all images that are wrong and pass it, and that of clean images
+    it rejects.
+    """
+    correct = (clean.predictions == made.labels).numpy()
     wrong = (made.outputs.predictions != made.labels).numpy()
     everyone = metrics.populations(correct, made.succeeded.numpy())["all"]
     attack = choice.attack
-    return {
+    row: Row = {
         "attack": choice.choice.name,
         "settings": choice.settings,
         "norm": attack.norm,
@@ -59,3 +80,13 @@ def effect(choice: AttackChoice, made: Adversarials, clean_predictions: torch.Te
         "zero_gradients": int(made.zero_gradients.sum()),
         "saturated": int(made.saturated.sum()),
     }
+    if guard is not None:
+        passed = guard.slack(made.outputs).numpy() >= 0
+        row |= {
+            "detector": guard.name,
+            "fpr": choice.fpr,
+            "threshold": guard.threshold,
+            "undetected_error_rate": metrics.rate(wrong & passed, everyone),
+            "clean_rejected": metrics.rate(guard.slack(clean).numpy() < 0, everyone),
+        }
+    return row

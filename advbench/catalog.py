@@ -22,6 +22,7 @@ FOLDERS = {
     "network": "advbench.models",
     "data set": "advbench.data",
 }
+ELSEWHERE = {("attack", "art"): "advbench.art_attacks"}  # `art:NAME`: what other libraries offer, by their names
 
 
 def _folders(kind: str) -> list[str]:
@@ -49,6 +50,9 @@ def summary(kind: str, name: str) -> str:
 
 def load(kind: str, name: str) -> Any:
     """The class of plug-in `name`; raises UnknownName with the nearest name, or TypeError for a broken file."""
+    prefix, colon, rest = name.partition(":")
+    if colon and (kind, prefix) in ELSEWHERE:
+        return importlib.import_module(ELSEWHERE[kind, prefix]).load(rest)
     if name not in names(kind):
         raise UnknownName(kind, name, names(kind))
     stem = name.replace("-", "_")

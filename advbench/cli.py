@@ -13,7 +13,7 @@ import typer
 from typer.exceptions import TyperException
 
 from advbench import catalog
-from advbench.cli_options import ATTACK, JSON, MACHINE, MODEL, PLACE, PLURAL, REPRODUCE, SELECT, Options, takes
+from advbench.cli_options import ATTACK, AWARE, JSON, MACHINE, MODEL, PLACE, PLURAL, REPRODUCE, SELECT, Options, takes
 from advbench.cli_parse import (
     attack_entries,
     detectors_of,
@@ -44,7 +44,7 @@ def train(options: Options) -> None:
 
 
 @app.command()
-@takes(MODEL, ATTACK, MACHINE, PLACE, JSON)
+@takes(MODEL, ATTACK, AWARE, MACHINE, PLACE, JSON)
 def attack(options: Options) -> None:
     """Attack one model at one eps or several; it is trained first where it does not exist yet."""
     table = model_table(options) | {"attacks": attack_entries(options, ["fgsm"]), "n": options["n"]}

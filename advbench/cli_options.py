@@ -74,8 +74,8 @@ MODEL: Group = {
     **TRAINING,
 }
 ATTACK: Group = {
-    "attack": _option(str, "--attack", help="fgsm, targeted-fgsm, or a list.", panel=_ATTACK),
-    "eps": _option(str, "--eps", help="In (0, 1]: 0.3, 8/255, or a list: 0.1,0.2,0.3.", panel=_ATTACK),
+    "attack": _option(str, "--attack", help="`advbench list attacks` names them; one or a list.", panel=_ATTACK),
+    "eps": _option(str, "--eps", help="0.3, 8/255, or a list: 0.1,0.2,0.3; in L-inf at most 1.", panel=_ATTACK),
     "n": _option(int, "--n", help="The first N test images (default: all).", panel=_ATTACK),
     "clip": _option(bool, "--clip/--no-clip", help="Keep images inside [0, 1] (default).", panel=_ATTACK),
     "exact_gradient": _option(
@@ -84,6 +84,20 @@ ATTACK: Group = {
         help="Take the logit gradient in float64, where float32 would round it to zero.",
         panel=_ATTACK,
     ),
+    "set": Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            rich_help_panel=_ATTACK,
+            show_default=False,
+            help="A setting of the attack, such as steps=40; may be repeated.",
+        ),
+    ],
+}
+AWARE: Group = {
+    "detector": _option(str, "--detector", help="The detector a detector-aware attack evades.", panel=_ATTACK),
+    "fpr": _option(float, "--fpr", help="False-positive rate of its threshold (default 0.05).", panel=_ATTACK),
 }
 PLURAL: Group = {
     "name": _option(str, "--name", help="Name of the study and its report's folder.", panel=_PLACE),

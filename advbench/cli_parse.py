@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advbench import catalog
-from advbench.cli_options import LOSS, TRAINING, Options
+from advbench.cli_options import AWARE, LOSS, TRAINING, Options
 from advbench.errors import BadSetting
-from advbench.settings import at_least, parameters, whole
+from advbench.settings import at_least, from_text, hints_of, parameters, whole
 
 MOST_THREADS = 1024  # beyond, the system refuses them in the middle of the work
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from advbench.pipeline import Study
     from advbench.place import Place
     from advbench.selection import Found, Selection
+
+
+class Text(str):
+    """A value of --set, still to be read as its setting's type asks."""
 
 
 def model_table(options: Options) -> dict[str, Any]:
@@ -40,8 +44,7 @@ def study_table(options: Options, spec: Mapping[str, Any]) -> dict[str, Any]:
     table["losses"] = losses if names is not None or settings else None
     seeds = words(options["seed"], "seed")
     table["seeds"] = None if seeds is None else [whole(s, "seed") for s in seeds]
-    given = (options["attack"], options["eps"], options["clip"], options["exact_gradient"])
-    if any(value is not None for value in given):
+    if any(options[key] not in (None, []) for key in ("attack", "eps", "clip", "exact_gradient", "set")):
         table["attacks"] = attack_entries(options, spec.get("attacks", DEFAULTS["attacks"]))
     table["detectors"] = words(options["detector"], "detector")
     table["n"] = options["n"]
@@ -57,13 +60,16 @@ def _with_settings(kind: str, listed: object, settings: Mapping[str, Any]) -> li
     unused = set(settings)
     result = []
     for name, given in found:
-        own = set(parameters(catalog.load(kind, name))) & set(settings)
-        result.append({"name": name, **given, **{k: settings[k] for k in own}})
-        unused -= own
+        cls = catalog.load(kind, name)
+        own = [key for key in settings if key in parameters(cls)]
+        hints = hints_of(cls)
+        read = {k: from_text(settings[k], hints[k], k) if isinstance(settings[k], Text) else settings[k] for k in own}
+        result.append({"name": name, **given, **read})
+        unused -= set(own)
     if unused:
         names = ", ".join(name for name, _ in found)
         raise BadSetting(
-            f"{', '.join(sorted(unused))} is no setting of {names}; leave it out or name a {kind} that has it"
+            f"{', '.join(sorted(unused))} is no setting of {names}; leave it out or name one that has it"
         )
     return result
 
@@ -91,7 +97,31 @@ def attack_entries(options: Options, usual: object) -> list[dict[str, Any]]:
     if options["eps"] is not None:
         shared["eps"] = words(options["eps"], "eps")
     names = words(options["attack"], "attack")
-    return _with_settings("attack", usual if names is None else names, shared)
+    entries = _with_settings("attack", usual if names is None else names, shared | _set_settings(options))
+    return _with_detector(entries, options)
+
+
+def _set_settings(options: Options) -> dict[str, Any]:
+    """What --set KEY=VALUE gives, as text."""
+    settings: dict[str, Any] = {}
+    for word in options["set"] or ():
+        key, equals, value = word.partition("=")
+        if not key or not equals:
+            raise BadSetting(f"--set {word!r} is no setting; write for example --set steps=40")
+        settings[key.strip().replace("-", "_")] = Text(value.strip())
+    return settings
+
+
+def _with_detector(entries: list[dict[str, Any]], options: Options) -> list[dict[str, Any]]:
+    """Give the detector-aware attacks the detector and fpr of `attack`'s options; refused where none is."""
+    from advbench.contracts import DetectorAware
+
+    given = {key: options.get(key) for key in AWARE if "fpr" in options and options.get(key) is not None}
+    aware = [issubclass(catalog.load("attack", entry["name"]), DetectorAware) for entry in entries]
+    if given and not any(aware):
+        names = ", ".join(entry["name"] for entry in entries)
+        raise BadSetting(f"{names} knows nothing of a detector; leave --{next(iter(given))} out, or take joint")
+    return [entry | given if knows else entry for entry, knows in zip(entries, aware, strict=True)]
 
 
 def words(value: str | None, name: str) -> list[str] | None:
@@ -172,7 +202,7 @@ def selection_of(options: Options) -> Selection:
         if values:
             wanted[field] = tuple(number(v, field) for v in values)
     for eps in wanted.get("eps", ()):
-        check_eps(eps)
+        check_eps(eps, "l2")  # what is selected may be of either norm
     if options["seed"] is not None:
         wanted["seed"] = tuple(whole(s, "seed") for s in words(options["seed"], "seed") or [])
     if options["covariance"] is not None:

@@ -36,7 +36,10 @@ def model(row: Row) -> str:
 
 def attack(row: Row) -> str:
     """Name, eps, and the settings that are not the default."""
-    extra = "".join(f" {k}={v}" for k, v in row["settings"].items())
+    own = {k: v for k, v in row["settings"].items() if k not in ("detector", "fpr")}
+    extra = "".join(f" {k}={v}" for k, v in own.items())
+    if "detector" in row["settings"]:  # one a detector-aware attack knows
+        extra += f" against {row['settings']['detector']} at {row['settings']['fpr']:.0%}"
     return f"{row['attack']} {row['eps']:g}{extra}"
 
 
@@ -68,6 +71,10 @@ COLUMNS: dict[str, list[Column]] = {
         ("error\n%", lambda r: percent(r["error_rate"])),
         ("success\n%", lambda r: percent(r["success_rate"])),
         ("target\n%", lambda r: "-" if r["target_rate"] is None else percent(r["target_rate"])),
+        (
+            "undetected\nerror %",
+            lambda r: percent(r["undetected_error_rate"]) if "undetected_error_rate" in r else "-",
+        ),
         ("zero\ngradients", lambda r: str(r["zero_gradients"])),
         ("saturated", lambda r: str(r["saturated"])),
     ],
@@ -101,13 +108,14 @@ TITLES: dict[str, Callable[[Row], str]] = dict.fromkeys(("attack", "verify", "ru
 TITLES |= {"reproduce": lambda r: r["table"], "check": lambda r: r["cell"]}
 NOTES = {
     "verify": (
-        "All attacked images against all clean ones. These attacks know nothing of the detector (zero knowledge). "
+        "All attacked images against all clean ones. An attack that names no detector knows none (zero knowledge). "
         "TPR @5 %: share of attacked images above the threshold that 5 % of the calibration images exceed. Intervals "
         "by bootstrap over images. Other populations and thresholds: --json, or the report."
     ),
     "attack": (
         "Success: of the images classified rightly before, those with a wrong label after; target: those with the "
-        "target's. Saturated: true-class posterior exactly 1 in float32. Zero gradients: nothing to follow, see "
+        "target's; undetected: of all images, those that are wrong and pass the detector which the attack knows. "
+        "Saturated: true-class posterior exactly 1 in float32. Zero gradients: nothing to follow, see "
         "--exact-gradient."
     ),
 }

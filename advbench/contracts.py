@@ -1,47 +1,72 @@
 """What a plug-in attack or detector must offer."""
 
+import math
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from advbench.errors import BadSetting
+from advbench.errors import BadSetting, FailedCheck
+from advbench.geometry import Ball, Norm
 from advbench.losses import Head
+from advbench.objectives import margin
 from advbench.types import Outputs, Perturbed
-from advbench.victim import Victim
+from advbench.victim import Victim, straight_through
 
 
-class Attack(ABC):
-    """An attack with its settings: a frozen dataclass with keyword-only fields, all with defaults.
+class AttackSettings(ABC):
+    """What `Attack` and `DetectorAware` share: a frozen dataclass with keyword-only fields, all with defaults.
 
-    norm      the norm in which eps bounds the perturbation
-    targeted  whether it has targets, so that success = target reached
-    eps       pixel units of [0, 1]: 8/255 is eight grey levels
-    clip      whether results are kept inside [0, 1]
+    norm         the norm in which eps bounds the perturbation
+    targeted     whether it has targets, so that success = target reached
+    independent  whether an image's result is free of the images beside it and its randomness all from its seed
+    eps          pixel units of [0, 1]: 8/255 is eight grey levels
+    clip         whether results are kept inside [0, 1]
+    samples      forward and backward passes averaged into one gradient (EoT, Athalye et al. 2018,
+                 arXiv:1802.00420); a model with random outputs needs more than 1
     """
 
-    norm: ClassVar[Literal["linf", "l2"]] = "linf"
+    norm: Norm = "linf"
     targeted: ClassVar[bool] = False
+    independent: ClassVar[bool] = True
     eps: float
     clip: bool
+    samples: int = 1
+
+    @property
+    def ball(self) -> Ball:
+        """Where its results may lie."""
+        return Ball(self.norm, self.eps, self.clip)
+
+    def check(self, victim: Victim) -> None:
+        """Refuse a model that this attack cannot be trusted on; every `perturb` may rely on it having passed.
+
+        Raises BadSetting for an eps beyond the largest distance between two images, a model in training mode,
+        and random outputs where the attack takes no more than one sample of them.
+        """
+        check_eps(self.eps, self.norm, math.prod(victim.shape))
+        if any(module.training for module in victim.model.modules()):
+            raise BadSetting("the model is in training mode, where it is not the one that was tested; call .eval()")
+        if self.samples < 2 and victim.stochastic:
+            raise BadSetting(
+                "two passes over one image differ: the model is stochastic, and one gradient of it means little; "
+                "use an attack with samples (EoT), for example: --attack pgd --set samples=20"
+            )
+
+
+class Attack(AttackSettings):
+    """An attack that knows the model and nothing of any detector."""
 
     @abstractmethod
     def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
         """Perturb one batch: images float32 [n c h w] in [0, 1], labels and seeds int64 [n], on the CPU.
 
         The input stays untouched, the victim's mode and weights too. An image's result does not depend on the
-        images beside it; all randomness comes from its seed.
+        images beside it; all randomness comes from its seed (but see `independent`).
         """
-
-
-def check_eps(eps: float, norm: str = "linf", pixels: int = 1) -> None:
-    """Refuse an eps outside (0, 1] (L-inf) or (0, sqrt(pixels)] (L2)."""
-    top = 1.0 if norm == "linf" else pixels**0.5
-    if not 0 < eps <= top:
-        raise BadSetting(
-            f"eps = {eps!r} is outside (0, {top:g}]; images are scaled to [0, 1], so write 8/255 for eight grey "
-            "levels (the clean error, eps 0, stands in every row)"
-        )
 
 
 class FittedDetector(ABC):
@@ -55,6 +80,13 @@ class FittedDetector(ABC):
         `differentiable = False`.
         """
 
+    def stand_in(self, outputs: Outputs) -> Tensor | None:  # noqa: ARG002
+        """A differentiable function [n] whose gradient an attack may take for the score's (BPDA); None = none.
+
+        For a detector that is not differentiable; the score itself stays what is compared with the threshold.
+        """
+        return None
+
 
 class Detector(ABC):
     """A detector with its settings: a frozen dataclass."""
@@ -64,3 +96,93 @@ class Detector(ABC):
     @abstractmethod
     def fit(self, head: Head, outputs: Outputs, labels: Tensor) -> FittedDetector:
         """A fitted record from the model's head and its outputs and labels on the training part."""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A fitted detector on duty: it rejects what scores above `threshold`.
+
+    name            the detector's catalog name
+    differentiable  whether an attack may differentiate its score
+    clean, labels   outputs and labels of the clean calibration images that the threshold comes from
+    """
+
+    name: str
+    detector: FittedDetector
+    threshold: float
+    differentiable: bool
+    clean: Outputs
+    labels: Tensor
+
+    @cached_property
+    def spread(self) -> float:
+        """Interquartile range of the clean scores: the unit of a score (1 where it is 0 or infinite)."""
+        with torch.no_grad():
+            low, high = torch.quantile(self.score(self.clean), torch.tensor([0.25, 0.75], dtype=torch.float64))
+        return _unit(float(high - low))
+
+    @cached_property
+    def typical_margin(self) -> float:
+        """Median lead of the true class over the best other, in logits, on the clean images: the unit of a margin."""
+        return _unit(float(-margin(self.clean.logits, self.labels).median()))
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """Scores [n], float64, on the CPU; raises FailedCheck where one is NaN."""
+        on_cpu = Outputs(
+            outputs.features.cpu(),
+            outputs.logits.cpu(),
+            None if outputs.assumed is None else outputs.assumed.cpu(),
+        )
+        scores = self.detector.score(on_cpu).double()
+        if scores.isnan().any():
+            raise FailedCheck(
+                f"detector {self.name} gives NaN for {int(scores.isnan().sum())} of {len(scores)} images under "
+                "attack; its log-likelihood must be a number or -inf"
+            )
+        return scores
+
+    def slack(self, outputs: Outputs) -> Tensor:
+        """How far below the threshold each score lies [n], float64, on the outputs' device; negative = rejected."""
+        return (self.threshold - self.score(outputs)).to(outputs.logits.device)
+
+    def differentiable_score(self, outputs: Outputs) -> Tensor:
+        """Scores [n] that carry a gradient: the detector's own, or its stand-in's.
+
+        Raises BadSetting for a detector that has neither, FailedCheck for one that claims a gradient and has none.
+        """
+        scores = self.score(outputs)
+        if not self.differentiable:
+            stand_in = self.detector.stand_in(outputs)
+            if stand_in is None:
+                raise BadSetting(
+                    f"detector {self.name} has no gradient and no stand-in for one; attack it with detector-square"
+                )
+            scores = straight_through(scores, stand_in.double().cpu())
+        if not scores.requires_grad:
+            raise FailedCheck(
+                f"detector {self.name} says it is differentiable, but its score carries no gradient; score in torch "
+                "operations, or declare differentiable = False"
+            )
+        return scores.to(outputs.logits.device)
+
+
+def _unit(value: float) -> float:
+    return value if math.isfinite(value) and value > 0 else 1.0
+
+
+class DetectorAware(AttackSettings):
+    """An attack that also knows a detector and its threshold: success = misclassified and not rejected."""
+
+    @abstractmethod
+    def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor, guard: Guard) -> Perturbed:
+        """As `Attack.perturb`, against `guard` too."""
+
+
+def check_eps(eps: float, norm: Norm = "linf", pixels: int | None = None) -> None:
+    """Refuse an eps outside (0, 1] (L-inf) or (0, sqrt(pixels)] (L2; no upper end where pixels is None)."""
+    top = 1.0 if norm == "linf" else math.inf if pixels is None else pixels**0.5
+    if not 0 < eps <= top or math.isinf(eps):
+        raise BadSetting(
+            f"eps = {eps!r} is outside (0, {top:g}]; images are scaled to [0, 1], so write 8/255 for eight grey "
+            "levels (the clean error, eps 0, stands in every row)"
+        )

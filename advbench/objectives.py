@@ -1,79 +1,97 @@
-"""What an attack ascends or descends, as modules over a model's last output; sums over the batch.
+"""What an attack climbs on the logits, image by image: misclassification, untargeted or towards a target.
 
-Sums, not means: a mean would divide each image's gradient by the batch it happens to share.
-Labels may be class indices [b] or one-hot rows [b k], the form in which ART hands them on.
+Each takes logits [b k] and int64 [b] labels (or targets) and gives float64 [b], larger = nearer to success. All
+are taken on evaluation logits, which never carry a training margin, and none saturates: the gradient in the logits
+stays of order 1 however far the true class leads.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from advbench.losses import Head
+from advbench.errors import BadSetting
 
-
-def class_index(labels: Tensor) -> Tensor:
-    """Class indices [b] from indices or one-hot rows."""
-    return (labels.argmax(dim=1) if labels.ndim == 2 else labels).long()
+Objective = Literal["ce", "margin", "dlr", "logits"]
 
 
-class CrossEntropy(nn.Module):
-    """Cross-entropy of logits [b k] in their own precision."""
-
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Sum over the batch."""
-        return F.cross_entropy(logits, class_index(labels), reduction="sum")
+def of_class(logits: Tensor, classes: Tensor) -> Tensor:
+    """The logit of class `classes` [b], float64."""
+    return logits.double().gather(1, classes[:, None]).squeeze(1)
 
 
-class _ExactCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
-        own = F.one_hot(labels, logits.shape[1]).bool()
-        others = logits.double().masked_fill(own, -torch.inf)
-        # d CE / d logits = (1 - p_z) (q - e_z), q = the posterior over the other classes
-        ctx.save_for_backward(others.softmax(dim=1) - own.double())
-        ctx.dtype = logits.dtype
-        z = logits.double().gather(1, labels[:, None]).squeeze(1)
-        return F.softplus(others.logsumexp(dim=1) - z).sum()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (direction,) = ctx.saved_tensors
-        return (grads[0] * direction).to(ctx.dtype), None
+def without_class(logits: Tensor, classes: Tensor) -> Tensor:
+    """The logits [b k], float64, with -inf at `classes`."""
+    return logits.double().scatter(1, classes[:, None], -torch.inf)
 
 
-class ExactCrossEntropy(nn.Module):
-    """Cross-entropy in float64, with each image's logit gradient divided by its `1 - p_z`.
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """`max_{k != z} s_k - s_z` (Carlini and Wagner 2017, arXiv:1608.04644, f6): positive = misclassified."""
+    return without_class(logits, labels).amax(dim=1) - of_class(logits, labels)
 
-    The division leaves the gradient's direction and keeps it from vanishing: in float32 `1 - p_z` is exactly 0
-    once the winning logit leads by about 17. Made for attacks that use only the gradient's sign or direction.
+
+def targeted_margin(logits: Tensor, targets: Tensor) -> Tensor:
+    """`s_t - max_{k != t} s_k`: positive = classified as the target."""
+    return -margin(logits, targets)
+
+
+def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
+    """`log((1 - p_z) / p_z)`: cross-entropy `CE = log(1 + e^v)` on the scale where it does not saturate.
+
+    CE grows with v and its gradient is v's times `1 - p_z`, so that the two have the same order and direction.
     """
-
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Sum over the batch, float64."""
-        value: Tensor = _ExactCrossEntropy.apply(logits, class_index(labels))
-        return value
+    return without_class(logits, labels).logsumexp(dim=1) - of_class(logits, labels)
 
 
-class FullLoss(nn.Module):
-    """A head's full loss without its margin, as a function of features [b d]: cross-entropy + regularizer.
+def targeted_log_odds(logits: Tensor, targets: Tensor) -> Tensor:
+    """`log(p_t / (1 - p_t))`: targeted cross-entropy on the scale where it does not saturate."""
+    return -log_odds(logits, targets)
 
-    With `exact`, the head is applied in float64, so that only the features' own gradient is in float32.
+
+def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """Difference of logits ratio, `(max_{k != z} s_k - s_z) / (s_(1) - s_(3))` (Croce and Hein 2020, Eq. 6)."""
+    top = _top(logits, 3, "dlr")
+    return margin(logits, labels) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """`(s_t - s_z) / (s_(1) - (s_(3) + s_(4)) / 2)` (Croce and Hein 2020, Eq. 7)."""
+    top = _top(logits, 4, "targeted dlr")
+    gain = of_class(logits, targets) - of_class(logits, labels)
+    return gain / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+
+
+def _top(logits: Tensor, count: int, name: str) -> Tensor:
+    if logits.shape[1] < count:
+        raise BadSetting(f"objective {name} needs {count} classes, this model has {logits.shape[1]}; use margin")
+    return logits.double().topk(count, dim=1).values
+
+
+_UNTARGETED: dict[Objective, Callable[[Tensor, Tensor], Tensor]] = {
+    "ce": log_odds,
+    "margin": margin,
+    "dlr": dlr,
+    "logits": lambda logits, labels: -of_class(logits, labels),
+}
+_TARGETED: dict[Objective, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "ce": lambda logits, _, targets: targeted_log_odds(logits, targets),
+    "margin": lambda logits, _, targets: targeted_margin(logits, targets),
+    "dlr": targeted_dlr,
+    "logits": lambda logits, _, targets: of_class(logits, targets),
+}
+
+
+def objective(name: Objective, logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """The objective of that name [b]; with targets its targeted form.
+
+    logits = the raw logit alone, `-s_z` or `s_t`: for a head of distances, the way to or from one centre.
     """
+    if targets is None:
+        return _UNTARGETED[name](logits, labels)
+    return _TARGETED[name](logits, labels, targets)
 
-    def __init__(self, head: Head, *, exact: bool = False) -> None:
-        super().__init__()
-        self.head = head
-        self.exact = exact
 
-    def extra_repr(self) -> str:
-        """Tells two of them apart."""
-        return f"exact={self.exact}"
-
-    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Sum over the batch."""
-        labels = class_index(labels)
-        x = features.double() if self.exact else features
-        cross_entropy = F.cross_entropy(self.head(x), labels, reduction="sum")
-        return cross_entropy + self.head.regularizer(x, labels).sum()
+def runners_up(logits: Tensor, labels: Tensor, count: int) -> Tensor:
+    """The classes of the `count` largest logits but for the label's, int64 [b min(count, k - 1)], best first."""
+    return without_class(logits, labels).topk(min(count, logits.shape[1] - 1), dim=1).indices

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from advbench import artifacts, attacking, catalog, fitting, released, runs, scoring
+from advbench.contracts import check_eps
 from advbench.data import fingerprint
 from advbench.environment import describe
 from advbench.errors import BadRun, BadSetting
@@ -45,6 +46,7 @@ class Study:
                     f"n = {choice.n} is more than the {len(splits.test)} test images of {self.spec.dataset}; "
                     "leave --n out to attack them all"
                 )
+            check_eps(choice.attack.eps, choice.attack.norm, splits.test.images[0].numel())
         return splits
 
     @cached_property
@@ -121,10 +123,13 @@ class Study:
         attack = choice.attack
         images = self.splits.test.take(slice(choice.n))
         self.place.progress.say(f"{run.name}: {choice.file_name} on {len(images)} images")
+        guard = None
+        if choice.detector is not None and choice.fpr is not None:
+            guard = scoring.guard(run, choice.detector, choice.fpr)
         with self.place.progress.bar(choice.file_name, len(images)) as advance:
-            made = attacking.perturb(attack, victim, images, clean, lambda done: advance(done, ""))
+            made = attacking.perturb(attack, victim, images, clean, lambda done: advance(done, ""), guard)
         scoring.check_perturbation(attack, images, made)
-        row = attacking.effect(choice, made, clean.predictions[: len(images)])
+        row = attacking.effect(choice, made, clean.take(slice(len(images))), guard)
         run.write(
             f"attack {choice.file_name}",
             {f"attacks/{choice.file_name}.safetensors": artifacts.pack_adversarials(made)},

@@ -6,6 +6,7 @@ Only files are read: the network does not run again. What was already scored is 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +16,8 @@ import torch
 from torch import Tensor
 
 from advbench import artifacts, catalog, metrics
-from advbench.contracts import Attack, FittedDetector
-from advbench.errors import BadRun, FailedCheck
+from advbench.contracts import AttackSettings, FittedDetector, Guard
+from advbench.errors import BadRun, BadSetting, FailedCheck
 from advbench.losses import Head
 from advbench.runs import MANIFEST, Run, to_json
 from advbench.training import within
@@ -28,7 +29,7 @@ TOLERANCE = 1e-6
 Row = dict[str, Any]
 
 
-def check_perturbation(attack: Attack, clean: ImageSet, made: Adversarials) -> None:
+def check_perturbation(attack: AttackSettings, clean: ImageSet, made: Adversarials) -> None:
     """Refuse adversarial images that break the attack's own terms: norm, range, type, shape, NaN, labels."""
     images = made.images
     if images.dtype != torch.float32 or images.shape != clean.images.shape:
@@ -83,6 +84,24 @@ def score(name: str, detector: FittedDetector, outputs: Outputs, source: str) ->
             "its log-likelihood must be a number or -inf"
         )
     return scores
+
+
+def guard(run: Run, name: str, fpr: float) -> Guard:
+    """Detector `name`, fitted on the run's training outputs, with its threshold at false-positive rate `fpr`.
+
+    Raises BadSetting where the calibration part holds fewer than 10 / fpr images.
+    """
+    train, calibration = artifacts.read_part(run, "train"), artifacts.read_part(run, "calibration")
+    if len(calibration) < 10 / fpr:
+        raise BadSetting(
+            f"fpr = {fpr:g} needs at least {math.ceil(10 / fpr)} calibration images, {run.model['dataset']} has "
+            f"{len(calibration)}; take an fpr of {10 / len(calibration):.3f} or more"
+        )
+    detector = catalog.load("detector", name)()
+    fitted = detector.fit(head_of(run, train.outputs.logits.shape[1]), train.outputs, train.labels)
+    threshold = metrics.threshold_at(fpr, score(name, fitted, calibration.outputs, "calibration"))
+    assert threshold is not None
+    return Guard(name, fitted, threshold, detector.differentiable, calibration.outputs, calibration.labels)
 
 
 def verify(run: Run, attacks: Sequence[str], detectors: Sequence[str]) -> list[Row]:

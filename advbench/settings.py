@@ -35,6 +35,25 @@ def whole(value: str, name: str) -> int:
         raise BadSetting(f"{name} = {value!r} is not a whole number; write for example 3") from None
 
 
+def from_text(text: str, hint: Any, name: str) -> Any:
+    """The value that command-line text stands for where a setting is of type `hint`; `none` where it may be None."""
+    if isinstance(hint, types.UnionType):
+        if text.lower() == "none":
+            return None
+        (hint,) = (h for h in typing.get_args(hint) if h is not types.NoneType)
+    if hint is bool:
+        known = {"true": True, "false": False}
+        if text.lower() not in known:
+            raise BadSetting(f"{name} = {text!r} is of the wrong type; it must be true or false")
+        return known[text.lower()]
+    return whole(text, name) if hint is int else text
+
+
+def hints_of(cls: type) -> dict[str, Any]:
+    """The types of a class's settings."""
+    return typing.get_type_hints(cls if hasattr(cls, "__dataclass_fields__") else cls.__init__)  # type: ignore[misc]
+
+
 def at_least(name: str, value: float, low: float, *, above: bool = False) -> None:
     """Refuse a value below `low` (or equal to it, where `above`)."""
     if not math.isfinite(value) or value < low or (above and value == low):
@@ -60,7 +79,7 @@ def fill(cls: type, given: Mapping[str, object], where: str) -> dict[str, Any]:
     BadSetting for a value of the wrong type; range checks are the constructor's.
     """
     known = parameters(cls)
-    hints = typing.get_type_hints(cls if hasattr(cls, "__dataclass_fields__") else cls.__init__)  # type: ignore[misc]
+    hints = hints_of(cls)
     result = defaults(cls)
     for key, value in given.items():
         if key not in known:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from advbench import catalog
-from advbench.contracts import Attack
+from advbench.contracts import Attack, DetectorAware
 from advbench.errors import BadSetting, UnknownName
 from advbench.runs import digest
 from advbench.settings import convert, defaults, fill, number
@@ -63,26 +63,35 @@ class Model:
 
 @dataclass(frozen=True)
 class AttackChoice:
-    """An attack at one eps on the first `n` test images (None = all)."""
+    """An attack at one eps on the first `n` test images (None = all).
+
+    A detector-aware one has a detector and the false-positive rate of its threshold.
+    """
 
     choice: Choice
     n: int | None = None
+    detector: str | None = None
+    fpr: float | None = None
 
     @property
-    def attack(self) -> Attack:
+    def attack(self) -> Attack | DetectorAware:
         """The attack itself."""
-        attack: Attack = catalog.load("attack", self.choice.name)(**self.choice.settings)
+        attack: Attack | DetectorAware = catalog.load("attack", self.choice.name)(**self.choice.settings)
         return attack
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Its settings that are not the default, but for eps, which has a field of its own in every row."""
-        return self.choice.unusual("attack", "eps")
+        """Its settings that are not the default, but for eps, which has a field of its own in every row.
+
+        A detector-aware attack's detector and fpr are settings too: they tell its rows apart.
+        """
+        against = {} if self.detector is None else {"detector": self.detector, "fpr": self.fpr}
+        return self.choice.unusual("attack", "eps") | against
 
     @property
     def file_name(self) -> str:
         """Such as `fgsm-eps0.3`, plus a digest where another setting or n is not the default."""
-        name = f"{self.choice.name}-eps{self.choice.settings['eps']:g}"
+        name = f"{self.choice.name.replace(':', '-')}-eps{self.choice.settings['eps']:g}"
         other = self.settings | ({} if self.n is None else {"n": self.n})
         # %g shortens: two eps that print alike must not share a file
         if float(f"{self.choice.settings['eps']:g}") != self.choice.settings["eps"]:
@@ -119,6 +128,7 @@ class Spec:
         ]
 
 
+DEFAULT_FPR = 0.05
 DEFAULTS: dict[str, Any] = {
     "name": None,
     "dataset": "digits",
@@ -174,9 +184,7 @@ def parse(table: Mapping[str, Any]) -> Spec:
         losses=unique(loss_choice(entry) for entry in listed(given["losses"], "losses")),
         seeds=unique(seed(value) for value in listed(given["seeds"], "seeds")),
         attacks=unique(
-            AttackChoice(choice, n)
-            for entry in listed(given["attacks"], "attacks")
-            for choice in attack_choices(entry)
+            replace(choice, n=n) for entry in listed(given["attacks"], "attacks") for choice in attack_choices(entry)
         ),
         detectors=unique(detectors),
         training=training_overrides(given["training"]),
@@ -192,17 +200,36 @@ def loss_choice(entry: object) -> Choice:
     return Choice(name, settings)
 
 
-def attack_choices(entry: object) -> list[Choice]:
-    """An attack from a name, or from a table with `name` and settings; one for each eps of a list."""
+def attack_choices(entry: object) -> list[AttackChoice]:
+    """An attack from a name, or from a table with `name` and settings; one for each eps of a list.
+
+    A detector-aware attack's table also has `detector`, and `fpr` (default 0.05).
+    """
     name, given = named(entry, "attack")
     cls = catalog.load("attack", name)
     given = {"eps": defaults(cls)["eps"], **given}
+    detector, fpr = None, None
+    if issubclass(cls, DetectorAware):
+        detector, fpr = against(name, given.pop("detector", None), given.pop("fpr", DEFAULT_FPR))
     choices = []
     for eps in listed(given["eps"], "eps"):
         settings = fill(cls, {**given, "eps": number(eps, "eps")}, f"attack {name}")
         cls(**settings)
-        choices.append(Choice(name, settings))
+        choices.append(AttackChoice(Choice(name, settings), None, detector, fpr))
     return choices
+
+
+def against(name: str, detector: object, fpr: object) -> tuple[str, float]:
+    """The detector and false-positive rate that a detector-aware attack is given, checked."""
+    if detector is None:
+        raise BadSetting(
+            f"attack {name} needs to know a detector; write for example --detector likelihood --fpr 0.05"
+        )
+    catalog.load("detector", text(detector, "detector"))
+    rate = number(fpr, "fpr")
+    if not 0 < rate < 1:
+        raise BadSetting(f"fpr = {rate:g} is outside (0, 1); write for example 0.05 to reject 5 % of clean images")
+    return text(detector, "detector"), rate
 
 
 def training_overrides(given: object) -> dict[str, Any]:

@@ -47,22 +47,28 @@ class Splits:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What one forward pass gives: `features` float32 [n d], `logits` float32 [n k]."""
+    """What one forward pass gives: `features` float32 [n d], `logits` float32 [n k].
+
+    assumed   int64 [n], classes to take for predicted whatever the logits say: how a targeted attack asks a
+              detector what it would think of an image once it has its target's label
+    """
 
     features: Tensor
     logits: Tensor
+    assumed: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.logits)
 
     @property
     def predictions(self) -> Tensor:
-        """The class of the largest logit, int64 [n]."""
-        return self.logits.argmax(dim=1)
+        """The class of the largest logit, or the one assumed, int64 [n]."""
+        return self.logits.argmax(dim=1) if self.assumed is None else self.assumed
 
     def take(self, index: Tensor | slice) -> Outputs:
         """The rows `index`, in that order."""
-        return Outputs(self.features[index], self.logits[index])
+        assumed = None if self.assumed is None else self.assumed[index]
+        return Outputs(self.features[index], self.logits[index], assumed)
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,9 @@ class Perturbed:
     targets         int64 [n], or None for an untargeted attack
     gradients       int64 [n], backward passes spent on each image
     forwards        int64 [n], forward passes spent on each image
-    zero_gradients  bool [n], the loss gradient was exactly zero in every pixel
+    zero_gradients  bool [n], a gradient was exactly zero in every pixel
+    first_success   int64 [n], gradients (of a gradient-free attack: forward passes) spent on the image when it
+                    was first seen to succeed, 0 = before any; -1 where that was not seen
     """
 
     images: Tensor
@@ -81,6 +89,7 @@ class Perturbed:
     gradients: Tensor
     forwards: Tensor
     zero_gradients: Tensor
+    first_success: Tensor
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,7 @@ class Adversarials:
     targets      int64 [n] or None
     outputs      the model's outputs on `images`
     zero_gradients, saturated   bool [n]: gradient all zero; float32 posterior of the true class exactly 1
+    gradients, forwards, first_success   int64 [n] as in `Perturbed`; None where a file does not hold them
     """
 
     images: Tensor
@@ -102,6 +112,9 @@ class Adversarials:
     outputs: Outputs
     zero_gradients: Tensor
     saturated: Tensor
+    gradients: Tensor | None = None
+    forwards: Tensor | None = None
+    first_success: Tensor | None = None
 
     @property
     def succeeded(self) -> Tensor:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor, nn
 
+from advbench.art_losses import CrossEntropy
 from advbench.errors import BadSetting
 from advbench.losses import Head
 from advbench.models import Network
-from advbench.objectives import CrossEntropy
 from advbench.types import Outputs
 
 if TYPE_CHECKING:
@@ -27,6 +27,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and "alloc" in str(error) and "memory" in str(error)
+
+
+def straight_through(value: Tensor, stand_in: Tensor) -> Tensor:
+    """`value` with the gradient of `stand_in` (BPDA, Athalye et al. 2018, arXiv:1802.00420, sec. 4.1)."""
+    return stand_in + (value - stand_in).detach()
 
 
 class Classifier(nn.Module):
@@ -119,20 +124,48 @@ class Victim:
         batches = self.in_batches(len(images), forward)
         return Outputs(torch.cat([f for f, _ in batches]), torch.cat([z for _, z in batches]))
 
+    def differentiable_outputs(self, images: Tensor) -> Outputs:
+        """Outputs of one batch on the victim's device, with their graph; the network's stand-in gives the gradient.
+
+        Raises BadSetting where no gradient reaches `images`, which must require one.
+        """
+        features = self.network(images)
+        stand_in = self.network.stand_in(images)
+        if stand_in is not None:
+            features = straight_through(features, stand_in)
+        if not features.requires_grad:
+            raise BadSetting(
+                "the network's features carry no gradient; give it a stand_in for its part without one (BPDA), or "
+                "attack it with square"
+            )
+        return Outputs(features, self.head(features))
+
+    @cached_property
+    @torch.no_grad()
+    def stochastic(self) -> bool:
+        """Whether two passes over the same two images differ by more than the noise of the kernels."""
+        rng = torch.Generator().manual_seed(0)
+        images = torch.rand((2, *self.shape), generator=rng).to(self.device)
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            first, second = self.model(images), self.model(images)
+        return not torch.allclose(first, second, rtol=1e-3, atol=1e-4)
+
     @cached_property
     def art(self) -> GradientClassifier:
         """This model as an ART PyTorchClassifier: logits, cross-entropy, clip_values=(0, 1)."""
-        return self.logits_classifier(CrossEntropy())
+        return self._wrap(self.model, CrossEntropy(), clip=True)  # for attacks of many steps: keeps no gradients
 
     def logits_classifier(self, loss: nn.Module, *, clip: bool = True) -> GradientClassifier:
         """An ART classifier whose loss sees the logits."""
-        return self._wrap(self.model, loss, clip)
+        return self._wrap(self.model, loss, clip=clip, known=self._gradients)
 
     def features_classifier(self, loss: nn.Module, *, clip: bool = True) -> GradientClassifier:
         """An ART classifier whose loss sees the features and applies the head itself."""
-        return self._wrap(self.network, loss.to(self.device), clip)
+        return self._wrap(self.network, loss.to(self.device), clip=clip, known=self._gradients)
 
-    def _wrap(self, model: nn.Module, loss: nn.Module, clip: bool) -> GradientClassifier:
+    def _wrap(
+        self, model: nn.Module, loss: nn.Module, *, clip: bool, known: Gradients | None = None
+    ) -> GradientClassifier:
         from advbench.art_classifier import wrap
 
         return wrap(
@@ -142,7 +175,7 @@ class Victim:
             classes=self.classes,
             device=self.device,
             clip=clip,
-            known=self._gradients,
+            known=known,
         )
 
     def head_in_float64(self) -> Head:

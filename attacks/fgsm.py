@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from advbench.art_losses import CrossEntropy, ExactCrossEntropy
 from advbench.contracts import Attack, check_eps
-from advbench.objectives import CrossEntropy, ExactCrossEntropy
 from advbench.types import Perturbed
 from advbench.victim import Victim
 

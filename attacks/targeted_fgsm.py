@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from advbench.art_losses import FullLoss
 from advbench.contracts import Attack, check_eps
-from advbench.objectives import FullLoss
 from advbench.types import Perturbed
 from advbench.victim import Victim
 

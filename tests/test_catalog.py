@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from advbench import catalog, settings
-from advbench.contracts import Attack, Detector
+from advbench.contracts import AttackSettings, Detector
 from advbench.data import DataSource
 from advbench.errors import UnknownName
 from advbench.losses import Head
 from advbench.models import FeatureDim, Network
 from advbench.types import Recipe, Training
 
-CONTRACTS = {"attack": Attack, "detector": Detector, "loss": Head, "network": Network, "data set": DataSource}
+CONTRACTS = {"attack": AttackSettings, "detector": Detector, "loss": Head, "network": Network, "data set": DataSource}
 PLUGINS = [(kind, name) for kind in catalog.FOLDERS for name in catalog.names(kind)]
 SHAPES = {"digits-cnn": (1, 8, 8), "mnist-cnn": (1, 28, 28)}
 

@@ -1,21 +1,20 @@
-"""What attacks ascend: cross-entropy in full precision and saturated, and the full losses without their margins."""
+"""What attacks climb on the logits: formulas from the papers, order and direction of cross-entropy, no saturation."""
 
-import math
+import itertools
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy.special import log_softmax, softmax
 from torch import Tensor
 
-from advbench.losses.center import Center
+from advbench.errors import BadSetting
 from advbench.losses.lgm import LGM
-from advbench.losses.softmax import Softmax
-from advbench.objectives import CrossEntropy, ExactCrossEntropy, FullLoss, class_index
+from advbench.objectives import Objective, margin, objective, runners_up
 
-N, K, D = 6, 5, 3
-LEADS = (50.0, 200.0, 1000.0)
+NAMES: tuple[Objective, ...] = ("ce", "margin", "dlr", "logits")
+CASES = list(itertools.product(NAMES, (False, True)))
+N, K = 7, 5
 
 
 @pytest.fixture
@@ -28,143 +27,114 @@ def labels() -> Tensor:
     return torch.arange(N) % K
 
 
-def gradient(loss: torch.nn.Module, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    logits = logits.clone().requires_grad_()
-    value: Tensor = loss(logits, labels)
-    (grad,) = torch.autograd.grad(value, logits)
-    return value.detach(), grad
+@pytest.fixture
+def targets(labels: Tensor) -> Tensor:
+    return (labels + 2) % K
 
 
-def ahead(lead: float) -> Tensor:
-    """float32 logits whose class 0 leads the others, which differ among themselves."""
-    return torch.tensor([[lead, 0.0, -1.0, -3.0]])
+def gradient(name: Objective, logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+    leaf = logits.clone().requires_grad_()
+    (found,) = torch.autograd.grad(objective(name, leaf, labels, targets).sum(), leaf)
+    return found
 
 
-def test_class_indices_are_read_from_indices_and_from_one_hot_rows(labels: Tensor) -> None:
-    assert torch.equal(class_index(labels), labels)
-    assert torch.equal(class_index(F.one_hot(labels, K).float()), labels)
-    assert class_index(labels.int()).dtype == torch.int64
+def test_untargeted_objectives_are_the_papers_formulas_image_by_image(logits: Tensor, labels: Tensor) -> None:
+    for i, (s, z) in enumerate(zip(logits.tolist(), labels.tolist(), strict=True)):
+        others = [s[k] for k in range(K) if k != z]
+        pi = sorted(s, reverse=True)
+        one = logits[[i]], labels[[i]]
+        assert objective("margin", *one).item() == pytest.approx(max(others) - s[z], rel=1e-12)
+        assert objective("dlr", *one).item() == pytest.approx(-(s[z] - max(others)) / (pi[0] - pi[2]), rel=1e-9)
+        assert objective("logits", *one).item() == -s[z]
 
 
-@pytest.mark.parametrize("loss", [CrossEntropy(), ExactCrossEntropy()])
-def test_the_value_is_the_sum_of_each_images_cross_entropy(
-    loss: torch.nn.Module, logits: Tensor, labels: Tensor
+def test_targeted_objectives_are_the_papers_formulas_image_by_image(
+    logits: Tensor, labels: Tensor, targets: Tensor
 ) -> None:
-    expected = -log_softmax(logits.numpy(), axis=1)[np.arange(N), labels.numpy()].sum()
-    assert loss(logits, labels).item() == pytest.approx(expected, rel=1e-12)
-    assert loss(logits, F.one_hot(labels, K)).item() == pytest.approx(expected, rel=1e-12)
+    for i, (s, z, t) in enumerate(zip(logits.tolist(), labels.tolist(), targets.tolist(), strict=True)):
+        pi = sorted(s, reverse=True)
+        one = logits[[i]], labels[[i]], targets[[i]]
+        best = max(s[k] for k in range(K) if k != t)
+        ratio = -(s[z] - s[t]) / (pi[0] - (pi[2] + pi[3]) / 2)
+        assert objective("margin", *one).item() == pytest.approx(s[t] - best, rel=1e-12)
+        assert objective("dlr", *one).item() == pytest.approx(ratio, rel=1e-9)
+        assert objective("logits", *one).item() == s[t]
 
 
-@pytest.mark.parametrize("loss", [CrossEntropy(), ExactCrossEntropy()])
-def test_an_images_gradient_does_not_depend_on_its_batch(
-    loss: torch.nn.Module, logits: Tensor, labels: Tensor
+def test_ce_has_the_value_and_the_direction_of_cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor) -> None:
+    value = objective("ce", logits, labels)
+    torch.testing.assert_close(F.softplus(value), F.cross_entropy(logits, labels, reduction="none"))
+    value = objective("ce", logits, labels, targets)
+    torch.testing.assert_close(F.softplus(-value), F.cross_entropy(logits, targets, reduction="none"))
+    leaf = logits.clone().requires_grad_()
+    (plain,) = torch.autograd.grad(F.cross_entropy(leaf, labels, reduction="sum"), leaf)
+    exact = gradient("ce", logits, labels, None)
+    torch.testing.assert_close(F.normalize(exact), F.normalize(plain))
+
+
+@pytest.mark.parametrize(("name", "targeted"), CASES)
+def test_an_objective_belongs_to_its_image_alone_and_is_float64(
+    name: Objective, targeted: bool, logits: Tensor, labels: Tensor, targets: Tensor
 ) -> None:
-    together = gradient(loss, logits, labels)[1]
-    alone = torch.cat([gradient(loss, logits[[i]], labels[[i]])[1] for i in range(N)])
-    assert torch.equal(together, alone)
+    towards = targets if targeted else None
+    whole = objective(name, logits.float(), labels, towards)
+    single = [objective(name, logits[[i]].float(), labels[[i]], targets[[i]] if targeted else None) for i in range(N)]
+    assert whole.dtype == torch.float64
+    assert whole.shape == (N,)
+    assert torch.equal(torch.cat(single), whole)
 
 
-def test_cross_entropy_gradient_is_posterior_minus_one_hot(logits: Tensor, labels: Tensor) -> None:
-    expected = softmax(logits.numpy(), axis=1) - np.eye(K)[labels.numpy()]
-    np.testing.assert_allclose(gradient(CrossEntropy(), logits, labels)[1], expected, atol=1e-14)
+@pytest.mark.parametrize("name", ["ce", "margin", "logits"])
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("lead", [17.0, 104.0, 1e4])
+def test_no_lead_of_the_true_class_makes_the_gradient_vanish(name: Objective, targeted: bool, lead: float) -> None:
+    logits = torch.tensor([[lead, 0.0, -1.0, -3.0]])
+    found = gradient(name, logits, torch.tensor([0]), torch.tensor([1]) if targeted else None)
+    assert found.abs().sum() >= 0.99
 
 
-def test_exact_gradient_times_the_miss_is_the_cross_entropy_gradient(logits: Tensor, labels: Tensor) -> None:
-    miss = 1 - logits.softmax(1).gather(1, labels[:, None])
-    exact = gradient(ExactCrossEntropy(), logits, labels)[1]
-    torch.testing.assert_close(exact * miss, gradient(CrossEntropy(), logits, labels)[1], rtol=1e-11, atol=1e-13)
-
-
-def test_exact_gradient_takes_one_from_the_true_class_and_gives_it_to_the_others(
-    logits: Tensor, labels: Tensor
+@pytest.mark.parametrize("targeted", [False, True])
+def test_dlr_does_not_change_with_the_scale_of_the_logits(
+    targeted: bool, logits: Tensor, labels: Tensor, targets: Tensor
 ) -> None:
-    exact = gradient(ExactCrossEntropy(), logits * 30, labels)[1]
-    torch.testing.assert_close(exact.gather(1, labels[:, None]), -torch.ones(N, 1, dtype=torch.float64))
-    torch.testing.assert_close(exact.sum(1), torch.zeros(N, dtype=torch.float64))
+    towards = targets if targeted else None
+    torch.testing.assert_close(
+        objective("dlr", 1e4 * logits, labels, towards), objective("dlr", logits, labels, towards)
+    )
 
 
-@pytest.mark.parametrize("lead", LEADS)
-def test_exact_gradient_points_the_way_where_the_float32_loss_is_exactly_zero(lead: float) -> None:
-    z = torch.tensor([0])
-    assert F.cross_entropy(ahead(lead), z).item() == 0
-    others = np.exp([0.0, -1.0, -3.0])
-    grad = gradient(ExactCrossEntropy(), ahead(lead), z)[1]
-    np.testing.assert_allclose(grad[0], [-1.0, *(others / others.sum())], rtol=1e-6)
-
-
-@pytest.mark.parametrize("lead", LEADS)
-def test_exact_value_is_right_where_the_float32_loss_is_exactly_zero(lead: float) -> None:
-    value = gradient(ExactCrossEntropy(), ahead(lead), torch.tensor([0]))[0]
-    tail = math.log1p(sum(math.exp(other - lead) for other in (0.0, -1.0, -3.0)))
-    assert value.dtype == torch.float64
-    assert value.item() == pytest.approx(tail, rel=1e-12)
-
-
-def test_exact_value_grows_with_the_lead_of_a_wrong_class() -> None:
-    value, grad = gradient(ExactCrossEntropy(), ahead(1000.0), torch.tensor([2]))
-    assert value.item() == pytest.approx(1001.0, abs=1e-9)
-    np.testing.assert_allclose(grad[0], [1.0, 0.0, -1.0, 0.0], atol=1e-12)
-
-
-def test_exact_gradient_comes_in_the_precision_of_the_logits_and_scales_with_the_outer_one(labels: Tensor) -> None:
-    logits = torch.zeros(N, K, requires_grad=True)
-    (3 * ExactCrossEntropy()(logits, labels)).backward()
-    assert isinstance(logits.grad, Tensor)
-    assert logits.grad.dtype == torch.float32
-    expected = 3 * (torch.ones(N, K) / (K - 1)).scatter(1, labels[:, None], -1.0)
-    torch.testing.assert_close(logits.grad, expected)
-
-
-@pytest.mark.parametrize("covariance", ["identity", "diagonal"])
-def test_full_loss_of_lgm_is_classification_plus_lambda_likelihood_without_a_margin(
-    rng: np.random.Generator, labels: Tensor, covariance: str
+@pytest.mark.parametrize(("name", "targeted"), CASES)
+def test_an_objective_has_the_gradient_of_its_finite_differences(
+    name: Objective, targeted: bool, logits: Tensor, labels: Tensor, targets: Tensor
 ) -> None:
-    head = LGM(D, K, alpha=2.0, lam=0.3, covariance=covariance).double()  # type: ignore[arg-type]
-    var = np.ones((K, D))
-    if head.log_var is not None:
-        var = np.exp(rng.uniform(-1, 1, size=(K, D)))
-        head.log_var.data = torch.from_numpy(np.log(var))
-    mu = head.mu.detach().numpy()
-    x = rng.normal(size=(N, D))
-    slow = 0.0
-    for i, z in enumerate(labels.tolist()):
-        d = [((x[i] - mu[k]) ** 2 / var[k]).sum() / 2 for k in range(K)]
-        density = [math.prod(var[k]) ** -0.5 * math.exp(-d[k]) for k in range(K)]
-        slow += -math.log(density[z] / sum(density)) + 0.3 * (d[z] + math.log(math.prod(var[z])) / 2)
-    assert FullLoss(head)(torch.from_numpy(x), labels).item() == pytest.approx(slow, rel=1e-12)
+    towards = targets if targeted else None
+    step = torch.from_numpy(np.random.default_rng(1).normal(size=(N, K)))
+    ahead, behind = (objective(name, logits + h * step, labels, towards) for h in (1e-6, -1e-6))
+    slope = (gradient(name, logits, labels, towards) * step).sum(dim=1)
+    torch.testing.assert_close((ahead - behind) / 2e-6, slope, rtol=1e-5, atol=1e-5)
 
 
-def test_full_loss_of_center_adds_the_weighted_distance_to_the_centre(
-    rng: np.random.Generator, labels: Tensor
-) -> None:
-    head = Center(D, K, weight=0.2).double()
-    head.centres = torch.from_numpy(rng.normal(size=(K, D)))
-    x = torch.from_numpy(rng.normal(size=(N, D)))
-    affinity = (x @ head.linear.weight.T + head.linear.bias).detach().numpy()
-    distances = ((x - head.centres[labels]) ** 2).sum().item() / 2
-    expected = -log_softmax(affinity, axis=1)[np.arange(N), labels.numpy()].sum() + 0.2 * distances
-    assert FullLoss(head)(x, labels).item() == pytest.approx(expected, rel=1e-12)
+def test_the_margin_is_positive_for_misclassified_images_only(logits: Tensor, labels: Tensor) -> None:
+    assert torch.equal(margin(logits, labels) > 0, logits.argmax(dim=1) != labels)
+    assert margin(torch.tensor([[2.0, 2.0]]), torch.tensor([1])).item() == 0
 
 
-def test_full_loss_of_softmax_is_its_cross_entropy(rng: np.random.Generator, labels: Tensor) -> None:
-    head = Softmax(D, K).double()
-    x = torch.from_numpy(rng.normal(size=(N, D)))
-    assert FullLoss(head)(x, F.one_hot(labels, K)).item() == CrossEntropy()(head(x), labels).item()
+def test_the_training_margin_of_a_head_is_no_part_of_an_objective(rng: np.random.Generator) -> None:
+    head, wide = LGM(3, K, alpha=0.0), LGM(3, K, alpha=5.0)
+    wide.load_state_dict(head.state_dict())
+    x, labels = torch.from_numpy(rng.normal(size=(N, 3))).float(), torch.arange(N) % K
+    for name in NAMES:
+        assert torch.equal(objective(name, head(x), labels), objective(name, wide(x), labels))
 
 
-def test_exact_full_loss_keeps_the_gradient_that_float32_bends() -> None:
-    head = Softmax(D, 3)
-    head.linear.weight.data = torch.tensor([[30.0, 0, 0], [0, 2.0, 0], [0, 0, 1.0]])  # class 0 leads by about 30
-    head.linear.bias.data.zero_()
-    x, z = torch.ones(1, D), torch.tensor([0])
-    weight = head.linear.weight.detach().double().numpy()
-    odds = np.exp(weight.sum(axis=1) - weight.sum(axis=1).max())
-    true_gradient = ((odds[1:, None] * (weight[1:] - weight[0])).sum(axis=0) / odds.sum()).astype(np.float32)
-    plain, exact = x.clone().requires_grad_(), x.clone().requires_grad_()
-    FullLoss(head)(plain, z).backward()
-    FullLoss(head.double(), exact=True)(exact, z).backward()
-    assert isinstance(plain.grad, Tensor)
-    assert isinstance(exact.grad, Tensor)
-    np.testing.assert_allclose(exact.grad[0], true_gradient, rtol=1e-3)  # 1 - p_z has four digits left in float64
-    assert exact.grad.dtype == torch.float32
-    assert plain.grad[0, 0] == 0 > true_gradient[0]
+@pytest.mark.parametrize(("targeted", "classes"), [(False, 2), (True, 3)])
+def test_dlr_refuses_a_model_of_too_few_classes_and_names_the_way_out(targeted: bool, classes: int) -> None:
+    z, t = torch.tensor([0]), torch.tensor([1])
+    with pytest.raises(BadSetting, match=r"dlr needs \d classes, this model has \d; use margin"):
+        objective("dlr", torch.zeros(1, classes), z, t if targeted else None)
+
+
+def test_runners_up_are_the_best_other_classes_in_order() -> None:
+    logits = torch.tensor([[5.0, 1.0, 4.0, 2.0], [0.0, 9.0, 7.0, 8.0]])
+    assert runners_up(logits, torch.tensor([0, 2]), 2).tolist() == [[2, 3], [1, 3]]
+    assert runners_up(logits, torch.tensor([0, 2]), 9).tolist() == [[2, 3, 1], [1, 3, 0]]

@@ -20,6 +20,13 @@ class Network(nn.Module, ABC):
     def forward(self, images: Tensor) -> Tensor:
         """Features [b d] of images [b c h w] in [0, 1]."""
 
+    def stand_in(self, images: Tensor) -> Tensor | None:  # noqa: ARG002
+        """Features [b d] of a differentiable stand-in, for the gradient of attacks only (BPDA); None = none.
+
+        For a network with a part that has no gradient; what it computes stays `forward`.
+        """
+        return None
+
 
 def feature_layer(inputs: int, feature_dim: int) -> nn.Module:
     """The last layer of a network: linear, with a ReLU where the features are not 2-D scatter plots."""

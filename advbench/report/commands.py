@@ -36,10 +36,20 @@ def commands(run: Run, attacks: Mapping[str, Row]) -> list[str]:
     lines = []
     for rows in groups.values():
         eps = ",".join(str(r["eps"]) for r in sorted(rows, key=lambda r: r["eps"]))
-        own = ["--attack", rows[0]["attack"], "--eps", eps, *_options(rows[0]["settings"])]
+        own = ["--attack", rows[0]["attack"], "--eps", eps, *_attack_options(rows[0]["settings"])]
         own += ["--n", str(rows[0]["n"])] if rows[0]["n"] != n_test else []
         lines.append(shlex.join(["advbench", "attack", *words, *own]))
     return lines
+
+
+def _attack_options(settings: Mapping[str, Any]) -> list[str]:
+    """Those with an option of their own by it, the rest by --set."""
+    own = {k: v for k, v in settings.items() if k in ("clip", "exact_gradient", "detector", "fpr")}
+    words = _options(own)
+    for key, value in settings.items():
+        if key not in own:
+            words += ["--set", f"{key}={str(value).lower() if isinstance(value, bool) else value}"]
+    return words
 
 
 def _options(settings: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from advbench import attacking, catalog, fitting, metrics, runs
 from advbench.reproduce.cells import GREY, HEADLINE, LOSSES, Cell, Entry
 from advbench.reproduce.grid import Grid
 from advbench.runs import to_json
-from advbench.spec import AttackChoice, attack_choices, loss_choice
+from advbench.spec import attack_choices, loss_choice
 from advbench.victim import Victim
 
 Row = dict[str, Any]
@@ -112,8 +112,8 @@ def _attacked(grid: Grid, victim: Victim, entry: Entry) -> Row:
     (choice,) = attack_choices(entry)
     images = grid.splits.validation.take(slice(ATTACKED))
     clean = victim.outputs(images.images)
-    made = attacking.perturb(AttackChoice(choice).attack, victim, images, clean, lambda done: None)
-    row: Row = {"attack": choice.name, "eps": entry["eps"], "clip": entry["clip"], "n": len(images)}
+    made = attacking.perturb(choice.attack, victim, images, clean, lambda done: None)
+    row: Row = {"attack": choice.choice.name, "eps": entry["eps"], "clip": entry["clip"], "n": len(images)}
     row["error_rate"] = float((made.outputs.predictions != images.labels).double().mean())
     for name in ("likelihood", "max-posterior"):
         fitted = catalog.load("detector", name)().fit(victim.head_in_float64(), clean, images.labels)

@@ -63,6 +63,109 @@ def fgsm() -> float:
     return ratio(ours, theirs, 5)
 
 
+def _some_pgd() -> tuple[Victim, Tensor, Tensor]:
+    victim, (images, labels) = mnist_victim("softmax"), some_images()
+    return victim, images[:16], labels[:16]
+
+
+STEPS = 40
+
+
+@row("pgd-over-plain-loop", 1.05)
+def pgd() -> float:
+    """Our PGD-40 over a plain torch loop, on the MNIST network."""
+    victim, images, labels = _some_pgd()
+    attack = catalog.load("attack", "pgd")(eps=0.3, step=0.01, steps=STEPS, random_start=False)
+
+    def ours() -> Tensor:
+        moved: Tensor = attack.perturb(victim, images, labels, torch.arange(len(labels))).images
+        return moved
+
+    def theirs() -> Tensor:
+        x = images
+        for _ in range(STEPS):
+            leaf = x.clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(F.cross_entropy(victim.model(leaf), labels, reduction="sum"), leaf)
+            x = (images + (x + 0.01 * gradient.sign() - images).clamp(-0.3, 0.3)).clamp(0, 1)
+        return x
+
+    return ratio(ours, theirs, 5)
+
+
+class Passes(nn.Module):
+    """A model that counts its forward and backward passes, in batches."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.forwards = self.backwards = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits."""
+        logits: Tensor = self.model(images)
+        self.forwards += 1
+        if logits.requires_grad:
+            logits.register_hook(self._count)  # type: ignore[no-untyped-call]
+        return logits
+
+    def _count(self, _: Tensor) -> None:
+        self.backwards += 1
+
+
+def _pgd_of(library: str, model: nn.Module, images: Tensor, labels: Tensor) -> object:
+    if library == "foolbox":
+        import foolbox.models.pytorch
+
+        attack = foolbox.attacks.LinfPGD(abs_stepsize=0.01, steps=STEPS, random_start=False)
+        return attack(
+            foolbox.models.pytorch.PyTorchModel(model, bounds=(0, 1), device="cpu"), images, labels, epsilons=0.3
+        )
+    from art.attacks.evasion import ProjectedGradientDescentPyTorch
+
+    from advbench.art_classifier import wrap
+    from advbench.art_losses import CrossEntropy
+
+    classifier = wrap(model, CrossEntropy(), shape=(1, 28, 28), classes=10, device=torch.device("cpu"), clip=True)
+    art = ProjectedGradientDescentPyTorch(
+        classifier, eps=0.3, eps_step=0.01, max_iter=STEPS, batch_size=len(images), verbose=False
+    )
+    return art.generate(images.numpy(), y=labels.numpy())
+
+
+def _pgd_against(library: str) -> tuple[float, float]:
+    """Our passes over theirs (forward and backward together), and our time over theirs."""
+    victim, images, labels = _some_pgd()
+    attack = catalog.load("attack", "pgd")(eps=0.3, step=0.01, steps=STEPS, random_start=False)
+    counted = Passes(victim.model).eval()
+    _pgd_of(library, counted, images, labels)
+    made = attack.perturb(victim, images, labels, torch.arange(len(labels)))
+    forwards, backwards = int(made.forwards[0]), int(made.gradients[0])
+    sys.stderr.write(
+        f"PGD-{STEPS}: ours {forwards} forward, {backwards} backward; "
+        f"{library} {counted.forwards}, {counted.backwards}\n"
+    )
+    passes = max(forwards / counted.forwards, backwards / counted.backwards)
+    time = ratio(
+        lambda: attack.perturb(victim, images, labels, torch.arange(len(labels))),
+        lambda: _pgd_of(library, victim.model, images, labels),
+        2,
+    )
+    sys.stderr.write(f"PGD-{STEPS}: our time over that of {library}: {time:.3f}\n")
+    return passes, time
+
+
+@row("pgd-passes-over-foolbox", 1.0)
+def pgd_foolbox() -> float:
+    """Forward and backward passes of our PGD-40 over foolbox's, the larger ratio; times on stderr."""
+    return _pgd_against("foolbox")[0]
+
+
+@row("pgd-passes-over-art", 1.0)
+def pgd_art() -> float:
+    """Forward and backward passes of our PGD-40 over ART's, the larger ratio; times on stderr."""
+    return _pgd_against("art")[0]
+
+
 @row("scoring-over-forward", 1.15)
 def scoring() -> float:
     """A forward pass and the scores of all detectors over that forward pass alone, on the MNIST network."""

@@ -1,0 +1,192 @@
+"""Any evasion attack of ART by name (`art:CarliniL2Method`), as a class with the settings of its constructor.
+
+Images go in one at a time, with every random generator that ART may use set from the image's own seed: ART draws
+from global streams, so that in a batch an image's result would depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, ClassVar
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from advbench.contracts import Attack, check_eps
+from advbench.errors import BadSetting, UnknownName
+from advbench.geometry import Norm, generator
+from advbench.types import Perturbed
+from advbench.victim import Victim
+
+PREFIX = "art:"
+OTHER_DATA = "it is not an attack that a PyTorch model, an image and its label are enough for"
+BROKEN = {
+    "AutoAttack": "ART's class of that name is not the published ensemble; use autoattack",
+    "AutoConjugateGradient": "it left 95 % of images robust where APGD left 17 %; use apgd",
+    "GeoDA": "it ends in an IndexError at small query budgets",
+    "SimBA": "it demands probabilities where the model gives logits",
+    "VirtualAdversarialMethod": "it demands probabilities where the model gives logits",
+    "Wasserstein": "it overflows",
+    "UniversalPerturbation": "one perturbation for all images: a result would depend on the batch",
+    "TargetedUniversalPerturbation": "one perturbation for all images: a result would depend on the batch",
+    **dict.fromkeys(
+        (
+            "AdversarialPatch", "AdversarialPatchNumpy", "AdversarialPatchPyTorch", "AdversarialPatchTensorFlowV2",
+            "AdversarialTexturePyTorch", "CarliniWagnerASR", "CompositeAdversarialAttackPyTorch", "DPatch",
+            "DecisionTreeAttack", "FeatureAdversariesNumpy", "FeatureAdversariesPyTorch",
+            "FeatureAdversariesTensorFlowV2", "GRAPHITEBlackbox", "GRAPHITEWhiteboxPyTorch",
+            "HighConfidenceLowUncertainty", "ImperceptibleASR", "ImperceptibleASRPyTorch", "LaserAttack",
+            "LowProFool", "MalwareGDTensorFlow", "OverTheAirFlickeringPyTorch", "OverloadPyTorch",
+            "ProjectedGradientDescentTensorFlowV2", "RescalingAutoConjugateGradient", "RobustDPatch", "SNAL",
+            "ShapeShifter",
+        ),
+        OTHER_DATA,
+    ),
+}  # fmt: skip
+# settings that are ours to give, or that say how ART prints
+OURS = (
+    "estimator",
+    "classifier",
+    "eps",
+    "norm",
+    "batch_size",
+    "verbose",
+    "summary_writer",
+    "targeted",
+    "y",
+    "tensor_board",
+)
+
+
+class Counted(nn.Module):
+    """A model in float32, with the forward and backward passes it was put through, in images."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.forwards = 0
+        self.backwards = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits; ART's decision-based attacks ask for them with float64 images."""
+        logits: Tensor = self.model(images.float())
+        self.forwards += len(images)
+        if logits.requires_grad:
+            logits.register_hook(self._count)  # type: ignore[no-untyped-call]
+        return logits
+
+    def _count(self, gradient: Tensor) -> None:
+        self.backwards += len(gradient)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """NumPy's, torch's and Python's global streams set from an image's seed, and put back after.
+
+    Meanwhile a RandomState that is asked for without a seed starts from it too: HopSkipJump makes such ones.
+    """
+    start = generator(seed, 0).initial_seed() % 2**32
+    kept = np.random.get_state(), random.getstate()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
+        torch.manual_seed(start)
+        np.random.seed(start)  # noqa: NPY002
+        random.seed(start)
+        try:
+            with patch.object(np.random, "RandomState", partial(np.random.RandomState, start)):
+                yield
+        finally:
+            np.random.set_state(kept[0])  # noqa: NPY002
+            random.setstate(kept[1])
+
+
+class ARTAttack(Attack):
+    """Base of the classes that `load` makes; their other fields are the settings of ART's class."""
+
+    art_class: ClassVar[Any]
+    accepted: ClassVar[tuple[str, ...]]
+    norm: Norm
+
+    def __post_init__(self) -> None:
+        check_eps(self.eps, self.norm)
+
+    def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
+        """ART's result for each image, drawn back into the ball where it left it."""
+        from advbench.art_classifier import wrap
+        from advbench.art_losses import CrossEntropy
+
+        counted = Counted(victim.model).eval()
+        classifier = wrap(
+            counted, CrossEntropy(), shape=victim.shape, classes=victim.classes, device=victim.device, clip=self.clip
+        )
+        moved, passes = [], []
+        for image, label, seed in zip(images[:, None], labels[:, None], seeds.tolist(), strict=True):
+            counted.forwards = counted.backwards = 0
+            with seeded(seed):
+                made = torch.from_numpy(self._made(classifier).generate(image.numpy(), y=label.numpy())).float()
+            moved.append(self.ball.project(made, image))
+            passes.append((counted.backwards, counted.forwards))
+        gradients, forwards = torch.tensor(passes).T
+        return Perturbed(
+            images=torch.cat(moved),
+            targets=None,
+            gradients=gradients,
+            forwards=forwards,
+            zero_gradients=torch.zeros(len(images), dtype=torch.bool),  # not seen from here
+            first_success=torch.full((len(images),), -1),
+        )
+
+    def _made(self, classifier: Any) -> Any:
+        own = {k: v for k, v in vars(self).items() if k not in ("eps", "clip", "norm")}
+        own |= {"eps": self.eps, "norm": np.inf if self.norm == "linf" else 2, "batch_size": 1, "verbose": False}
+        try:
+            return self.art_class(classifier, **{k: v for k, v in own.items() if k in self.accepted})
+        except (ValueError, TypeError) as error:
+            raise BadSetting(f"ART's {self.art_class.__name__} refuses its settings: {error}") from error
+
+
+def names() -> list[str]:
+    """ART's evasion attacks that are offered."""
+    from art.attacks import evasion
+    from art.attacks.attack import EvasionAttack
+
+    classes = vars(evasion).items()
+    return sorted(n for n, c in classes if inspect.isclass(c) and issubclass(c, EvasionAttack) and n not in BROKEN)
+
+
+def load(name: str) -> type[ARTAttack]:
+    """The class of ART's attack `name`, as a frozen dataclass; refuses those known to be broken, and says why."""
+    from art.attacks import evasion
+
+    if name in BROKEN:
+        raise BadSetting(f"attack {PREFIX}{name} is not offered: {BROKEN[name]}")
+    if name not in names():
+        raise UnknownName("attack of ART", name, names())
+    art_class = getattr(evasion, name)
+    given = inspect.signature(art_class.__init__).parameters
+    usual_norm = given["norm"].default if "norm" in given else np.inf if "eps" in given else 2
+    norm: Norm = "linf" if usual_norm in (np.inf, "inf") else "l2"
+    fields: list[Any] = [
+        ("eps", float, dataclasses.field(default=0.3 if norm == "linf" else 1.5)),
+        ("clip", bool, dataclasses.field(default=True)),
+        ("norm", Norm, dataclasses.field(default=norm)),
+    ]
+    for key, parameter in given.items():
+        kind = type(parameter.default)
+        if key in OURS or key == "self" or kind not in (bool, int, float, str):
+            continue
+        if kind is int and "float" in str(parameter.annotation):
+            kind = float
+        fields.append((key, kind, dataclasses.field(default=kind(parameter.default))))
+    made = dataclasses.make_dataclass(
+        name, fields, bases=(ARTAttack,), frozen=True, kw_only=True, namespace={"__doc__": art_class.__doc__}
+    )
+    made.art_class = art_class  # type: ignore[attr-defined]
+    made.accepted = tuple(given)  # type: ignore[attr-defined]
+    return made

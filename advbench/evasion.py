@@ -1,0 +1,70 @@
+"""What the gradient attacks on a model and its detector share: targets, restarts, and who is still to be won."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from advbench.ascent import adaptive_ascent, check_counts
+from advbench.contracts import DetectorAware, Guard, check_eps
+from advbench.goals import Goal, Undetected
+from advbench.objectives import runners_up
+from advbench.search import Search
+from advbench.settings import at_least
+from advbench.types import Outputs, Perturbed
+from advbench.victim import Victim
+
+
+class GradientEvasion(DetectorAware):
+    """Base of the detector-aware gradient attacks: a frozen dataclass with these fields and its own `goals`.
+
+    steps     gradients of each ascent
+    targets   0: untargeted; t: towards each of the t runner-up classes of the clean image in turn
+    restarts  random starts of each goal
+
+    An image counts as lost when it is misclassified and scores a hair below the guard's threshold, and leaves at
+    once; the clean image itself is looked at first. The point of an image that is not lost is the one of largest
+    `goals.Undetected` merit.
+    """
+
+    steps: int
+    targets: int
+    restarts: int
+
+    def __post_init__(self) -> None:
+        check_eps(self.eps, self.norm)
+        check_counts(steps=self.steps, restarts=self.restarts, samples=self.samples)
+        at_least("targets", self.targets, 0)
+
+    @abstractmethod
+    def goals(self, labels: Tensor, targets: Tensor | None, guard: Guard, clean: Outputs) -> Sequence[Goal]:
+        """What to climb in turn, given labels [n], one target each [n], and the outputs of the clean images."""
+
+    def ascend(self, search: Search, goal: Goal, rows: Tensor, start: Tensor) -> None:
+        """One ascent; Auto-PGD unless an attack says otherwise."""
+        adaptive_ascent(search, goal, rows, start, self.steps)
+
+    def pursue(self, search: Search, labels: Tensor, guard: Guard, clean: Outputs) -> None:
+        """Go after the images of `search` that are not lost yet; `clean` are the outputs at its origin."""
+        towards: Sequence[Tensor | None] = [None]
+        if self.targets:
+            towards = list(runners_up(clean.logits, labels, self.targets).T)
+        stream = 0
+        for targets in towards:
+            for goal in self.goals(labels, targets, guard, clean):
+                for _ in range(self.restarts):
+                    rows = search.unmet
+                    if not len(rows):
+                        return
+                    self.ascend(search, goal, rows, search.random_start(rows, stream))
+                    stream += 1
+
+    def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor, guard: Guard) -> Perturbed:
+        """Up to `steps` gradients an image, target, goal and restart; lost images cost nothing further."""
+        labels = labels.to(victim.device)
+        search = Search(self, victim, images, seeds, Undetected(labels, guard), stop=True)
+        clean = search.look(search.everyone, search.origin)
+        self.pursue(search, labels, guard, clean)
+        return search.result()

@@ -1,0 +1,189 @@
+"""What an attack wants of an image: the criterion that it is met by, and the goals it climbs to get there.
+
+A criterion's merit is positive where the image counts as a success. A goal is what one attack climbs; its value
+need not agree with the merit. Both hold tensors over a whole batch and are asked about some `rows` of it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from advbench.contracts import Guard
+from advbench.errors import FailedCheck
+from advbench.objectives import Objective, margin, objective
+from advbench.types import Outputs
+
+# Success is claimed a hair inside the threshold: features of another batch differ in their seventh digit.
+HAIR = 1e-5
+
+
+class Criterion(ABC):
+    """What counts as success."""
+
+    @abstractmethod
+    def merit(self, outputs: Outputs, rows: Tensor) -> Tensor:
+        """How far inside success each image is [b], float64; positive = success."""
+
+
+@dataclass(frozen=True)
+class Misclassified(Criterion):
+    """Another class's logit is above that of the label [n]."""
+
+    labels: Tensor
+
+    def merit(self, outputs: Outputs, rows: Tensor) -> Tensor:
+        """The margin of the best other class."""
+        return margin(outputs.logits, self.labels[rows])
+
+
+@dataclass(frozen=True)
+class Undetected(Criterion):
+    """Misclassified, and not rejected by the guard."""
+
+    labels: Tensor
+    guard: Guard
+
+    def merit(self, outputs: Outputs, rows: Tensor) -> Tensor:
+        """The lesser of the margin and the score's distance below the threshold."""
+        slack = self.guard.slack(outputs) - HAIR * max(1.0, abs(self.guard.threshold))
+        return torch.minimum(margin(outputs.logits, self.labels[rows]), slack)
+
+
+def gradient_of(values: Tensor, x: Tensor, *, again: bool = False) -> Tensor:
+    """Gradient [b c h w] of each image's own value [b]; `again` keeps the graph for another one.
+
+    An image whose gradient is not finite gets zeros, which are counted like any other vanished gradient.
+    """
+    if values.isnan().any():
+        raise FailedCheck("the attack's objective is NaN; the model's outputs must be numbers")
+    (gradient,) = torch.autograd.grad(values.sum(), x, retain_graph=again)
+    return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+class Goal(ABC):
+    """What an attack climbs. `backwards` = backward passes a gradient costs."""
+
+    backwards: int = 1
+
+    @abstractmethod
+    def values(self, outputs: Outputs, rows: Tensor) -> Tensor:
+        """Float64 [b], with their graph."""
+
+    def climb(self, outputs: Outputs, rows: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Values [b] and the direction to climb in [b c h w]: by default the values' gradient in `x`."""
+        values = self.values(outputs, rows)
+        return values.detach(), gradient_of(values, x)
+
+
+@dataclass(frozen=True)
+class Misclassify(Goal):
+    """An objective on the logits at the labels [n], or towards targets [n]; no detector."""
+
+    objective: Objective
+    labels: Tensor
+    targets: Tensor | None = None
+
+    def values(self, outputs: Outputs, rows: Tensor) -> Tensor:
+        """The objective."""
+        targets = None if self.targets is None else self.targets[rows]
+        return objective(self.objective, outputs.logits, self.labels[rows], targets)
+
+
+@dataclass(frozen=True)
+class Evade(Misclassify):
+    """Base of the goals against a guard too. With targets, the guard is asked as if they were predicted."""
+
+    guard: Guard | None = None  # dataclass order: never None
+
+    def slack(self, outputs: Outputs, rows: Tensor) -> Tensor:
+        """The score's distance below the threshold [b], with its graph."""
+        assert self.guard is not None
+        assumed = None if self.targets is None else self.targets[rows]
+        heading = Outputs(outputs.features, outputs.logits, assumed)
+        return self.guard.threshold - self.guard.differentiable_score(heading)
+
+    def fooled(self, outputs: Outputs, rows: Tensor) -> Tensor:
+        """Bool [b]: misclassified."""
+        return margin(outputs.logits.detach(), self.labels[rows]) > 0
+
+
+@dataclass(frozen=True)
+class Joint(Evade):
+    """`f / F + lam * g / G`: objective and slack, each in the unit of clean images (Carlini and Wagner 2017).
+
+    F is the median clean margin (1 for dlr, which is a ratio), G the interquartile range of the clean scores.
+    """
+
+    lam: float = 1.0
+
+    def values(self, outputs: Outputs, rows: Tensor) -> Tensor:
+        """The sum."""
+        assert self.guard is not None
+        unit = 1.0 if self.objective == "dlr" else self.guard.typical_margin
+        misclassified = super().values(outputs, rows) / unit
+        return misclassified + self.lam * self.slack(outputs, rows) / self.guard.spread
+
+
+@dataclass(frozen=True)
+class Selective(Evade):
+    """The objective until the image is misclassified, then the slack (Bryniarski et al. 2021, sec. 4.1)."""
+
+    def values(self, outputs: Outputs, rows: Tensor) -> Tensor:
+        """Whichever constraint is not met yet; the classifier's comes first."""
+        return torch.where(self.fooled(outputs, rows), self.slack(outputs, rows), super().values(outputs, rows))
+
+
+@dataclass(frozen=True)
+class Orthogonal(Selective):
+    """Selective, along the part of its gradient that is orthogonal to the other's (ibid., sec. 4.2), both ways."""
+
+    backwards: int = 2
+
+    def climb(self, outputs: Outputs, rows: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Values of `Selective`, and the projected gradient."""
+        f, g = Misclassify.values(self, outputs, rows), self.slack(outputs, rows)
+        of_f, of_g = gradient_of(f, x, again=True), gradient_of(g, x)
+        fooled = self.fooled(outputs, rows)
+        chosen = fooled[:, None, None, None]
+        follow, leave = torch.where(chosen, of_g, of_f), torch.where(chosen, of_f, of_g)
+        return torch.where(fooled, g, f).detach(), orthogonal_part(follow, leave)
+
+
+def orthogonal_part(follow: Tensor, leave: Tensor) -> Tensor:
+    """`a - (a.b / b.b) b` for each image, in float64; a itself where b vanishes or the two are parallel.
+
+    For parallel gradients nothing would be left but rounding: then the constraint is followed as it is.
+    """
+    a, b = follow.flatten(1).double(), leave.flatten(1).double()
+    along = (a * b).sum(dim=1) / b.square().sum(dim=1).clamp(min=1e-300)
+    rest = a - along[:, None] * b
+    parallel = rest.norm(dim=1) <= 1e-6 * a.norm(dim=1)
+    return torch.where(parallel[:, None], a, rest).to(follow.dtype).view_as(follow)
+
+
+@dataclass(frozen=True)
+class MatchFeatures(Goal):
+    """`-||phi(x) - phi(r)||^2 / 2` to the features [n d] of a reference image of each (Sabour et al. 2016)."""
+
+    references: Tensor
+
+    def values(self, outputs: Outputs, rows: Tensor) -> Tensor:
+        """Minus half the squared distance."""
+        return -(outputs.features.double() - self.references[rows].double()).square().sum(dim=1) / 2
+
+
+@dataclass(frozen=True)
+class Violation(Goal):
+    """`min(margin, 0) / F + min(slack, 0) / G`: 0 where both constraints are met; units as in `Joint`."""
+
+    labels: Tensor
+    guard: Guard
+
+    def values(self, outputs: Outputs, rows: Tensor) -> Tensor:
+        """How far short of success each image is, as a number that is at most 0; needs no gradient."""
+        wrong = margin(outputs.logits, self.labels[rows]) / self.guard.typical_margin
+        return wrong.clamp(max=0) + (self.guard.slack(outputs) / self.guard.spread).clamp(max=0)

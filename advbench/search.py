@@ -1,0 +1,156 @@
+"""A batch under attack: what each image has cost, the best found for it, and who has succeeded and may leave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from advbench.contracts import AttackSettings
+from advbench.errors import FailedCheck
+from advbench.geometry import generator
+from advbench.goals import Criterion, Goal
+from advbench.types import Outputs, Perturbed
+from advbench.victim import Victim
+
+
+@dataclass(frozen=True)
+class Climbed:
+    """Values [b] of a goal at some points and the directions to climb in [b c h w]."""
+
+    values: Tensor
+    gradients: Tensor
+
+
+def mean(outputs: Sequence[Outputs]) -> Outputs:
+    """The mean of several passes over the same images."""
+    if len(outputs) == 1:
+        return outputs[0]
+    features = torch.stack([o.features for o in outputs]).mean(dim=0)
+    return Outputs(features, torch.stack([o.logits for o in outputs]).mean(dim=0))
+
+
+class Search:
+    """The state that the ascents of one batch share; the one place where an attack runs the model.
+
+    `rows` int64 [b] are places in the batch, on the victim's device, as are all tensors here. With `stop`, an image
+    leaves at its first success; without, its point of highest merit is kept. Several attacks may run on one
+    search: each goes on with the images that `unmet` lists.
+    """
+
+    def __init__(
+        self,
+        attack: AttackSettings,
+        victim: Victim,
+        images: Tensor,
+        seeds: Tensor,
+        criterion: Criterion,
+        *,
+        stop: bool,
+    ) -> None:
+        attack.check(victim)
+        n, device = len(images), victim.device
+        self.victim = victim
+        self.ball = attack.ball
+        self.samples = attack.samples
+        self.seeds = seeds
+        self.criterion = criterion
+        self.stop = stop
+        self.origin = images.to(device)
+        self.images = self.origin.clone()
+        self.merit = torch.full((n,), -torch.inf, dtype=torch.float64, device=device)
+        self.gradients = torch.zeros(n, dtype=torch.long, device=device)
+        self.forwards = torch.zeros(n, dtype=torch.long, device=device)
+        self.first_success = torch.full((n,), -1, device=device)
+        self.zero_gradients = torch.zeros(n, dtype=torch.bool, device=device)
+        self._passes = 0
+
+    @property
+    def everyone(self) -> Tensor:
+        """All rows."""
+        return torch.arange(len(self.origin), device=self.origin.device)
+
+    @property
+    def unmet(self) -> Tensor:
+        """The rows that have not succeeded yet."""
+        return torch.nonzero(self.merit <= 0).squeeze(1)
+
+    def staying(self, rows: Tensor) -> Tensor | None:
+        """Bool [b], false for images that leave; None where all stay."""
+        if not self.stop:
+            return None
+        stay = self.merit[rows] <= 0
+        return None if bool(stay.all()) else stay
+
+    def random_start(self, rows: Tensor, stream: int) -> Tensor:
+        """A point of each image's ball, from its own seed; `stream` tells restarts apart."""
+        return self.ball.random(self.origin[rows], self.seeds[rows.cpu()], stream)
+
+    def climb(self, goal: Goal, rows: Tensor, x: Tensor) -> Climbed:
+        """One gradient of `goal` at points x [b c h w] (the mean of `samples` of them); notes what was found."""
+        outputs = []
+        total_values, total_gradients = torch.zeros((), device=x.device), torch.zeros((), device=x.device)
+        for _ in range(self.samples):
+            leaf = x.detach().requires_grad_()
+            with self._own_randomness():
+                found = self.victim.differentiable_outputs(leaf)
+                values, gradients = goal.climb(found, rows, leaf)
+            outputs.append(Outputs(found.features.detach(), found.logits.detach()))
+            total_values = total_values + values
+            total_gradients = total_gradients + gradients
+        self._note(rows, x, mean(outputs), self.gradients)
+        self.gradients[rows] += goal.backwards * self.samples
+        self.zero_gradients[rows] |= ~total_gradients.flatten(1).any(dim=1)
+        return Climbed(total_values / self.samples, total_gradients / self.samples)
+
+    @torch.no_grad()
+    def look(self, rows: Tensor, x: Tensor, *, queries: bool = False) -> Outputs:
+        """The outputs at points x (the mean of `samples` passes); notes what was found.
+
+        `queries`: the first success of a gradient-free attack is counted in forward passes.
+        """
+        outputs = []
+        for _ in range(self.samples):
+            with self._own_randomness():
+                features = self.victim.network(x)
+                outputs.append(Outputs(features, self.victim.head(features)))
+        found = mean(outputs)
+        self._note(rows, x, found, self.forwards if queries else self.gradients)
+        return found
+
+    @contextmanager
+    def _own_randomness(self) -> Iterator[None]:
+        """For random models: noise from the batch's first seed and the number of the pass, the global stream kept."""
+        if not self.victim.stochastic:
+            yield
+            return
+        device = self.victim.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(generator(int(self.seeds[0]), self._passes).initial_seed())
+            self._passes += 1
+            yield
+
+    def _note(self, rows: Tensor, x: Tensor, outputs: Outputs, spent: Tensor) -> None:
+        merit = self.criterion.merit(outputs, rows)
+        if merit.isnan().any():
+            raise FailedCheck("the model's logits are NaN under attack; its outputs must be numbers")
+        first = rows[(merit > 0) & (self.first_success[rows] < 0)]
+        self.first_success[first] = spent[first]
+        self.forwards[rows] += self.samples
+        better = merit > self.merit[rows]
+        self.merit[rows] = torch.maximum(merit, self.merit[rows])
+        self.images[rows[better]] = x.detach()[better]
+
+    def result(self) -> Perturbed:
+        """The record of the attack."""
+        return Perturbed(
+            images=self.images.cpu(),
+            targets=None,
+            gradients=self.gradients.cpu(),
+            forwards=self.forwards.cpu(),
+            zero_gradients=self.zero_gradients.cpu(),
+            first_success=self.first_success.cpu(),
+        )

@@ -1,0 +1,62 @@
+"""Auto-PGD: gradient ascent with momentum and steps that halve themselves, on any objective."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from advbench.ascent import adaptive_ascent, check_counts
+from advbench.contracts import Attack, check_eps
+from advbench.geometry import Norm
+from advbench.goals import Misclassified, Misclassify
+from advbench.objectives import Objective, runners_up
+from advbench.search import Search
+from advbench.settings import at_least
+from advbench.types import Perturbed
+from advbench.victim import Victim
+
+
+@dataclass(frozen=True, kw_only=True)
+class APGD(Attack):
+    """Algorithm 1 of Croce and Hein 2020 (arXiv:2003.01690), from random starts; the largest margin is kept.
+
+    objective   ce, margin, dlr or logits, as in `advbench.objectives`
+    targets     0: untargeted; t: the objective's targeted form towards each of the t runner-up classes in turn
+    restarts    random starts (of each target); all but the first run only on images that have not succeeded
+    stop        an image leaves at its first success
+
+    Success is any wrong label, also where the way there has a target.
+    """
+
+    eps: float = 0.3
+    clip: bool = True
+    norm: Norm = "linf"
+    steps: int = 100
+    restarts: int = 1
+    objective: Objective = "ce"
+    targets: int = 0
+    stop: bool = False
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        check_eps(self.eps, self.norm)
+        check_counts(steps=self.steps, restarts=self.restarts, samples=self.samples)
+        at_least("targets", self.targets, 0)
+
+    def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
+        """`steps` gradients an image, restart and target, and a forward pass more."""
+        labels = labels.to(victim.device)
+        search = Search(self, victim, images, seeds, Misclassified(labels), stop=self.stop)
+        goals = [Misclassify(self.objective, labels)]
+        if self.targets:
+            clean = search.look(search.everyone, search.origin)
+            towards = runners_up(clean.logits, labels, self.targets).T
+            goals = [Misclassify(self.objective, labels, t) for t in towards]
+        stream = 0
+        for goal in goals:
+            for _ in range(self.restarts):
+                rows = search.unmet if self.stop or stream else search.everyone
+                if not len(rows):
+                    return search.result()
+                adaptive_ascent(search, goal, rows, search.random_start(rows, stream), self.steps)
+                stream += 1
+        return search.result()

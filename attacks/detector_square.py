@@ -1,0 +1,46 @@
+"""Detector-aware Square attack: random search on margin and score together, for detectors without a gradient."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from advbench.ascent import check_counts
+from advbench.contracts import DetectorAware, Guard, check_eps
+from advbench.goals import Undetected, Violation
+from advbench.search import Search
+from advbench.square_search import square_search
+from advbench.types import Perturbed
+from advbench.victim import Victim
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorSquare(DetectorAware):
+    """Random squares (Andriushchenko et al. 2020, arXiv:1912.00049) that lessen what is short of success; L-inf only.
+
+    Climbs `min(margin, 0) / F + min(slack, 0) / G` in the units of clean images (`goals.Violation`); only the
+    model's logits and the score are read.
+    queries   forward passes an image; a lost image leaves at once
+    """
+
+    eps: float = 0.3
+    clip: bool = True
+    queries: int = 5000
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        check_eps(self.eps, self.norm)
+        check_counts(queries=self.queries, samples=self.samples)
+
+    def pursue(self, search: Search, labels: Tensor, guard: Guard) -> None:
+        """Go after the images of `search` that are not lost yet."""
+        rows = search.unmet
+        if len(rows):
+            square_search(search, Violation(labels, guard), rows, self.queries)
+
+    def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor, guard: Guard) -> Perturbed:
+        """No gradients; a forward pass of the clean image and up to `queries` more."""
+        labels = labels.to(victim.device)
+        search = Search(self, victim, images, seeds, Undetected(labels, guard), stop=True)
+        search.look(search.everyone, search.origin, queries=True)
+        self.pursue(search, labels, guard)
+        return search.result()

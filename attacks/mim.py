@@ -1,0 +1,48 @@
+"""Momentum iterative method: sign steps along the accumulated gradient."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from advbench.ascent import check_counts, fixed_ascent, steady
+from advbench.contracts import Attack, check_eps
+from advbench.geometry import Norm
+from advbench.goals import Misclassified, Misclassify
+from advbench.objectives import Objective
+from advbench.search import Search
+from advbench.settings import at_least
+from advbench.types import Perturbed
+from advbench.victim import Victim
+
+
+@dataclass(frozen=True, kw_only=True)
+class MIM(Attack):
+    """`g <- decay * g + grad / ||grad||_1; x <- project(x + eps / steps * steepest(g))` (Dong et al. 2018, Eq. 6-8).
+
+    arXiv:1710.06081. Starts at the image; the point of largest margin is kept.
+    objective   ce, margin, dlr or logits, as in `advbench.objectives`
+    stop        an image leaves at its first success
+    """
+
+    eps: float = 0.3
+    clip: bool = True
+    norm: Norm = "linf"
+    steps: int = 10
+    decay: float = 1.0
+    objective: Objective = "ce"
+    stop: bool = False
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        check_eps(self.eps, self.norm)
+        check_counts(steps=self.steps, samples=self.samples)
+        at_least("decay", self.decay, 0)
+
+    def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
+        """`steps` gradients an image and a forward pass more."""
+        labels = labels.to(victim.device)
+        search = Search(self, victim, images, seeds, Misclassified(labels), stop=self.stop)
+        sizes = steady(self.steps, self.eps / self.steps)
+        goal = Misclassify(self.objective, labels)
+        fixed_ascent(search, goal, search.everyone, search.origin, sizes, decay=self.decay)
+        return search.result()

@@ -1,0 +1,43 @@
+"""Orthogonal attack: follows one constraint along what leaves the other as it is, both ways."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from advbench import goals
+from advbench.ascent import decaying, fixed_ascent
+from advbench.contracts import Guard
+from advbench.evasion import GradientEvasion
+from advbench.geometry import Norm
+from advbench.goals import Goal
+from advbench.objectives import Objective
+from advbench.search import Search
+from advbench.types import Outputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orthogonal(GradientEvasion):
+    """Selective steps along the part of one gradient orthogonal to the other (Bryniarski et al. 2021).
+
+    arXiv:2106.15023, sec. 4.2: the objective's gradient without the score's while the label is right, the score's
+    without the objective's once it is wrong. Steps of eps / 4 that fall to 0 by a half cosine.
+    objective, targets, restarts as in `apgd`; steps cost two backward passes each
+    """
+
+    eps: float = 0.3
+    clip: bool = True
+    norm: Norm = "linf"
+    steps: int = 100
+    objective: Objective = "margin"
+    targets: int = 3
+    restarts: int = 1
+    samples: int = 1
+
+    def goals(self, labels: Tensor, targets: Tensor | None, guard: Guard, clean: Outputs) -> Sequence[Goal]:  # noqa: ARG002
+        """One, which changes with what the image has reached."""
+        return [goals.Orthogonal(self.objective, labels, targets, guard)]
+
+    def ascend(self, search: Search, goal: Goal, rows: Tensor, start: Tensor) -> None:
+        """Decaying steps: the goal jumps between two scales, which would mislead Auto-PGD's comparisons."""
+        fixed_ascent(search, goal, rows, start, decaying(self.steps, self.eps / 4))

@@ -1,0 +1,58 @@
+"""Projected gradient ascent in an L-inf or L2 ball, with random starts."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from advbench.ascent import check_counts, fixed_ascent, steady
+from advbench.contracts import Attack, check_eps
+from advbench.geometry import Norm
+from advbench.goals import Misclassified, Misclassify
+from advbench.objectives import Objective
+from advbench.search import Search
+from advbench.settings import at_least
+from advbench.types import Perturbed
+from advbench.victim import Victim
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGD(Attack):
+    """`x <- project(x + step * steepest(grad f))` from a random point (Madry et al. 2018, arXiv:1706.06083).
+
+    The sign of the gradient in L-inf, its unit vector in L2. The point of largest margin is kept.
+    step          in the unit of eps; None = 2.5 eps / steps, enough to cross the ball
+    restarts      random starts; from the second on only for images that have not succeeded
+    random_start  false: start at the image itself
+    objective     ce, margin, dlr or logits, as in `advbench.objectives`
+    stop          an image leaves at its first success
+    """
+
+    eps: float = 0.3
+    clip: bool = True
+    norm: Norm = "linf"
+    steps: int = 40
+    step: float | None = None
+    restarts: int = 1
+    random_start: bool = True
+    objective: Objective = "ce"
+    stop: bool = False
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        check_eps(self.eps, self.norm)
+        check_counts(steps=self.steps, restarts=self.restarts, samples=self.samples)
+        if self.step is not None:
+            at_least("step", self.step, 0, above=True)
+
+    def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
+        """`steps` gradients an image and restart, and a forward pass more."""
+        labels = labels.to(victim.device)
+        search = Search(self, victim, images, seeds, Misclassified(labels), stop=self.stop)
+        sizes = steady(self.steps, 2.5 * self.eps / self.steps if self.step is None else self.step)
+        for restart in range(self.restarts):
+            rows = search.everyone if restart == 0 else search.unmet
+            if not len(rows):
+                break
+            start = search.random_start(rows, restart) if self.random_start else search.origin[rows]
+            fixed_ascent(search, Misclassify(self.objective, labels), rows, start, sizes)
+        return search.result()

@@ -1,0 +1,39 @@
+"""Square attack: random search on the margin, without gradients."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from advbench.ascent import check_counts
+from advbench.contracts import Attack, check_eps
+from advbench.goals import Misclassified, Misclassify
+from advbench.search import Search
+from advbench.square_search import square_search
+from advbench.types import Perturbed
+from advbench.victim import Victim
+
+
+@dataclass(frozen=True, kw_only=True)
+class Square(Attack):
+    """Random squares of +-eps that raise the margin (Andriushchenko et al. 2020, arXiv:1912.00049); L-inf only.
+
+    queries   forward passes an image
+    stop      an image leaves at its first success
+    """
+
+    eps: float = 0.3
+    clip: bool = True
+    queries: int = 5000
+    stop: bool = True
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        check_eps(self.eps, self.norm)
+        check_counts(queries=self.queries, samples=self.samples)
+
+    def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
+        """No gradients; up to `queries` forward passes an image."""
+        labels = labels.to(victim.device)
+        search = Search(self, victim, images, seeds, Misclassified(labels), stop=self.stop)
+        square_search(search, Misclassify("margin", labels), search.everyone, self.queries)
+        return search.result()

@@ -1,0 +1,403 @@
+"""Detector-aware attacks: known optima, what each wins that plain PGD does not, and detectors that need care."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+from advbench import catalog, goals, metrics, settings
+from advbench.contracts import DetectorAware, FittedDetector, Guard
+from advbench.errors import BadSetting, FailedCheck
+from advbench.losses import Head
+from advbench.losses.lgm import LGM
+from advbench.models import Network
+from advbench.objectives import margin
+from advbench.types import ImageSet, Outputs, Perturbed, Splits
+from advbench.victim import Victim
+
+CPU = torch.device("cpu")
+AWARE = [n for n in catalog.names("attack") if issubclass(catalog.load("attack", n), DetectorAware)]
+GRADIENT = [n for n in AWARE if "steps" in settings.defaults(catalog.load("attack", n))]
+LIGHT = {"steps": 8, "queries": 60}
+
+
+def attack(name: str, **options: Any) -> DetectorAware:
+    made: DetectorAware = catalog.load("attack", name)(**options)
+    return made
+
+
+def light(name: str, **options: Any) -> DetectorAware:
+    known = settings.defaults(catalog.load("attack", name))
+    return attack(name, **({k: v for k, v in LIGHT.items() if k in known} | options))
+
+
+def perturb(which: DetectorAware, victim: Victim, images: Tensor, labels: Tensor, guard: Guard) -> Perturbed:
+    return which.perturb(victim, images, labels, torch.arange(len(images)), guard)
+
+
+def guard_of(victim: Victim, digits: Splits, name: str = "likelihood", fpr: float = 0.05) -> Guard:
+    detector = catalog.load("detector", name)()
+    fitted = detector.fit(victim.head, victim.outputs(digits.train.images), digits.train.labels)
+    clean = victim.outputs(digits.calibration.images)
+    threshold = metrics.threshold_at(fpr, fitted.score(clean).numpy())
+    assert threshold is not None
+    return Guard(name, fitted, threshold, detector.differentiable, clean, digits.calibration.labels)
+
+
+def lost(victim: Victim, made: Perturbed, labels: Tensor, guard: Guard) -> Tensor:
+    """As the scorer sees it: misclassified and not rejected."""
+    outputs = victim.outputs(made.images)
+    return (outputs.predictions != labels) & (guard.score(outputs) <= guard.threshold)
+
+
+@pytest.fixture(scope="module")
+def guards(victims: dict[str, Victim], digits: Splits) -> dict[str, Guard]:
+    return {name: guard_of(victim, digits) for name, victim in victims.items()}
+
+
+# The contract, over every detector-aware attack
+
+
+@pytest.mark.parametrize("name", AWARE)
+@pytest.mark.parametrize("clip", [True, False])
+def test_perturbation_stays_in_budget_and_range(
+    name: str, clip: bool, victim: Victim, few: ImageSet, digits: Splits
+) -> None:
+    guard = guard_of(victim, digits)
+    images, weights = few.images.clone(), [p.clone() for p in victim.model.parameters()]
+    assert not any(p.requires_grad for p in victim.model.parameters())
+    grads = [p.grad for p in victim.model.parameters()]
+    made = perturb(light(name, eps=0.2, clip=clip), victim, few.images, few.labels, guard)
+    assert ((made.images.double() - images.double()).abs() <= 0.2 + 1e-6).all()
+    assert made.images.dtype == torch.float32
+    assert made.images.shape == images.shape
+    assert not clip or (made.images.min() >= 0 and made.images.max() <= 1)
+    assert torch.equal(images, few.images)
+    assert all(torch.equal(a, b) for a, b in zip(weights, victim.model.parameters(), strict=True))
+    assert [p.grad for p in victim.model.parameters()] == grads
+    assert not any(p.requires_grad for p in victim.model.parameters())
+
+
+@pytest.mark.parametrize("name", AWARE)
+def test_the_same_seeds_give_the_same_bytes(name: str, victims: Any, guards: Any, few: ImageSet) -> None:
+    victim, guard = victims["lgm"], guards["lgm"]
+    first = perturb(light(name), victim, few.images, few.labels, guard)
+    torch.rand(3)
+    again = perturb(light(name), victim, few.images, few.labels, guard)
+    for field in ("images", "gradients", "forwards", "first_success", "zero_gradients"):
+        assert torch.equal(getattr(first, field), getattr(again, field))
+
+
+@pytest.mark.parametrize("name", AWARE)
+def test_an_images_result_does_not_depend_on_the_images_beside_it(
+    name: str, victims: Any, guards: Any, few: ImageSet
+) -> None:
+    victim, guard, which = victims["lgm"], guards["lgm"], light(name)
+    whole = perturb(which, victim, few.images, few.labels, guard)
+    for i in (0, 5, 23):
+        alone = which.perturb(victim, few.images[[i]], few.labels[[i]], torch.tensor([i]), guard)
+        assert ((whole.images[i] - alone.images[0]).abs() < 1e-4).float().mean() > 0.98
+        assert alone.gradients.item() == whole.gradients[i]
+
+
+@pytest.mark.parametrize("name", AWARE)
+@pytest.mark.parametrize("loss", ["softmax", "lgm"])
+def test_what_the_attack_calls_lost_is_lost_for_the_scorer_and_costs_nothing_further(
+    name: str, loss: str, victims: Any, guards: Any, digits: Splits
+) -> None:
+    victim, guard = victims[loss], guards[loss]
+    images, labels = digits.test.images[:60], digits.test.labels[:60]
+    made = perturb(light(name, eps=0.2), victim, images, labels, guard)
+    found = lost(victim, made, labels, guard)
+    assert torch.equal(made.first_success >= 0, found)
+    assert found.sum() > 0
+    spent = made.gradients if name in GRADIENT else made.forwards
+    assert (spent[found] <= made.first_success[found] + 2).all()
+    assert (spent[found] < spent.max()).any() or found.all()
+
+
+@pytest.mark.parametrize("name", AWARE)
+def test_an_image_that_is_wrong_and_accepted_as_it_stands_is_lost_before_any_step(
+    name: str, victims: Any, guards: Any, few: ImageSet
+) -> None:
+    victim, guard = victims["lgm"], guards["lgm"]
+    accepted = guard.score(victim.outputs(few.images)) <= guard.threshold
+    others = (victim.outputs(few.images).predictions + 1) % 10
+    made = perturb(light(name), victim, few.images, others, guard)
+    assert torch.equal(made.images[accepted], few.images[accepted])
+    assert (made.first_success[accepted] == 0).all()
+    assert (made.gradients[accepted] == 0).all()
+
+
+# Known optima: identity features, L-GM with identity covariance, two classes
+
+
+class Pixels(Network):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)
+
+
+MU = np.array([[0.35, 0.5, 0.5, 0.45], [0.65, 0.55, 0.4, 0.5]])
+RADIUS = 0.1  # of the accepted ball around a mean
+
+
+@dataclass(frozen=True)
+class HeadLikelihood(FittedDetector):
+    head: Head
+
+    def score(self, outputs: Outputs) -> Tensor:
+        return -self.head.log_likelihood(outputs.features.double(), outputs.predictions)
+
+
+def gaussian_pair() -> tuple[Victim, Guard]:
+    """Class k around MU[k]; the guard accepts what lies within RADIUS of the predicted class's mean."""
+    network = Pixels()
+    head = LGM(4, 2)
+    head.mu.data = torch.from_numpy(MU).float()
+    victim = Victim(network, head, shape=(1, 1, 4), classes=2, device=CPU)
+    rng = np.random.default_rng(0)
+    labels = torch.arange(200) % 2
+    clean = torch.from_numpy(MU[labels.numpy()] + rng.normal(0, 0.04, size=(200, 4))).float()
+    outputs = victim.outputs(clean.reshape(200, 1, 1, 4))
+    guard = Guard("likelihood", HeadLikelihood(victim.head_in_float64()), RADIUS**2 / 2, True, outputs, labels)
+    return victim, guard
+
+
+X0 = MU[0] + np.array([-0.03, 0.02, 0.05, -0.04])
+
+
+def least_distance(order: float) -> float:
+    """The least L2 or L-inf distance from X0 to a point of class 1 that the guard accepts, by a convex solver."""
+    constraints = [
+        {"type": "ineq", "fun": lambda v: RADIUS**2 - ((v[:4] - MU[1]) ** 2).sum()},
+        {"type": "ineq", "fun": lambda v: ((v[:4] - MU[0]) ** 2).sum() - ((v[:4] - MU[1]) ** 2).sum()},
+    ]
+    if order == 2:
+        found = minimize(lambda v: ((v - X0) ** 2).sum(), MU[1], constraints=constraints, tol=1e-14)
+        return float(found.fun**0.5)
+    constraints += [
+        {"type": "ineq", "fun": lambda v: v[4] - (v[:4] - X0)},
+        {"type": "ineq", "fun": lambda v: v[4] + (v[:4] - X0)},
+    ]
+    return float(minimize(lambda v: v[4], np.append(MU[1], 1.0), constraints=constraints, tol=1e-14).fun)
+
+
+def test_the_least_joint_perturbation_in_l2_has_a_closed_form() -> None:
+    # the accepted ball lies wholly in class 1's half: the nearest point is on the line to its centre
+    assert np.linalg.norm(MU[1] - MU[0]) / 2 > RADIUS
+    assert least_distance(2) == pytest.approx(np.linalg.norm(MU[1] - X0) - RADIUS, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["joint", "selective"])
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_two_per_cent_above_the_least_joint_perturbation_the_image_is_lost_and_two_below_nothing_is(
+    name: str, norm: str
+) -> None:
+    victim, guard = gaussian_pair()
+    image, label = torch.from_numpy(X0).float().reshape(1, 1, 1, 4), torch.tensor([0])
+    least = least_distance(2 if norm == "l2" else np.inf)
+    for factor, expected in ((0.98, False), (1.02, True)):
+        options: dict[str, Any] = {"sweep": 5} if name == "joint" else {}
+        which = attack(name, eps=factor * least, norm=norm, clip=False, targets=1, steps=200, **options)
+        made = perturb(which, victim, image, label, guard)
+        assert lost(victim, made, label, guard).item() is expected, factor
+
+
+@pytest.mark.parametrize("lam", [0.1, 1.0, 10.0])
+def test_the_joint_goal_is_maximal_where_its_closed_form_says(lam: float) -> None:
+    from advbench.ascent import adaptive_ascent
+    from advbench.search import Search
+
+    victim, guard = gaussian_pair()
+    image, label, eps = torch.from_numpy(X0).float().reshape(1, 1, 1, 4), torch.tensor([0]), 0.12
+    goal = goals.Joint("margin", label, torch.tensor([1]), guard, lam)
+
+    class Own(goals.Criterion):
+        def merit(self, outputs: Outputs, rows: Tensor) -> Tensor:
+            with torch.enable_grad():
+                leaf = Outputs(outputs.features.detach().requires_grad_(), outputs.logits)
+                return goal.values(leaf, rows).detach()
+
+    which = attack("joint", eps=eps, norm="l2", clip=False)
+    search = Search(which, victim, image, torch.tensor([0]), Own(), stop=False)
+    adaptive_ascent(search, goal, search.everyone, search.origin, 200)
+    # J = (mu1 - mu0).x / F - lam |x - mu1|^2 / 2G + const: its level sets are spheres around the free maximum
+    free = MU[1] + (MU[1] - MU[0]) / guard.typical_margin * guard.spread / lam
+    away = np.linalg.norm(free - X0)
+    best = free if away <= eps else X0 + eps * (free - X0) / away
+    found = search.images.double().numpy().reshape(4)
+    assert np.linalg.norm(found - X0) <= eps + 1e-6
+    assert np.linalg.norm(found - best) <= 0.02 * np.linalg.norm(best - X0)
+
+
+def test_orthogonal_steps_do_not_change_the_other_constraint_to_first_order(
+    victims: Any, guards: Any, few: Any
+) -> None:
+    victim, guard = victims["softmax"], guards["softmax"]
+    goal = goals.Orthogonal("margin", few.labels, None, guard)
+    rows = torch.arange(len(few.labels))
+    for wrong in (False, True):
+        labels = victim.outputs(few.images).predictions
+        labels = (labels + 1) % 10 if wrong else labels
+        goal = goals.Orthogonal("margin", labels, None, guard)
+        x = few.images.clone().requires_grad_()
+        _, direction = goal.climb(victim.differentiable_outputs(x), rows, x)
+        outputs = victim.differentiable_outputs(x)
+        other = goals.Misclassify.values(goal, outputs, rows) if wrong else goal.slack(outputs, rows)
+        own = goal.slack(outputs, rows) if wrong else goals.Misclassify.values(goal, outputs, rows)
+        of_other, of_own = goals.gradient_of(other, x, again=True), goals.gradient_of(own, x)
+        change = (direction * of_other).flatten(1).sum(dim=1)
+        scale = direction.flatten(1).norm(dim=1) * of_other.flatten(1).norm(dim=1)
+        assert (change.abs() <= 1e-4 * scale + 1e-9).all()
+        assert ((direction * of_own).flatten(1).sum(dim=1) >= 0).all()
+
+
+def test_the_orthogonal_part_of_parallel_gradients_is_the_gradient_itself() -> None:
+    a = torch.tensor([[1.0, 2.0], [3.0, 0.0], [1.0, 1.0]]).reshape(3, 1, 1, 2)
+    b = torch.tensor([[2.0, 4.0], [1.0, 1.0], [0.0, 0.0]]).reshape(3, 1, 1, 2)
+    found = goals.orthogonal_part(a, b).reshape(3, 2)
+    torch.testing.assert_close(found, torch.tensor([[1.0, 2.0], [1.5, -1.5], [1.0, 1.0]]))
+
+
+# Where they win
+
+
+@pytest.mark.parametrize("name", AWARE)
+def test_each_evades_the_likelihood_of_lgm_where_plain_pgd_is_caught(
+    name: str, victims: Any, guards: Any, digits: Splits
+) -> None:
+    victim, guard = victims["lgm"], guards["lgm"]
+    images, labels = digits.test.images[:100], digits.test.labels[:100]
+    plain = catalog.load("attack", "pgd")(eps=0.3, steps=100).perturb(victim, images, labels, torch.arange(100))
+    options = {"queries": 1500} if name == "detector-square" else {}
+    made = perturb(attack(name, eps=0.3, **options), victim, images, labels, guard)
+    won = lost(victim, made, labels, guard) & ~lost(victim, plain, labels, guard)
+    assert won.double().mean() > 0.1
+
+
+def test_each_weight_of_the_sweep_wins_an_image_that_the_first_one_does_not(
+    victims: Any, guards: Any, digits: Splits
+) -> None:
+    victim, guard = victims["lgm"], guards["lgm"]
+    images, labels = digits.test.images[:150], digits.test.labels[:150]
+    one, all_ = (
+        lost(
+            victim,
+            perturb(attack("joint", eps=0.12, sweep=s, steps=30), victim, images, labels, guard),
+            labels,
+            guard,
+        )
+        for s in (1, 5)
+    )
+    assert (all_ & ~one).any()
+    assert not (one & ~all_).any()
+
+
+# Detectors that need care
+
+
+@dataclass(frozen=True)
+class Made(FittedDetector):
+    """A detector from a function, with a stand-in or none."""
+
+    function: Callable[[Outputs], Tensor]
+    surrogate: Callable[[Outputs], Tensor] | None = None
+
+    def score(self, outputs: Outputs) -> Tensor:
+        return self.function(outputs)
+
+    def stand_in(self, outputs: Outputs) -> Tensor | None:
+        return None if self.surrogate is None else self.surrogate(outputs)
+
+
+def stepped(outputs: Outputs) -> Tensor:
+    """Minus the largest logit in whole steps: no gradient."""
+    return -(outputs.logits.detach().amax(dim=1) * 4).floor().double() / 4
+
+
+def made_guard(victim: Victim, digits: Splits, detector: Made, *, differentiable: bool) -> Guard:
+    clean = victim.outputs(digits.calibration.images)
+    threshold = metrics.threshold_at(0.05, detector.score(clean).numpy())
+    assert threshold is not None
+    return Guard("made", detector, threshold, differentiable, clean, digits.calibration.labels)
+
+
+@pytest.mark.parametrize("name", AWARE)
+def test_a_score_that_is_nan_is_refused_by_the_detectors_name(name: str, victims: Any, digits: Splits) -> None:
+    victim = victims["softmax"]
+    outputs = victim.outputs(digits.calibration.images)
+    broken = Made(lambda o: torch.where(o.logits.amax(dim=1) > -1e9, torch.nan, 0.0).double())
+    guard = Guard("made", broken, 0.0, True, outputs, digits.calibration.labels)
+    with pytest.raises(FailedCheck, match="detector made gives NaN"):
+        perturb(light(name), victim, digits.test.images[:4], digits.test.labels[:4], guard)
+
+
+@pytest.mark.parametrize("name", ["joint", "selective", "orthogonal"])
+def test_a_detector_without_a_gradient_is_refused_and_the_way_out_is_named(
+    name: str, victims: Any, digits: Splits
+) -> None:
+    victim = victims["softmax"]
+    guard = made_guard(victim, digits, Made(stepped), differentiable=False)
+    with pytest.raises(BadSetting, match=r"no gradient and no stand-in.*detector-square"):
+        perturb(light(name), victim, digits.test.images[:4], digits.test.labels[:4], guard)
+
+
+@pytest.mark.parametrize("name", ["joint", "selective", "orthogonal"])
+def test_a_detector_that_claims_a_gradient_and_has_none_is_refused(name: str, victims: Any, digits: Splits) -> None:
+    victim = victims["softmax"]
+    guard = made_guard(victim, digits, Made(stepped), differentiable=True)
+    with pytest.raises(FailedCheck, match="carries no gradient"):
+        perturb(light(name), victim, digits.test.images[:4], digits.test.labels[:4], guard)
+
+
+@pytest.mark.parametrize("name", ["joint", "selective", "orthogonal"])
+def test_a_declared_stand_in_gives_the_direction_and_the_score_itself_decides(
+    name: str, victims: Any, digits: Splits
+) -> None:
+    victim = victims["lgm"]
+    detector = Made(stepped, lambda outputs: -outputs.logits.amax(dim=1).double())
+    guard = made_guard(victim, digits, detector, differentiable=False)
+    images, labels = digits.test.images[:60], digits.test.labels[:60]
+    made = perturb(attack(name, eps=0.2), victim, images, labels, guard)
+    assert torch.equal(made.first_success >= 0, lost(victim, made, labels, guard))
+    assert lost(victim, made, labels, guard).double().mean() > 0.5
+
+
+@pytest.mark.parametrize("name", ["feature-matching", "detector-square"])
+def test_two_attacks_need_no_gradient_of_the_score(name: str, victims: Any, digits: Splits) -> None:
+    victim = victims["lgm"]
+    guard = made_guard(victim, digits, Made(stepped), differentiable=False)
+    images, labels = digits.test.images[:60], digits.test.labels[:60]
+    options = {"queries": 500} if name == "detector-square" else {}
+    made = perturb(attack(name, eps=0.3, **options), victim, images, labels, guard)
+    assert lost(victim, made, labels, guard).double().mean() > 0.3
+
+
+def test_an_infinite_score_is_most_suspicious_and_no_error(victims: Any, digits: Splits, few: ImageSet) -> None:
+    victim = victims["softmax"]
+    wall = Made(lambda o: torch.where(margin(o.logits, o.predictions) > -1e9, torch.inf, 0.0) + 0 * o.logits.sum(1))
+    guard = Guard("wall", wall, 0.0, True, victim.outputs(digits.calibration.images), digits.calibration.labels)
+    made = perturb(light("joint"), victim, few.images, few.labels, guard)
+    assert (made.first_success == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "word"),
+    [
+        ("joint", {"sweep": 0}, "sweep"),
+        ("joint", {"sweep": 6}, "sweep"),
+        ("feature-matching", {"targets": 0}, "targets"),
+        ("selective", {"steps": 0}, "steps"),
+        ("orthogonal", {"restarts": 0}, "restarts"),
+        ("detector-square", {"queries": 0}, "queries"),
+        *((name, {"eps": 0.0}, "8/255") for name in AWARE),
+    ],
+)
+def test_a_setting_outside_its_range_is_refused_by_name(name: str, options: dict[str, Any], word: str) -> None:
+    with pytest.raises(BadSetting, match=word):
+        attack(name, **options)

@@ -1,0 +1,146 @@
+"""Attacks of other libraries: AutoAttack as published, ART's by name, the broken ones refused."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from advbench import art_attacks, catalog, settings
+from advbench.errors import BadSetting, UnknownName
+from advbench.geometry import generator
+from advbench.types import ImageSet, Splits
+from advbench.victim import Victim
+
+
+def wrong(victim: Victim, images: Tensor, labels: Tensor) -> Tensor:
+    return victim.outputs(images).predictions != labels
+
+
+def test_autoattack_is_the_authors_code_bit_for_bit(victims: dict[str, Victim], digits: Splits) -> None:
+    import pyautoattack
+
+    victim, images, labels = victims["softmax"], digits.test.images[:16], digits.test.labels[:16]
+    seeds = torch.arange(16)
+    made = catalog.load("attack", "autoattack")(eps=0.08).perturb(victim, images, labels, seeds)
+    seed = generator(0, 0).initial_seed()
+    plain = pyautoattack.AutoAttack(victim.model, eps=0.08, norm="Linf", seed=seed, version="standard")
+    plain.fab.n_target_classes = 9
+    with art_attacks.seeded(0):
+        theirs = plain.run_standard_evaluation(images, labels, batch_size=16)[0]
+    robust = ~wrong(victim, made.images, labels)
+    assert torch.equal(wrong(victim, theirs, labels), ~robust)
+    assert 0 < robust.sum() < 16
+    torch.testing.assert_close(made.images, theirs, rtol=0, atol=1e-6)
+    assert torch.equal(made.images[robust], images[robust])
+    assert made.gradients[0] > 50
+
+
+def test_autoattack_needs_four_classes_and_the_unit_range(victims: dict[str, Victim], few: ImageSet) -> None:
+    with pytest.raises(BadSetting, match="no-clip"):
+        catalog.load("attack", "autoattack")(clip=False)
+    victim = Victim(victims["softmax"].network, victims["softmax"].head, shape=(1, 8, 8), classes=3,
+                    device=torch.device("cpu"))  # fmt: skip
+    with pytest.raises(BadSetting, match="needs four classes, this model has 3"):
+        catalog.load("attack", "autoattack")().perturb(victim, few.images, few.labels, torch.arange(24))
+
+
+def test_square_wins_where_the_gradient_is_masked_and_pgd_does_not(victims: dict[str, Victim], few: ImageSet) -> None:
+    from advbench.models import Network
+
+    class Masked(Network):
+        """The softmax model on pixels rounded to 64 levels: right, and without a useful gradient."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            flat: Tensor = victims["softmax"].network(((images * 64).round() / 64 - images).detach() + images * 1.0)
+            return flat
+
+        def stand_in(self, images: Tensor) -> Tensor:
+            features: Tensor = victims["softmax"].network(images).detach() + 0 * images.flatten(1)[:, :16]
+            return features
+
+    victim = Victim(Masked(), victims["softmax"].head, shape=(1, 8, 8), classes=10, device=torch.device("cpu"))
+    seeds = torch.arange(len(few))
+    plain = catalog.load("attack", "pgd")(eps=0.2).perturb(victim, few.images, few.labels, seeds)
+    square = catalog.load("attack", "square")(eps=0.2, queries=500).perturb(victim, few.images, few.labels, seeds)
+    assert plain.zero_gradients.all()
+    assert wrong(victim, square.images, few.labels).sum() > wrong(victim, plain.images, few.labels).sum() + 10
+
+
+def test_square_spends_queries_only_on_what_withstands_it(victims: dict[str, Victim], digits: Splits) -> None:
+    victim, images, labels = victims["softmax"], digits.test.images[:60], digits.test.labels[:60]
+    made = catalog.load("attack", "square")(eps=0.082, queries=300).perturb(victim, images, labels, torch.arange(60))
+    lost = wrong(victim, made.images, labels)
+    assert 0 < lost.sum() < 60
+    assert torch.equal(made.first_success >= 0, lost)
+    assert torch.equal(made.forwards[lost], made.first_success[lost] + 1)
+    assert (made.forwards[~lost] == 300).all()
+    assert (made.gradients == 0).all()
+
+
+# ART by name
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "eps"),
+    [
+        ("CarliniL2Method", {"max_iter": 15, "binary_search_steps": 4, "learning_rate": 0.1}, 3.0),
+        ("DeepFool", {"max_iter": 20}, 3.0),
+        ("BasicIterativeMethod", {"max_iter": 10, "eps_step": 0.05}, 0.3),
+        ("HopSkipJump", {"max_iter": 1, "max_eval": 50, "init_eval": 10, "init_size": 10}, 3.0),
+    ],
+)
+def test_an_attack_of_art_runs_by_name_in_its_ball_and_leaves_the_global_streams_alone(
+    name: str, options: dict[str, object], eps: float, victims: dict[str, Victim], few: ImageSet
+) -> None:
+    victim, images, labels = victims["softmax"], few.images[:6], few.labels[:6]
+    cls = catalog.load("attack", f"art:{name}")
+    which = cls(**settings.fill(cls, {"eps": eps, **options}, name))
+    torch.manual_seed(3)
+    np.random.seed(3)  # noqa: NPY002
+    expected = torch.rand(2).tolist(), np.random.rand(2).tolist()  # noqa: NPY002
+    torch.manual_seed(3)
+    np.random.seed(3)  # noqa: NPY002
+    made = which.perturb(victim, images, labels, torch.arange(6))
+    assert (torch.rand(2).tolist(), np.random.rand(2).tolist()) == expected  # noqa: NPY002
+    delta = (made.images - images).double().flatten(1)
+    size = delta.abs().amax(dim=1) if which.norm == "linf" else delta.norm(dim=1)
+    assert (size <= eps + 1e-6).all()
+    assert wrong(victim, made.images, labels).sum() >= 3
+    assert (made.forwards > 0).all()
+    alone = which.perturb(victim, images[3:4], labels[3:4], torch.tensor([3]))
+    assert torch.equal(alone.images, made.images[3:4])
+    assert alone.gradients.item() == made.gradients[3]
+
+
+def test_the_settings_of_an_art_attack_are_its_own_with_their_defaults() -> None:
+    cls = catalog.load("attack", "art:CarliniL2Method")
+    known = settings.defaults(cls)
+    assert known["max_iter"] == 10
+    assert known["norm"] == "l2"
+    assert not {"batch_size", "verbose", "classifier", "targeted"} & set(known)
+    assert settings.fill(cls, {"max_iter": 50}, "x")["max_iter"] == 50
+    with pytest.raises(UnknownName, match="max_iter"):
+        settings.fill(cls, {"max_itr": 50}, "attack art:CarliniL2Method")
+
+
+@pytest.mark.parametrize("name", sorted(art_attacks.BROKEN))
+def test_what_is_known_to_be_broken_is_refused_by_name_and_reason(name: str) -> None:
+    with pytest.raises(BadSetting) as caught:
+        catalog.load("attack", f"art:{name}")
+    assert f"art:{name} is not offered: {art_attacks.BROKEN[name]}" in str(caught.value)
+
+
+def test_arts_autoattack_is_sent_on_to_the_published_one() -> None:
+    with pytest.raises(BadSetting, match=r"not the published ensemble; use autoattack"):
+        catalog.load("attack", "art:AutoAttack")
+
+
+def test_an_unknown_attack_of_art_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UnknownName, match="Did you mean 'DeepFool'"):
+        catalog.load("attack", "art:DeepFol")
+
+
+def test_settings_that_art_refuses_are_the_users(victims: dict[str, Victim], few: ImageSet) -> None:
+    which = catalog.load("attack", "art:CarliniL2Method")(max_iter=-1)
+    with pytest.raises(BadSetting, match="ART's CarliniL2Method refuses"):
+        which.perturb(victims["softmax"], few.images[:1], few.labels[:1], torch.arange(1))
