@@ -150,6 +150,8 @@ class Training:
         at_least("training batch_size", self.batch_size, 1)
         at_least("learning_rate", self.learning_rate, 0, above=True)
         at_least("momentum", self.momentum, 0)
+        if self.momentum >= 1:
+            raise BadSetting(f"momentum = {self.momentum:g} is out of range; it must be below 1")
         at_least("weight_decay", self.weight_decay, 0)
         at_least("warmup", self.warmup, 0)
         at_least("max_gradient_norm", self.max_gradient_norm, 0, above=True)

@@ -329,6 +329,7 @@ def test_an_eps_that_is_no_eps_is_refused(small: Small, command: str, eps: str) 
         (("train", "--learning-rate", "0"), "learning_rate"),
         (("train", "--learning-rate", "nan"), "learning_rate"),
         (("train", "--momentum=-0.1"), "momentum"),
+        (("train", "--momentum", "1"), "momentum"),
         (("train", "--weight-decay=-0.1"), "weight_decay"),
         (("train", "--warmup=-1"), "warmup"),
         (("train", "--batch-size", "0"), "batch_size"),

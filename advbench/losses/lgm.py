@@ -1,5 +1,6 @@
 """Large-margin Gaussian mixture loss: logits are log-densities, the margin grows with the distance."""
 
+import math
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
@@ -46,6 +47,11 @@ class LGM(Head):
         at_least("lambda (lam)", lam, 0)
         if covariance not in ("identity", "diagonal"):
             raise BadSetting(f"covariance = {covariance!r} is not known; write identity or diagonal")
+        if not -math.inf < log_var_floor <= 0:
+            raise BadSetting(
+                f"log_var_floor = {log_var_floor:g} is out of range; it must be finite and at most 0, where the "
+                "log-variances start"
+            )
         self.alpha = alpha
         self.lam = lam
         self.log_var_floor = log_var_floor
