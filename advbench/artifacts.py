@@ -14,8 +14,10 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -107,3 +109,10 @@ def pack_table(table: pd.DataFrame) -> bytes:
 def read_scores(run: Run) -> pd.DataFrame:
     """scores.parquet."""
     return pd.read_parquet(io.BytesIO(run.read(SCORES)))
+
+
+def scores_of(table: pd.DataFrame, detector: str, source: str) -> NDArray[np.float64]:
+    """Scores of one detector on `calibration`, `test` or an attack file, in image order."""
+    chosen = table[(table.detector == detector) & (table.source == source)]
+    values: NDArray[np.float64] = chosen.sort_values("index")["score"].to_numpy()
+    return values

@@ -27,10 +27,7 @@ class Subject:
 
     def score(self, detector: str, source: str) -> metrics.Array:
         """Scores of a detector on `test` or an attack file, in image order."""
-        table = self.scores
-        chosen = table[(table.detector == detector) & (table.source == source)]
-        values: metrics.Array = chosen.sort_values("index")["score"].to_numpy()
-        return values
+        return artifacts.scores_of(self.scores, detector, source)
 
 
 def percent(value: float | None, digits: int = 1) -> str:

@@ -19,6 +19,7 @@ LOSSES: dict[str, Any] = {
     "lgm0.3": {"name": "lgm", "alpha": 0.3},
 }
 ATTACKED = ("softmax", "center", "lgm1.0")  # as in the paper; one model of L-Softmax is attacked beside them
+SHOWN = (*ATTACKED, "l-softmax")
 SEEDS = (0, 1, 2)
 EPS = (0.1, 0.2, 0.3)
 HEADLINE = 0.3  # the eps of the paper's EERs

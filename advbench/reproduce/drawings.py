@@ -14,15 +14,13 @@ from matplotlib.patches import Circle
 from advbench import artifacts, catalog, metrics, scoring
 from advbench.report import figures
 from advbench.report.axes import LikelihoodAxis
-from advbench.reproduce.cells import ATTACKED, HEADLINE, LOSSES, SEEDS
+from advbench.reproduce.cells import HEADLINE, LOSSES, SEEDS, SHOWN
 from advbench.reproduce.paper import LABELS
-from advbench.reproduce.records import scores
 from advbench.reproduce.rows import boundary
 from advbench.runs import Run
 
 FGSM = f"fgsm-eps{HEADLINE:g}"
 TARGETED = f"targeted-fgsm-eps{HEADLINE:g}"
-SHOWN = (*ATTACKED, "l-softmax")
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ def _boundary_line(y: np.ndarray[Any, Any], alpha: float, apart: float) -> np.nd
 
 
 def _posterior(loss: str, run: Run) -> Drawing:
-    p_max = np.exp(-scores(artifacts.read_scores(run), "max-posterior", FGSM))
+    p_max = np.exp(-artifacts.scores_of(artifacts.read_scores(run), "max-posterior", FGSM))
     about = f"Histogram of p_max of adversarial images (FGSM eps 0.3), median {np.median(p_max):.3f}"
     label = f"Fig. 3: {LABELS[loss]}. {about}"
     return Drawing(f"fig3-{loss}", label, figures.histogram(None, p_max, xlabel="p_max"))
@@ -137,7 +135,7 @@ def _posterior(loss: str, run: Run) -> Drawing:
 def _likelihood(loss: str, run: Run, attack: str, key: str) -> Drawing:
     table = artifacts.read_scores(run)
     density = catalog.load("loss", run.model["loss"]["name"]).is_density
-    clean, attacked = (-scores(table, "likelihood", source) for source in ("test", attack))
+    clean, attacked = (-artifacts.scores_of(table, "likelihood", source) for source in ("test", attack))
     axis = LikelihoodAxis.of(clean, attacked, density=density)
     kind = "targeted FGSM" if attack == TARGETED else "FGSM"
     label = (
@@ -151,7 +149,7 @@ def _rocs(held: Mapping[str, Run]) -> Drawing:
     curves = []
     for loss, run in held.items():
         table = artifacts.read_scores(run)
-        both = (scores(table, "likelihood", source) for source in ("test", FGSM))
+        both = (artifacts.scores_of(table, "likelihood", source) for source in ("test", FGSM))
         curves.append(figures.Curve(LABELS[loss], metrics.roc(*both)))
     eers = ", ".join(f"{c.label} {c.roc.eer:.1%}" for c in curves)
     return Drawing(

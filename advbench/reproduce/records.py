@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from advbench import artifacts, catalog
 from advbench.errors import BadRun
@@ -56,9 +55,12 @@ def shares(run: Run, attacks: dict[str, dict[str, Any]]) -> list[dict[str, Any]]
     density = catalog.load("loss", run.model["loss"]["name"]).is_density
     found = []
     for name, row in attacks.items():
-        clean, attacked = (-scores(table, "likelihood", source)[: row["n"]] for source in ("test", name))
+        clean, attacked = (-artifacts.scores_of(table, "likelihood", source)[: row["n"]] for source in ("test", name))
         axis = LikelihoodAxis.of(clean, attacked, density=density)
-        sure = [np.exp(-scores(table, "max-posterior", source)[: row["n"]]) > SURE for source in ("test", name)]
+        sure = [
+            np.exp(-artifacts.scores_of(table, "max-posterior", source)[: row["n"]]) > SURE
+            for source in ("test", name)
+        ]
         found.append(
             {key: row[key] for key in ("attack", "eps", "settings", "n")}
             | {
@@ -69,13 +71,6 @@ def shares(run: Run, attacks: dict[str, dict[str, Any]]) -> list[dict[str, Any]]
             }
         )
     return found
-
-
-def scores(table: pd.DataFrame, detector: str, source: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Scores of one detector on `test` or an attack file, in image order."""
-    chosen = table[(table.detector == detector) & (table.source == source)]
-    values: np.ndarray[Any, np.dtype[np.float64]] = chosen.sort_values("index")["score"].to_numpy()
-    return values
 
 
 def read(path: Path) -> Record:

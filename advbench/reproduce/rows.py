@@ -10,7 +10,7 @@ import numpy as np
 
 from advbench import metrics
 from advbench.reproduce import paper
-from advbench.reproduce.cells import ATTACKED, EPS, GREY, HEADLINE, LOSSES, SEEDS, reading
+from advbench.reproduce.cells import EPS, GREY, HEADLINE, LOSSES, SEEDS, SHOWN, reading
 from advbench.reproduce.records import Record
 
 Row = dict[str, Any]
@@ -140,7 +140,7 @@ def _counts(cells: Cells, loss: str, attack: str, eps: float, options: dict[str,
 
 
 def _table6(cells: Cells) -> Iterator[Row]:
-    for loss in (*ATTACKED, "l-softmax"):
+    for loss in SHOWN:
         yield _row("table6", loss, "100-D, eps 0", cells, _clean_error, paper.TABLE6.get((loss, 0.0)))
         for eps, options in _variants(*EPS):
             stated = reading({"clip": options["clip"]}, eps)[0]
@@ -153,7 +153,7 @@ def _table6(cells: Cells) -> Iterator[Row]:
 
 
 def _eer(cells: Cells) -> Iterator[Row]:
-    for loss in (*ATTACKED, "l-softmax"):
+    for loss in SHOWN:
         for eps, options in _variants(*EPS):
             for detector in ("likelihood", "max-posterior"):
                 headline = reading({"clip": options["clip"]}, eps)[0] == HEADLINE and not options["exact"]
@@ -166,7 +166,7 @@ def _eer(cells: Cells) -> Iterator[Row]:
 
 def _targeted(cells: Cells) -> Iterator[Row]:
     attack = "targeted-fgsm"
-    for loss in (*ATTACKED, "l-softmax"):
+    for loss in SHOWN:
         for eps, options in _variants(HEADLINE):
             where, plain = name_of(eps, **options), not options["exact"]
             for what, figure, published in (
@@ -197,7 +197,7 @@ def _figures(cells: Cells) -> Iterator[Row]:
             "mean": boundary(alpha),
             **dict.fromkeys(("std", "low", "high", "n", "paper")),
         }
-    for loss in (*ATTACKED, "l-softmax"):
+    for loss in SHOWN:
         for who, published in (("clean", paper.SURE_SHARE.get(loss)), ("attacked", None)):
             setting = f"100-D, {who} images with p_max > 0.98, FGSM {default}"
             yield _row("fig3", loss, setting, cells, _share("fgsm", f"sure_{who}"), published)
