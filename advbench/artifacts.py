@@ -5,7 +5,8 @@ checkpoint-*.safetensors      `network.*`, `head.*`, `optimizer.*`, `rng.*` afte
 outputs/<part>.safetensors    features [n d], logits [n k], labels [n], index [n]; for the test part also
                               `examples`, the first images [m c h w], for pictures
 attacks/<name>.safetensors    images [n c h w], index, labels, targets (targeted attacks), features, logits,
-                              zero_gradients, saturated, gradients, forwards, first_success [n]
+                              zero_gradients, saturated, gradients, forwards, first_success [n]; of an ensemble
+                              misclassified, member [n]
 scores.parquet                detector, source, index, label, prediction, score (float64, higher = more suspicious)
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +30,7 @@ EXAMPLES = 8
 MODEL = "model.safetensors"
 SCORES = "scores.parquet"
 PARTS = ("train", "calibration", "test")
-OPTIONAL = ("targets", "gradients", "forwards", "first_success")
+OPTIONAL = ("targets", "gradients", "forwards", "first_success", "misclassified", "member")
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def pack_adversarials(made: Adversarials) -> bytes:
 def read_adversarials(run: Run, name: str) -> Adversarials:
     """attacks/<name>.safetensors."""
     tensors = unpack(run, f"attacks/{name}.safetensors")
+    optional: dict[str, Any] = {k: tensors.get(k) for k in OPTIONAL}
     return Adversarials(
         images=tensors["images"],
         index=tensors["index"],
@@ -95,7 +98,7 @@ def read_adversarials(run: Run, name: str) -> Adversarials:
         outputs=Outputs(tensors["features"], tensors["logits"]),
         zero_gradients=tensors["zero_gradients"],
         saturated=tensors["saturated"],
-        **{k: tensors.get(k) for k in OPTIONAL},
+        **optional,
     )
 
 

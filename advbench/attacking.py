@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from advbench import metrics
-from advbench.contracts import Attack, DetectorAware, Guard
+from advbench.contracts import NO_DETECTOR, AdaptiveAttack, Attack, Guard
 from advbench.scoring import Row
 from advbench.spec import AttackChoice
 from advbench.types import Adversarials, ImageSet, Outputs, Perturbed
@@ -15,7 +17,7 @@ from advbench.victim import Victim
 
 
 def perturb(
-    attack: Attack | DetectorAware,
+    attack: Attack | AdaptiveAttack,
     victim: Victim,
     images: ImageSet,
     clean: Outputs,
@@ -24,14 +26,14 @@ def perturb(
 ) -> Adversarials:
     """Attack all of `images` in batches; image i's seed is i. `clean` holds their outputs before the attack.
 
-    `guard` is needed by detector-aware attacks, and by no other.
+    `guard` is needed by adaptive attacks, and by no other.
     """
     attack.check(victim)
     seeds = torch.arange(len(images))
 
     def work(part: slice) -> Perturbed:
         batch = victim, images.images[part], images.labels[part], seeds[part]
-        if isinstance(attack, DetectorAware):
+        if isinstance(attack, AdaptiveAttack):
             assert guard is not None
             result = attack.perturb(*batch, guard)
         else:
@@ -41,33 +43,41 @@ def perturb(
 
     batches = victim.in_batches(len(images), work)
     moved = torch.cat([b.images for b in batches])
-    targets = [b.targets for b in batches if b.targets is not None]
     posterior = clean.logits[: len(images)].softmax(dim=1)
     return Adversarials(
         images=moved,
         index=torch.arange(len(images)),
         labels=images.labels,
-        targets=torch.cat(targets) if targets else None,
+        targets=_joined([b.targets for b in batches]),
         outputs=victim.outputs(moved),
         zero_gradients=torch.cat([b.zero_gradients for b in batches]),
         saturated=posterior.gather(1, images.labels[:, None]).squeeze(1) == 1,
         gradients=torch.cat([b.gradients for b in batches]),
         forwards=torch.cat([b.forwards for b in batches]),
         first_success=torch.cat([b.first_success for b in batches]),
+        misclassified=_joined([b.misclassified for b in batches]),
+        member=_joined([b.member for b in batches]),
+        members=batches[0].members,
     )
 
 
-def effect(choice: AttackChoice, made: Adversarials, clean: Outputs, guard: Guard | None = None) -> Row:
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    there = [part for part in parts if part is not None]
+    return torch.cat(there) if there else None
+
+
+def effect(choice: AttackChoice, made: Adversarials, clean: Outputs) -> Row:
     """What an attack did to the labels: the fields of an `attack` row after the model's.
 
-    With a guard, also its threshold, the share of all images that are wrong and pass it, and that of clean images
-    it rejects.
+    An ensemble's error counts every image that one of its members, at any point it tried, made wrong.
     """
     correct = (clean.predictions == made.labels).numpy()
     wrong = (made.outputs.predictions != made.labels).numpy()
-    everyone = metrics.populations(correct, made.succeeded.numpy())["all"]
+    if made.misclassified is not None:
+        wrong = wrong | made.misclassified.numpy()
+    everyone = np.ones_like(correct)
     attack = choice.attack
-    row: Row = {
+    return {
         "attack": choice.choice.name,
         "settings": choice.settings,
         "norm": attack.norm,
@@ -80,13 +90,47 @@ def effect(choice: AttackChoice, made: Adversarials, clean: Outputs, guard: Guar
         "zero_gradients": int(made.zero_gradients.sum()),
         "saturated": int(made.saturated.sum()),
     }
-    if guard is not None:
-        passed = guard.slack(made.outputs).numpy() >= 0
-        row |= {
-            "detector": guard.name,
-            "fpr": choice.fpr,
-            "threshold": guard.threshold,
-            "undetected_error_rate": metrics.rate(wrong & passed, everyone),
-            "clean_rejected": metrics.rate(guard.slack(clean).numpy() < 0, everyone),
-        }
+
+
+def evasion(choice: AttackChoice, made: Adversarials, clean: Outputs, guard: Guard, fgsm: Adversarials | None) -> Row:
+    """What an adaptive attack did to a guarded model: the further fields of its row.
+
+    undetected_error_rate, _low, _high   share of all images that are wrong and pass the guard, and its interval
+    clean_rejected                       share of the clean images that the guard rejects
+    members                              an ensemble's shares of the undetected errors; the clean image is one
+    fgsm_undetected_error_rate           what FGSM at the same eps does on the same images; None outside L-inf
+    """
+    lost = wrong_and_passed(made, guard)
+    row: Row = {
+        "detector": guard.name,
+        "fpr": choice.fpr,
+        "threshold": None if guard.name == NO_DETECTOR else guard.threshold,
+        "undetected_error_rate": float(lost.mean()),
+        **_interval(choice, made, guard, lost),
+        "clean_rejected": float((guard.slack(clean) < 0).double().mean()),
+        "fgsm_undetected_error_rate": None if fgsm is None else float(wrong_and_passed(fgsm, guard).mean()),
+    }
+    if made.member is not None:
+        winners = np.bincount(made.member.numpy()[lost], minlength=len(made.members))
+        row["members"] = {name: int(w) / len(lost) for name, w in zip(made.members, winners, strict=True)}
     return row
+
+
+def wrong_and_passed(made: Adversarials, guard: Guard) -> metrics.Mask:
+    """Bool [n]: misclassified, and not rejected by the guard."""
+    return ((made.outputs.predictions != made.labels) & (guard.slack(made.outputs) >= 0)).numpy()
+
+
+def _interval(choice: AttackChoice, made: Adversarials, guard: Guard, lost: metrics.Mask) -> Row:
+    if guard.name == NO_DETECTOR or choice.fpr is None:
+        found = metrics.wilson(int(lost.sum()), len(lost))
+        assert found is not None
+    else:
+        found = metrics.undetected(
+            guard.score(guard.clean).numpy(),
+            guard.score(made.outputs).numpy(),
+            (made.outputs.predictions != made.labels).numpy(),
+            choice.fpr,
+            rng=np.random.default_rng(0),
+        )
+    return {"undetected_error_low": found.low, "undetected_error_high": found.high}

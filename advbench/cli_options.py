@@ -96,8 +96,21 @@ ATTACK: Group = {
     ],
 }
 AWARE: Group = {
-    "detector": _option(str, "--detector", help="The detector a detector-aware attack evades.", panel=_ATTACK),
-    "fpr": _option(float, "--fpr", help="False-positive rate of its threshold (default 0.05).", panel=_ATTACK),
+    "detector": _option(
+        str,
+        "--detector",
+        help="The detector an adaptive attack evades; a list, or none for no detector.",
+        panel=_ATTACK,
+    ),
+    "fpr": _option(
+        str, "--fpr", help="False-positive rate of its threshold (default 0.05); or a list.", panel=_ATTACK
+    ),
+    "budget": _option(
+        str,
+        "--budget",
+        help="detector-aware: quick, standard (default) or thorough: 200, 2,000, 10,000 gradients.",
+        panel=_ATTACK,
+    ),
 }
 PLURAL: Group = {
     "name": _option(str, "--name", help="Name of the study and its report's folder.", panel=_PLACE),

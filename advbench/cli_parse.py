@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advbench import catalog
-from advbench.cli_options import AWARE, LOSS, TRAINING, Options
+from advbench.cli_options import LOSS, TRAINING, Options
 from advbench.errors import BadSetting
 from advbench.settings import at_least, from_text, hints_of, parameters, whole
 
@@ -93,7 +93,7 @@ def _training_table(options: Options, spec: Mapping[str, Any]) -> dict[str, Any]
 
 def attack_entries(options: Options, usual: object) -> list[dict[str, Any]]:
     """The attacks that options name (default: `usual`), with the settings that options give."""
-    shared = {k: options[k] for k in ("clip", "exact_gradient") if options[k] is not None}
+    shared = {k: options[k] for k in ("clip", "exact_gradient", "budget") if options.get(k) is not None}
     if options["eps"] is not None:
         shared["eps"] = words(options["eps"], "eps")
     names = words(options["attack"], "attack")
@@ -114,10 +114,11 @@ def _set_settings(options: Options) -> dict[str, Any]:
 
 def _with_detector(entries: list[dict[str, Any]], options: Options) -> list[dict[str, Any]]:
     """Give the detector-aware attacks the detector and fpr of `attack`'s options; refused where none is."""
-    from advbench.contracts import DetectorAware
+    from advbench.contracts import AdaptiveAttack
 
-    given = {key: options.get(key) for key in AWARE if "fpr" in options and options.get(key) is not None}
-    aware = [issubclass(catalog.load("attack", entry["name"]), DetectorAware) for entry in entries]
+    keys = [key for key in ("detector", "fpr") if "fpr" in options and options[key] is not None]
+    given = {key: words(options[key], key) for key in keys}
+    aware = [issubclass(catalog.load("attack", entry["name"]), AdaptiveAttack) for entry in entries]
     if given and not any(aware):
         names = ", ".join(entry["name"] for entry in entries)
         raise BadSetting(f"{names} knows nothing of a detector; leave --{next(iter(given))} out, or take joint")

@@ -18,7 +18,7 @@ from advbench.victim import Victim, straight_through
 
 
 class AttackSettings(ABC):
-    """What `Attack` and `DetectorAware` share: a frozen dataclass with keyword-only fields, all with defaults.
+    """What `Attack` and `AdaptiveAttack` share: a frozen dataclass with keyword-only fields, all with defaults.
 
     norm         the norm in which eps bounds the perturbation
     targeted     whether it has targets, so that success = target reached
@@ -88,6 +88,9 @@ class FittedDetector(ABC):
         return None
 
 
+NO_DETECTOR = "none"  # the name under which an adaptive attack is told that there is none
+
+
 class Detector(ABC):
     """A detector with its settings: a frozen dataclass."""
 
@@ -113,6 +116,11 @@ class Guard:
     differentiable: bool
     clean: Outputs
     labels: Tensor
+
+    @cached_property
+    def has_gradient(self) -> bool:
+        """Whether an attack can follow the score: it is differentiable, or has a stand-in."""
+        return self.differentiable or self.detector.stand_in(self.clean.take(slice(1))) is not None
 
     @cached_property
     def spread(self) -> float:
@@ -166,12 +174,23 @@ class Guard:
         return scores.to(outputs.logits.device)
 
 
+class AcceptAll(FittedDetector):
+    """No detector: nothing is suspicious. An attack against it is one on the classifier alone."""
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """Zeros [n]."""
+        return torch.zeros(len(outputs), dtype=torch.float64)
+
+
 def _unit(value: float) -> float:
     return value if math.isfinite(value) and value > 0 else 1.0
 
 
-class DetectorAware(AttackSettings):
-    """An attack that also knows a detector and its threshold: success = misclassified and not rejected."""
+class AdaptiveAttack(AttackSettings):
+    """An attack that also knows a detector and its threshold (Tramer et al. 2020, arXiv:2002.08347).
+
+    Success = misclassified and not rejected.
+    """
 
     @abstractmethod
     def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor, guard: Guard) -> Perturbed:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from advbench.ascent import adaptive_ascent, check_counts
-from advbench.contracts import DetectorAware, Guard, check_eps
+from advbench.contracts import AdaptiveAttack, Guard, check_eps
 from advbench.goals import Goal, Undetected
 from advbench.objectives import runners_up
 from advbench.search import Search
@@ -17,7 +17,7 @@ from advbench.types import Outputs, Perturbed
 from advbench.victim import Victim
 
 
-class GradientEvasion(DetectorAware):
+class GradientEvasion(AdaptiveAttack):
     """Base of the detector-aware gradient attacks: a frozen dataclass with these fields and its own `goals`.
 
     steps     gradients of each ascent
@@ -51,15 +51,13 @@ class GradientEvasion(DetectorAware):
         towards: Sequence[Tensor | None] = [None]
         if self.targets:
             towards = list(runners_up(clean.logits, labels, self.targets).T)
-        stream = 0
         for targets in towards:
             for goal in self.goals(labels, targets, guard, clean):
                 for _ in range(self.restarts):
                     rows = search.unmet
                     if not len(rows):
                         return
-                    self.ascend(search, goal, rows, search.random_start(rows, stream))
-                    stream += 1
+                    self.ascend(search, goal, rows, search.random_start(rows))
 
     def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor, guard: Guard) -> Perturbed:
         """Up to `steps` gradients an image, target, goal and restart; lost images cost nothing further."""

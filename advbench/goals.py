@@ -22,7 +22,9 @@ HAIR = 1e-5
 
 
 class Criterion(ABC):
-    """What counts as success."""
+    """What counts as success; `labels` int64 [n] are the true ones."""
+
+    labels: Tensor
 
     @abstractmethod
     def merit(self, outputs: Outputs, rows: Tensor) -> Tensor:

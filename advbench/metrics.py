@@ -172,8 +172,38 @@ def threshold_at(fpr: float, calibration: Array) -> float | None:
     n = len(calibration)
     if n * fpr < 10 - 1e-9:
         return None
-    rank = int(np.ceil((n + 1) * (1 - fpr) - 1e-9))
+    rank = _threshold_rank(n, fpr)
     return float(np.sort(calibration)[rank - 1]) if rank <= n else float("inf")
+
+
+def undetected(
+    calibration: Array,
+    scores: Array,
+    wrong: Mask,
+    fpr: float,
+    *,
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """95 % interval of the share of test images that are wrong and pass the threshold at `fpr`.
+
+    Bootstrap percentiles: calibration scores [m] and test images (scores [n], wrong [n]) are resampled together,
+    the threshold is fixed anew each time. The attacked images stay as they are: one that was taken just below the
+    threshold counts as rejected where a resampled threshold is lower, so that the lower end is a cautious one.
+    """
+    m, n = len(calibration), len(scores)
+    ordered, rank = np.sort(calibration), _threshold_rank(m, fpr)
+    rates = np.empty(resamples)
+    for r in range(resamples):
+        upto = np.cumsum(np.bincount(rng.integers(m, size=m), minlength=m))
+        threshold = ordered[np.searchsorted(upto, rank)] if rank <= m else np.inf
+        weight = np.bincount(rng.integers(n, size=n), minlength=n)
+        rates[r] = weight @ (wrong & (scores <= threshold)) / n
+    return _percentiles(rates)
+
+
+def _threshold_rank(n: int, fpr: float) -> int:
+    return int(np.ceil((n + 1) * (1 - fpr) - 1e-9))
 
 
 def rejected(scores: Array, threshold: float | None) -> float | None:

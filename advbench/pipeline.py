@@ -20,7 +20,7 @@ from advbench.runs import Run
 from advbench.scoring import Row
 from advbench.selection import Found
 from advbench.spec import AttackChoice, Model, Spec
-from advbench.types import Outputs, Splits
+from advbench.types import Adversarials, ImageSet, Outputs, Splits
 from advbench.victim import Victim
 
 
@@ -123,19 +123,28 @@ class Study:
         attack = choice.attack
         images = self.splits.test.take(slice(choice.n))
         self.place.progress.say(f"{run.name}: {choice.file_name} on {len(images)} images")
-        guard = None
-        if choice.detector is not None and choice.fpr is not None:
-            guard = scoring.guard(run, choice.detector, choice.fpr)
+        guard = None if choice.detector is None else scoring.guard(run, choice.detector, choice.fpr)
         with self.place.progress.bar(choice.file_name, len(images)) as advance:
             made = attacking.perturb(attack, victim, images, clean, lambda done: advance(done, ""), guard)
         scoring.check_perturbation(attack, images, made)
-        row = attacking.effect(choice, made, clean.take(slice(len(images))), guard)
+        clean = clean.take(slice(len(images)))
+        row = attacking.effect(choice, made, clean)
+        if guard is not None:
+            row |= attacking.evasion(choice, made, clean, guard, self._fgsm(choice, victim, images, clean))
         run.write(
             f"attack {choice.file_name}",
             {f"attacks/{choice.file_name}.safetensors": artifacts.pack_adversarials(made)},
             seconds=time.perf_counter() - began,
             info={"row": row},
         )
+
+    @staticmethod
+    def _fgsm(choice: AttackChoice, victim: Victim, images: ImageSet, clean: Outputs) -> Adversarials | None:
+        """FGSM at an adaptive attack's eps, for the figure beside its own; None outside L-inf."""
+        if choice.attack.norm != "linf":
+            return None
+        fgsm = catalog.load("attack", "fgsm")(eps=choice.attack.eps, clip=choice.attack.clip)
+        return attacking.perturb(fgsm, victim, images, clean, lambda done: None)
 
 
 def training_row(run: Run) -> Row:

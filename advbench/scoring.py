@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from advbench import artifacts, catalog, metrics
-from advbench.contracts import AttackSettings, FittedDetector, Guard
+from advbench.contracts import NO_DETECTOR, AcceptAll, AttackSettings, FittedDetector, Guard
 from advbench.errors import BadRun, BadSetting, FailedCheck
 from advbench.losses import Head
 from advbench.runs import MANIFEST, Run, to_json
@@ -86,12 +86,16 @@ def score(name: str, detector: FittedDetector, outputs: Outputs, source: str) ->
     return scores
 
 
-def guard(run: Run, name: str, fpr: float) -> Guard:
+def guard(run: Run, name: str, fpr: float | None) -> Guard:
     """Detector `name`, fitted on the run's training outputs, with its threshold at false-positive rate `fpr`.
 
-    Raises BadSetting where the calibration part holds fewer than 10 / fpr images.
+    `none` is a guard that accepts everything, whatever the fpr. Raises BadSetting where the calibration part holds
+    fewer than 10 / fpr images.
     """
-    train, calibration = artifacts.read_part(run, "train"), artifacts.read_part(run, "calibration")
+    calibration = artifacts.read_part(run, "calibration")
+    if name == NO_DETECTOR or fpr is None:
+        return Guard(NO_DETECTOR, AcceptAll(), 1.0, False, calibration.outputs, calibration.labels)
+    train = artifacts.read_part(run, "train")
     if len(calibration) < 10 / fpr:
         raise BadSetting(
             f"fpr = {fpr:g} needs at least {math.ceil(10 / fpr)} calibration images, {run.model['dataset']} has "

@@ -13,6 +13,7 @@ from advbench.contracts import AttackSettings
 from advbench.errors import FailedCheck
 from advbench.geometry import generator
 from advbench.goals import Criterion, Goal
+from advbench.objectives import margin
 from advbench.types import Outputs, Perturbed
 from advbench.victim import Victim
 
@@ -38,7 +39,7 @@ class Search:
 
     `rows` int64 [b] are places in the batch, on the victim's device, as are all tensors here. With `stop`, an image
     leaves at its first success; without, its point of highest merit is kept. Several attacks may run on one
-    search: each goes on with the images that `unmet` lists.
+    search: each goes on with the images that `unmet` lists, and `by` notes who is at work.
     """
 
     def __init__(
@@ -66,6 +67,10 @@ class Search:
         self.forwards = torch.zeros(n, dtype=torch.long, device=device)
         self.first_success = torch.full((n,), -1, device=device)
         self.zero_gradients = torch.zeros(n, dtype=torch.bool, device=device)
+        self.misclassified = torch.zeros(n, dtype=torch.bool, device=device)
+        self.found_by = torch.zeros(n, dtype=torch.long, device=device)
+        self.by = 0
+        self._starts = 0
         self._passes = 0
 
     @property
@@ -85,9 +90,10 @@ class Search:
         stay = self.merit[rows] <= 0
         return None if bool(stay.all()) else stay
 
-    def random_start(self, rows: Tensor, stream: int) -> Tensor:
-        """A point of each image's ball, from its own seed; `stream` tells restarts apart."""
-        return self.ball.random(self.origin[rows], self.seeds[rows.cpu()], stream)
+    def random_start(self, rows: Tensor) -> Tensor:
+        """A point of each image's ball, from its own seed; a new one each time."""
+        self._starts += 1
+        return self.ball.random(self.origin[rows], self.seeds[rows.cpu()], self._starts - 1)
 
     def climb(self, goal: Goal, rows: Tensor, x: Tensor) -> Climbed:
         """One gradient of `goal` at points x [b c h w] (the mean of `samples` of them); notes what was found."""
@@ -140,12 +146,14 @@ class Search:
         first = rows[(merit > 0) & (self.first_success[rows] < 0)]
         self.first_success[first] = spent[first]
         self.forwards[rows] += self.samples
+        self.misclassified[rows] |= margin(outputs.logits, self.criterion.labels[rows]) > 0
         better = merit > self.merit[rows]
+        self.found_by[rows[better]] = self.by
         self.merit[rows] = torch.maximum(merit, self.merit[rows])
         self.images[rows[better]] = x.detach()[better]
 
-    def result(self) -> Perturbed:
-        """The record of the attack."""
+    def result(self, members: tuple[str, ...] = ()) -> Perturbed:
+        """The record of the attack; of an ensemble with its `members`, by the numbers that `by` took."""
         return Perturbed(
             images=self.images.cpu(),
             targets=None,
@@ -153,4 +161,7 @@ class Search:
             forwards=self.forwards.cpu(),
             zero_gradients=self.zero_gradients.cpu(),
             first_success=self.first_success.cpu(),
+            misclassified=self.misclassified.cpu() if members else None,
+            member=self.found_by.cpu() if members else None,
+            members=members,
         )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from advbench import catalog
-from advbench.contracts import Attack, DetectorAware
+from advbench.contracts import NO_DETECTOR, AdaptiveAttack, Attack
 from advbench.errors import BadSetting, UnknownName
 from advbench.runs import digest
 from advbench.settings import convert, defaults, fill, number
@@ -65,7 +65,7 @@ class Model:
 class AttackChoice:
     """An attack at one eps on the first `n` test images (None = all).
 
-    A detector-aware one has a detector and the false-positive rate of its threshold.
+    An adaptive one has a detector and the false-positive rate of its threshold; `none` is no detector, with no rate.
     """
 
     choice: Choice
@@ -74,19 +74,19 @@ class AttackChoice:
     fpr: float | None = None
 
     @property
-    def attack(self) -> Attack | DetectorAware:
+    def attack(self) -> Attack | AdaptiveAttack:
         """The attack itself."""
-        attack: Attack | DetectorAware = catalog.load("attack", self.choice.name)(**self.choice.settings)
+        attack: Attack | AdaptiveAttack = catalog.load("attack", self.choice.name)(**self.choice.settings)
         return attack
 
     @property
     def settings(self) -> dict[str, Any]:
         """Its settings that are not the default, but for eps, which has a field of its own in every row.
 
-        A detector-aware attack's detector and fpr are settings too: they tell its rows apart.
+        An adaptive attack's detector and fpr are settings too: they tell its rows apart.
         """
-        against = {} if self.detector is None else {"detector": self.detector, "fpr": self.fpr}
-        return self.choice.unusual("attack", "eps") | against
+        against = {"detector": self.detector, "fpr": self.fpr}
+        return self.choice.unusual("attack", "eps") | {k: v for k, v in against.items() if v is not None}
 
     @property
     def file_name(self) -> str:
@@ -170,9 +170,7 @@ def parse(table: Mapping[str, Any]) -> Spec:
     feature_dim = convert(given["feature_dim"], int, "feature_dim")
     if feature_dim not in (2, 100):
         raise BadSetting(f"feature_dim = {feature_dim!r} is not offered; write 2 or 100")
-    n = given["n"]
-    if n is not None and (n := convert(n, int, "n")) < 1:
-        raise BadSetting(f"n = {n} is out of range; it must be at least 1")
+    n = count_of_images(given["n"])
     detectors = tuple(text(name, "detectors") for name in listed(given["detectors"], "detectors"))
     for name in detectors:
         catalog.load("detector", name)
@@ -184,7 +182,9 @@ def parse(table: Mapping[str, Any]) -> Spec:
         losses=unique(loss_choice(entry) for entry in listed(given["losses"], "losses")),
         seeds=unique(seed(value) for value in listed(given["seeds"], "seeds")),
         attacks=unique(
-            replace(choice, n=n) for entry in listed(given["attacks"], "attacks") for choice in attack_choices(entry)
+            choice if choice.n is not None else replace(choice, n=n)
+            for entry in listed(given["attacks"], "attacks")
+            for choice in attack_choices(entry)
         ),
         detectors=unique(detectors),
         training=training_overrides(given["training"]),
@@ -201,35 +201,53 @@ def loss_choice(entry: object) -> Choice:
 
 
 def attack_choices(entry: object) -> list[AttackChoice]:
-    """An attack from a name, or from a table with `name` and settings; one for each eps of a list.
+    """An attack from a name, or from a table with `name` and settings; one for each eps, detector and fpr of a list.
 
-    A detector-aware attack's table also has `detector`, and `fpr` (default 0.05).
+    `n` is how many test images it is for, where that is not the study's. An adaptive attack's table also has
+    `detector`, and `fpr` (default 0.05).
     """
     name, given = named(entry, "attack")
     cls = catalog.load("attack", name)
     given = {"eps": defaults(cls)["eps"], **given}
-    detector, fpr = None, None
-    if issubclass(cls, DetectorAware):
-        detector, fpr = against(name, given.pop("detector", None), given.pop("fpr", DEFAULT_FPR))
+    n = count_of_images(given.pop("n", None))
+    guards: list[tuple[str | None, float | None]] = [(None, None)]
+    if issubclass(cls, AdaptiveAttack):
+        guards = list(against(name, given.pop("detector", None), given.pop("fpr", DEFAULT_FPR)))
     choices = []
     for eps in listed(given["eps"], "eps"):
         settings = fill(cls, {**given, "eps": number(eps, "eps")}, f"attack {name}")
         cls(**settings)
-        choices.append(AttackChoice(Choice(name, settings), None, detector, fpr))
+        choices += [AttackChoice(Choice(name, settings), n, detector, fpr) for detector, fpr in guards]
     return choices
 
 
-def against(name: str, detector: object, fpr: object) -> tuple[str, float]:
-    """The detector and false-positive rate that a detector-aware attack is given, checked."""
-    if detector is None:
+def count_of_images(value: object) -> int | None:
+    """How many test images, checked; None = all."""
+    n: int | None = None if value is None else convert(value, int, "n")
+    if n is not None and n < 1:
+        raise BadSetting(f"n = {n} is out of range; it must be at least 1")
+    return n
+
+
+def against(name: str, detectors: object, fprs: object) -> Iterator[tuple[str, float | None]]:
+    """The detectors and false-positive rates that an adaptive attack is given, checked: every pair of them."""
+    if detectors is None:
         raise BadSetting(
-            f"attack {name} needs to know a detector; write for example --detector likelihood --fpr 0.05"
+            f"attack {name} needs to know a detector; write for example --detector likelihood --fpr 0.05, or "
+            f"--detector {NO_DETECTOR} to attack the classifier alone"
         )
-    catalog.load("detector", text(detector, "detector"))
-    rate = number(fpr, "fpr")
-    if not 0 < rate < 1:
-        raise BadSetting(f"fpr = {rate:g} is outside (0, 1); write for example 0.05 to reject 5 % of clean images")
-    return text(detector, "detector"), rate
+    for detector in listed(detectors, "detector"):
+        if text(detector, "detector") == NO_DETECTOR:
+            yield NO_DETECTOR, None
+            continue
+        catalog.load("detector", text(detector, "detector"))
+        for fpr in listed(fprs, "fpr"):
+            rate = number(fpr, "fpr")
+            if not 0 < rate < 1:
+                raise BadSetting(
+                    f"fpr = {rate:g} is outside (0, 1); write for example 0.05 to reject 5 % of clean images"
+                )
+            yield text(detector, "detector"), rate
 
 
 def training_overrides(given: object) -> dict[str, Any]:

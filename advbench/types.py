@@ -82,6 +82,9 @@ class Perturbed:
     zero_gradients  bool [n], a gradient was exactly zero in every pixel
     first_success   int64 [n], gradients (of a gradient-free attack: forward passes) spent on the image when it
                     was first seen to succeed, 0 = before any; -1 where that was not seen
+    misclassified   of an ensemble: bool [n], some point tried was misclassified, detected or not
+    member          of an ensemble: int64 [n], place in `members` of the one that found the image returned
+    members         of an ensemble: the names of those that took part
     """
 
     images: Tensor
@@ -90,6 +93,9 @@ class Perturbed:
     forwards: Tensor
     zero_gradients: Tensor
     first_success: Tensor
+    misclassified: Tensor | None = None
+    member: Tensor | None = None
+    members: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,8 @@ class Adversarials:
     outputs      the model's outputs on `images`
     zero_gradients, saturated   bool [n]: gradient all zero; float32 posterior of the true class exactly 1
     gradients, forwards, first_success   int64 [n] as in `Perturbed`; None where a file does not hold them
+    misclassified, member   as in `Perturbed`; None but for an ensemble
+    members      as in `Perturbed`; not in files, where the attack's row names them
     """
 
     images: Tensor
@@ -115,6 +123,9 @@ class Adversarials:
     gradients: Tensor | None = None
     forwards: Tensor | None = None
     first_success: Tensor | None = None
+    misclassified: Tensor | None = None
+    member: Tensor | None = None
+    members: tuple[str, ...] = ()
 
     @property
     def succeeded(self) -> Tensor:

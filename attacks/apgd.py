@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from advbench.ascent import adaptive_ascent, check_counts
-from advbench.contracts import Attack, check_eps
+from advbench.contracts import Attack, Guard, check_eps
 from advbench.geometry import Norm
 from advbench.goals import Misclassified, Misclassify
 from advbench.objectives import Objective, runners_up
 from advbench.search import Search
 from advbench.settings import at_least
-from advbench.types import Perturbed
+from advbench.types import Outputs, Perturbed
 from advbench.victim import Victim
 
 
@@ -42,21 +42,28 @@ class APGD(Attack):
         check_counts(steps=self.steps, restarts=self.restarts, samples=self.samples)
         at_least("targets", self.targets, 0)
 
+    def pursue(self, search: Search, labels: Tensor, guard: Guard | None, clean: Outputs | None) -> None:  # noqa: ARG002
+        """Go after the images of `search`, whatever its criterion; the guard is not used.
+
+        `clean`, the outputs at its origin, are needed where there are targets.
+        """
+        goals = [Misclassify(self.objective, labels)]
+        if self.targets:
+            assert clean is not None
+            towards = runners_up(clean.logits, labels, self.targets).T
+            goals = [Misclassify(self.objective, labels, t) for t in towards]
+        first = True
+        for goal in goals:
+            for _ in range(self.restarts):
+                rows = search.everyone if first and not search.stop else search.unmet
+                if not len(rows):
+                    return
+                adaptive_ascent(search, goal, rows, search.random_start(rows), self.steps)
+                first = False
+
     def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
         """`steps` gradients an image, restart and target, and a forward pass more."""
         labels = labels.to(victim.device)
         search = Search(self, victim, images, seeds, Misclassified(labels), stop=self.stop)
-        goals = [Misclassify(self.objective, labels)]
-        if self.targets:
-            clean = search.look(search.everyone, search.origin)
-            towards = runners_up(clean.logits, labels, self.targets).T
-            goals = [Misclassify(self.objective, labels, t) for t in towards]
-        stream = 0
-        for goal in goals:
-            for _ in range(self.restarts):
-                rows = search.unmet if self.stop or stream else search.everyone
-                if not len(rows):
-                    return search.result()
-                adaptive_ascent(search, goal, rows, search.random_start(rows, stream), self.steps)
-                stream += 1
+        self.pursue(search, labels, None, search.look(search.everyone, search.origin) if self.targets else None)
         return search.result()

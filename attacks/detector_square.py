@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from advbench.ascent import check_counts
-from advbench.contracts import DetectorAware, Guard, check_eps
+from advbench.contracts import AdaptiveAttack, Guard, check_eps
 from advbench.goals import Undetected, Violation
 from advbench.search import Search
 from advbench.square_search import square_search
-from advbench.types import Perturbed
+from advbench.types import Outputs, Perturbed
 from advbench.victim import Victim
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectorSquare(DetectorAware):
+class DetectorSquare(AdaptiveAttack):
     """Random squares (Andriushchenko et al. 2020, arXiv:1912.00049) that lessen what is short of success; L-inf only.
 
     Climbs `min(margin, 0) / F + min(slack, 0) / G` in the units of clean images (`goals.Violation`); only the
@@ -31,8 +31,8 @@ class DetectorSquare(DetectorAware):
         check_eps(self.eps, self.norm)
         check_counts(queries=self.queries, samples=self.samples)
 
-    def pursue(self, search: Search, labels: Tensor, guard: Guard) -> None:
-        """Go after the images of `search` that are not lost yet."""
+    def pursue(self, search: Search, labels: Tensor, guard: Guard, clean: Outputs) -> None:  # noqa: ARG002
+        """Go after the images of `search` that are not lost yet; `clean` is not used."""
         rows = search.unmet
         if len(rows):
             square_search(search, Violation(labels, guard), rows, self.queries)
@@ -41,6 +41,5 @@ class DetectorSquare(DetectorAware):
         """No gradients; a forward pass of the clean image and up to `queries` more."""
         labels = labels.to(victim.device)
         search = Search(self, victim, images, seeds, Undetected(labels, guard), stop=True)
-        search.look(search.everyone, search.origin, queries=True)
-        self.pursue(search, labels, guard)
+        self.pursue(search, labels, guard, search.look(search.everyone, search.origin, queries=True))
         return search.result()

@@ -53,6 +53,6 @@ class PGD(Attack):
             rows = search.everyone if restart == 0 else search.unmet
             if not len(rows):
                 break
-            start = search.random_start(rows, restart) if self.random_start else search.origin[rows]
+            start = search.random_start(rows) if self.random_start else search.origin[rows]
             fixed_ascent(search, Misclassify(self.objective, labels), rows, start, sizes)
         return search.result()

@@ -1,0 +1,115 @@
+"""Detector-aware ensemble: every adaptive attack in turn, the worst case for each image."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from torch import Tensor
+
+from advbench import catalog
+from advbench.contracts import AdaptiveAttack, Guard, check_eps
+from advbench.geometry import Norm
+from advbench.goals import Undetected
+from advbench.search import Search
+from advbench.types import Perturbed
+from advbench.victim import Victim
+
+Budget = Literal["quick", "standard", "thorough"]
+CLEAN = "clean"
+
+
+@dataclass(frozen=True)
+class Member:
+    """An attack of the catalog with settings.
+
+    of_score   it follows the gradient of the detector's score
+    classes    the least number of classes it needs
+    """
+
+    name: str
+    attack: str
+    settings: dict[str, Any]
+    of_score: bool = False
+    classes: int = 2
+
+
+def _aware(name: str, attack: str, classes: int = 2, **settings: Any) -> Member:
+    return Member(name, attack, settings, of_score=True, classes=classes)
+
+
+# backward passes an image stand behind each; a gradient-free member gets five queries for one
+QUICK = (
+    _aware("joint-margin", "joint", objective="margin", targets=2, sweep=2, steps=15),  # 60
+    _aware("joint-logits", "joint", objective="logits", targets=1, sweep=1, steps=15),  # 15
+    Member("apgd-ce", "apgd", {"objective": "ce", "steps": 20}),  # 20
+    Member("apgd-dlr", "apgd", {"objective": "dlr", "targets": 2, "steps": 15}, classes=4),  # 30
+    _aware("selective", "selective", targets=1, steps=15),  # 15
+    _aware("orthogonal", "orthogonal", targets=1, steps=10),  # 20
+    Member("feature-matching", "feature-matching", {"targets": 1, "steps": 20}),  # 20
+    Member("detector-square", "detector-square", {"queries": 100}),  # 20
+)
+STANDARD = (
+    _aware("joint-margin", "joint", objective="margin", targets=3, sweep=3, steps=40),  # 360
+    _aware("joint-ce", "joint", objective="ce", targets=0, sweep=1, steps=60),  # 60
+    _aware("joint-dlr", "joint", classes=3, objective="dlr", targets=0, sweep=1, steps=60),  # 60
+    _aware("joint-logits", "joint", objective="logits", targets=3, sweep=1, steps=40),  # 120
+    Member("apgd-ce", "apgd", {"objective": "ce", "steps": 100}),  # 100
+    Member("apgd-dlr", "apgd", {"objective": "dlr", "targets": 9, "steps": 60}, classes=4),  # 540
+    _aware("selective", "selective", targets=3, steps=60),  # 180
+    _aware("orthogonal", "orthogonal", targets=3, steps=30),  # 180
+    Member("feature-matching", "feature-matching", {"targets": 3, "steps": 50}),  # 150
+    Member("detector-square", "detector-square", {"queries": 1250}),  # 250
+)
+THOROUGH = tuple(
+    replace(m, settings=m.settings | ({"queries": 6250} if "queries" in m.settings else {"restarts": 5}))
+    for m in STANDARD
+)
+MEMBERS: dict[Budget, tuple[Member, ...]] = {"quick": QUICK, "standard": STANDARD, "thorough": THOROUGH}
+GRADIENTS: dict[Budget, int] = {"quick": 200, "standard": 2_000, "thorough": 10_000}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorAware(AdaptiveAttack):
+    """`detector-aware-v1`: an image is lost as soon as one member makes it misclassified and undetected.
+
+    The members are those of `MEMBERS[budget]`, in that order, on one search: a lost image leaves at once and costs
+    nothing further. The unperturbed image is the first of them. Nothing else can be set; another choice of members
+    is another version.
+
+    budget   backward passes an image may cost: quick 200, standard 2,000, thorough 10,000
+
+    Members that follow the score's gradient are left out where the detector has neither one nor a stand-in, those
+    with more classes than the model has too, and the random search outside L-inf.
+    """
+
+    eps: float = 0.3
+    clip: bool = True
+    norm: Norm = "linf"
+    budget: Budget = "standard"
+    version: Literal["v1"] = "v1"
+
+    def __post_init__(self) -> None:
+        check_eps(self.eps, self.norm)
+
+    def members(self, victim: Victim, guard: Guard) -> Iterator[Member]:
+        """Those that can attack this model and detector."""
+        for member in MEMBERS[self.budget]:
+            usable = victim.classes >= member.classes and (guard.has_gradient or not member.of_score)
+            if usable and (self.norm == "linf" or member.attack != "detector-square"):
+                yield member
+
+    def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor, guard: Guard) -> Perturbed:
+        """Up to `GRADIENTS[budget]` gradients an image; see `Perturbed.member` for who found which."""
+        labels = labels.to(victim.device)
+        search = Search(self, victim, images, seeds, Undetected(labels, guard), stop=True)
+        clean = search.look(search.everyone, search.origin)
+        members = tuple(self.members(victim, guard))
+        for number, member in enumerate(members, start=1):
+            search.by = number
+            attack = catalog.load("attack", member.attack)(**self._own(member), **member.settings)
+            attack.pursue(search, labels, guard, clean)
+        return search.result((CLEAN, *(m.name for m in members)))
+
+    def _own(self, member: Member) -> dict[str, Any]:
+        norm = {} if member.attack == "detector-square" else {"norm": self.norm}
+        return {"eps": self.eps, "clip": self.clip, **norm}
