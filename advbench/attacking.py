@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from advbench import metrics
-from advbench.contracts import Attack, DetectorAware, Guard
+from advbench.contracts import Attack, DetectorAware, FromSurrogate, Guard
 from advbench.scoring import Row
 from advbench.spec import AttackChoice
 from advbench.types import Adversarials, ImageSet, Outputs, Perturbed
@@ -15,16 +15,17 @@ from advbench.victim import Victim
 
 
 def perturb(
-    attack: Attack | DetectorAware,
+    attack: Attack | DetectorAware | FromSurrogate,
     victim: Victim,
     images: ImageSet,
     clean: Outputs,
     advance: Callable[[int], None],
     guard: Guard | None = None,
+    surrogate: Victim | None = None,
 ) -> Adversarials:
     """Attack all of `images` in batches; image i's seed is i. `clean` holds their outputs before the attack.
 
-    `guard` is needed by detector-aware attacks, and by no other.
+    `guard` is needed by detector-aware attacks, `surrogate` by those made on another model, and by no others.
     """
     attack.check(victim)
     seeds = torch.arange(len(images))
@@ -34,6 +35,9 @@ def perturb(
         if isinstance(attack, DetectorAware):
             assert guard is not None
             result = attack.perturb(*batch, guard)
+        elif isinstance(attack, FromSurrogate):
+            assert surrogate is not None
+            result = attack.perturb(*batch, surrogate)
         else:
             result = attack.perturb(*batch)
         advance(part.stop)
