@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from advbench import metrics
-from advbench.contracts import NO_DETECTOR, AdaptiveAttack, Attack, Guard
+from advbench.contracts import NO_DETECTOR, AdaptiveAttack, Attack, FromSurrogate, Guard
 from advbench.scoring import Row
 from advbench.spec import AttackChoice
 from advbench.types import Adversarials, ImageSet, Outputs, Perturbed
@@ -17,16 +17,17 @@ from advbench.victim import Victim
 
 
 def perturb(
-    attack: Attack | AdaptiveAttack,
+    attack: Attack | AdaptiveAttack | FromSurrogate,
     victim: Victim,
     images: ImageSet,
     clean: Outputs,
     advance: Callable[[int], None],
     guard: Guard | None = None,
+    surrogate: Victim | None = None,
 ) -> Adversarials:
     """Attack all of `images` in batches; image i's seed is i. `clean` holds their outputs before the attack.
 
-    `guard` is needed by adaptive attacks, and by no other.
+    `guard` is needed by adaptive attacks, `surrogate` by those made on another model, and by no others.
     """
     attack.check(victim)
     seeds = torch.arange(len(images))
@@ -36,6 +37,9 @@ def perturb(
         if isinstance(attack, AdaptiveAttack):
             assert guard is not None
             result = attack.perturb(*batch, guard)
+        elif isinstance(attack, FromSurrogate):
+            assert surrogate is not None
+            result = attack.perturb(*batch, surrogate)
         else:
             result = attack.perturb(*batch)
         advance(part.stop)

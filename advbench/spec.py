@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from advbench import catalog
-from advbench.contracts import NO_DETECTOR, AdaptiveAttack, Attack
+from advbench.contracts import NO_DETECTOR, AdaptiveAttack, Attack, FromSurrogate
 from advbench.errors import BadSetting, UnknownName
 from advbench.runs import digest
 from advbench.settings import convert, defaults, fill, number
@@ -74,9 +74,11 @@ class AttackChoice:
     fpr: float | None = None
 
     @property
-    def attack(self) -> Attack | AdaptiveAttack:
+    def attack(self) -> Attack | AdaptiveAttack | FromSurrogate:
         """The attack itself."""
-        attack: Attack | AdaptiveAttack = catalog.load("attack", self.choice.name)(**self.choice.settings)
+        attack: Attack | AdaptiveAttack | FromSurrogate = catalog.load("attack", self.choice.name)(
+            **self.choice.settings
+        )
         return attack
 
     @property

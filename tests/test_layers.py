@@ -23,7 +23,7 @@ LAYERS = (
     {"goals", "art_attacks"},
     {"search"},
     {"ascent", "square_search"},
-    {"evasion"},
+    {"evasion", "noise"},
     {"attacks", "detectors"},
     {"scoring", "spec", "selection", "report"},
     {"attacking", "place", "released"},
