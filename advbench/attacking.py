@@ -100,7 +100,7 @@ def evasion(choice: AttackChoice, made: Adversarials, clean: Outputs, guard: Gua
     """What an adaptive attack did to a guarded model: the further fields of its row.
 
     undetected_error_rate, _low, _high   share of all images that are wrong and pass the guard, and its interval
-    clean_rejected                       share of the clean images that the guard rejects
+    rejected_rate, clean_rejected        shares of the attacked and of the clean images that the guard rejects
     members                              an ensemble's shares of the undetected errors; the clean image is one
     fgsm_undetected_error_rate           what FGSM at the same eps does on the same images; None outside L-inf
     """
@@ -111,6 +111,7 @@ def evasion(choice: AttackChoice, made: Adversarials, clean: Outputs, guard: Gua
         "threshold": None if guard.name == NO_DETECTOR else guard.threshold,
         "undetected_error_rate": float(lost.mean()),
         **_interval(choice, made, guard, lost),
+        "rejected_rate": float((guard.slack(made.outputs) < 0).double().mean()),
         "clean_rejected": float((guard.slack(clean) < 0).double().mean()),
         "fgsm_undetected_error_rate": None if fgsm is None else float(wrong_and_passed(fgsm, guard).mean()),
     }
