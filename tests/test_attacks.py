@@ -15,7 +15,7 @@ from scipy.special import softmax
 from torch import Tensor
 
 from advbench import catalog, settings
-from advbench.contracts import Attack, DetectorAware, FromSurrogate
+from advbench.contracts import AdaptiveAttack, Attack, FromSurrogate
 from advbench.errors import BadSetting
 from advbench.losses import Head
 from advbench.losses.lgm import LGM
@@ -28,7 +28,7 @@ from advbench.victim import Victim
 CPU = torch.device("cpu")
 EPS = 0.125  # a power of two: x +- eps is exact on the 17 grey levels of the digits
 TOLERANCE = 1e-6
-ATTACKS = [n for n in catalog.names("attack") if not issubclass(catalog.load("attack", n), DetectorAware)]  # evasion
+ATTACKS = [n for n in catalog.names("attack") if not issubclass(catalog.load("attack", n), AdaptiveAttack)]  # evasion
 NOISE = [n for n in ATTACKS if issubclass(catalog.load("attack", n), Noise)]
 Linear = Callable[..., Victim]
 
