@@ -125,6 +125,11 @@ REPRODUCE: Group = {
     ],
     "no_train": Annotated[bool, typer.Option("--no-train", help="Evaluate what has weights; train nothing.")],
 }
+AUDIT: Group = {
+    "complete": Annotated[
+        bool, typer.Option("--complete", help="Run what is missing first, on few images; a second call goes on.")
+    ]
+}
 SELECT: Group = {
     key: _option(str, f"--{key}", help=f"Only {text}; separate several with commas.", panel="Selection")
     for key, text in {
@@ -162,7 +167,8 @@ JSON: Group = {
         bool, typer.Option("--json", help="Rows as JSON on stdout, and nothing else.", rich_help_panel=_PLACE)
     ]
 }
-_DEFAULTS = {"runs_dir": "runs", "reports_dir": "reports", "json": False, "check": False, "no_train": False}
+_DEFAULTS = {"runs_dir": "runs", "reports_dir": "reports", "json": False, "check": False}
+_DEFAULTS |= {"no_train": False, "complete": False}
 
 
 def takes(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
