@@ -74,8 +74,8 @@ REGIME: Group = {
     "adversarial_step": _option(
         float, "--adversarial-step", help="Size of a step (default 1.25 eps, or 2.5 eps / steps).", panel=_REGIME
     ),
-    "adversarial_warmup": _option(
-        float, "--adversarial-warmup", help="Epochs in which its eps rises from 0.", panel=_REGIME
+    "adversarial_ramp": _option(
+        float, "--adversarial-ramp", help="Share of the training in which its eps rises from 0.", panel=_REGIME
     ),
 }
 MODEL: Group = {

@@ -205,7 +205,8 @@ class Trainer:
         images, labels, rate = self.images[index], self.labels[index], self.learning_rate(step)
         settings = self.adversarial
         if settings is not None:
-            share = min(1.0, (step + 1) / max(1.0, settings.warmup * self.steps_per_epoch))
+            ramp = settings.ramp * self.settings.epochs * self.steps_per_epoch
+            share = min(1.0, (step + 1) / max(1.0, ramp))
             with frozen(self.parameters):
                 images = attacked(self._logits, images, labels, settings, eps=share * settings.eps, rng=self.order)
         return images, labels, rate

@@ -163,13 +163,14 @@ class AdversarialTraining:
 
     Each batch is attacked from a uniformly random start in the ball of radius `eps`, by `steps` sign steps of size
     `step`. One step: 1.25 eps (Wong et al. 2020, arXiv:2001.03994, algorithm 3); more: 2.5 eps / steps each (Madry
-    et al. 2018, arXiv:1706.06083) unless `step` says otherwise. eps rises linearly from 0 over `warmup` epochs.
+    et al. 2018, arXiv:1706.06083) unless `step` says otherwise. eps rises linearly from 0 over the first `ramp` of
+    all steps, a share: large networks may otherwise never leave chance level.
     """
 
     eps: float = 0.3
     steps: int = 1
     step: float | None = None
-    warmup: float = 0.0
+    ramp: float = 0.0
 
     def __post_init__(self) -> None:
         at_least("adversarial eps", self.eps, 0, above=True)
@@ -181,7 +182,9 @@ class AdversarialTraining:
         at_least("adversarial steps", self.steps, 1)
         if self.step is not None:
             at_least("adversarial step", self.step, 0, above=True)
-        at_least("adversarial warmup", self.warmup, 0)
+        at_least("adversarial ramp", self.ramp, 0)
+        if self.ramp > 1:
+            raise BadSetting(f"adversarial ramp = {self.ramp:g} is outside [0, 1]; it is a share of the training")
 
     @property
     def step_size(self) -> float:

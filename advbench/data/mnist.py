@@ -22,7 +22,9 @@ class MNIST(DataSource):
     """
 
     recipe = Recipe(
-        "mnist-cnn", {"epochs": 8, "batch_size": 64, "learning_rate": 0.05, "precision": "bf16"}, {"eps": 0.3}
+        "mnist-cnn",
+        {"epochs": 8, "batch_size": 64, "learning_rate": 0.05, "precision": "bf16"},
+        {"eps": 0.3, "ramp": 0.3},
     )
 
     def load(self, folder: Path | None, *, download: bool = False) -> Splits:
