@@ -161,7 +161,13 @@ def words(value: str | None, name: str) -> list[str] | None:
         return None
     parts = [part.strip() for part in value.split(",")]
     if not all(parts):
-        example = {"eps": "0.1,0.2", "alpha": "0.3,1", "lam": "0.1,1", "seed": "0,1"}.get(name, "a,b")
+        example = {
+            "eps": "0.1,0.2",
+            "alpha": "0.3,1",
+            "lam": "0.1,1",
+            "seed": "0,1",
+            "training": "standard,adversarial",
+        }.get(name, "a,b")
         raise BadSetting(f"{name} = {value!r} has an empty entry; write for example --{name} {example}")
     return parts
 

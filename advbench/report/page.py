@@ -68,7 +68,7 @@ def _labels(runs: Sequence[Run]) -> dict[str, str]:
         attack = regime_options(
             run.model.get("adversarial"), catalog.load("data set", run.model["dataset"]).recipe.adversarial
         )
-        unusual += [f"{k.replace('_', ' ')} {v}" for k, v in attack.items() if v is not True]
+        unusual += [f"{k.replace('adversarial_', 'training ')} {v}" for k, v in attack.items() if v is not True]
         full[run.name] = ", ".join([plain[run.name], *dim, *unusual, f"seed {run.model['seed']}"])
     if len(set(full.values())) == len(runs):
         return full
