@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from advbench import artifacts, catalog
+from advbench.regimes import regime_options
 from advbench.report.subject import Row
 from advbench.runs import Run
 from advbench.settings import defaults
@@ -29,6 +30,7 @@ def commands(run: Run, attacks: Mapping[str, Row]) -> list[str]:
     if "batch_size" in training:
         training["train_batch_size"] = training.pop("batch_size")
     words += _options(training)
+    words += _options(regime_options(model.get("adversarial"), recipe.adversarial))
     groups: dict[tuple[str, str, int], list[Row]] = {}
     for row in attacks.values():
         groups.setdefault((row["attack"], str(row["settings"]), row["n"]), []).append(row)
