@@ -48,12 +48,35 @@ def study_table(options: Options, spec: Mapping[str, Any]) -> dict[str, Any]:
     table["losses"] = losses if names is not None or settings or regime is not None else None
     seeds = words(options["seed"], "seed")
     table["seeds"] = None if seeds is None else [whole(s, "seed") for s in seeds]
-    if any(options[key] not in (None, []) for key in ("attack", "eps", "clip", "exact_gradient", "set")):
-        table["attacks"] = attack_entries(options, spec.get("attacks", DEFAULTS["attacks"]))
+    table["attacks"] = _study_attacks(options, spec)
     table["detectors"] = words(options["detector"], "detector")
     table["n"] = options["n"]
     table["name"] = options["name"]
     return table
+
+
+def _study_attacks(options: Options, spec: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """The attacks of a study as options alter them; None where they leave them alone.
+
+    An adaptive attack of theirs or of the built-in study is aimed at the detectors that --detector names, or, where
+    it has none yet, at the study's.
+    """
+    from advbench.contracts import AdaptiveAttack
+    from advbench.spec import DEFAULTS
+
+    altered = any(options[key] not in (None, []) for key in ("attack", "eps", "clip", "exact_gradient", "set", "n"))
+    ours = options["attack"] is not None or "attacks" not in spec
+    if not altered and not (ours and options["detector"] is not None):
+        return None
+    entries = attack_entries(options, spec.get("attacks", DEFAULTS["attacks"]))
+    if options["n"] is not None:
+        entries = [{k: v for k, v in entry.items() if k != "n"} for entry in entries]
+    named = words(options["detector"], "detector")
+    usual = spec.get("detectors", DEFAULTS["detectors"])
+    for entry in entries:
+        if ours and issubclass(catalog.load("attack", entry["name"]), AdaptiveAttack):
+            entry["detector"] = named or entry.get("detector", usual)
+    return entries
 
 
 def _with_settings(kind: str, listed: object, settings: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -212,11 +212,6 @@ class Trainer:
                 images = attacked(self._logits, images, labels, settings, eps=share * settings.eps, rng=self.order)
         return images, labels, rate
 
-    def _features(self, images: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            features: Tensor = self.network(images)
-        return features.float()
-
     def _logits(self, images: Tensor) -> Tensor:
         logits: Tensor = self.head(self._features(images))
         return logits

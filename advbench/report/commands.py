@@ -46,7 +46,7 @@ def commands(run: Run, attacks: Mapping[str, Row]) -> list[str]:
 
 def _attack_options(settings: Mapping[str, Any]) -> list[str]:
     """Those with an option of their own by it, the rest by --set."""
-    own = {k: v for k, v in settings.items() if k in ("clip", "exact_gradient", "detector", "fpr")}
+    own = {k: v for k, v in settings.items() if k in ("clip", "exact_gradient", "detector", "fpr", "budget")}
     words = _options(own)
     for key, value in settings.items():
         if key not in own:
