@@ -139,7 +139,7 @@ def best(records: Sequence[Record], dim: int) -> str | None:
     """
     by_loss: dict[str, dict[int, Record]] = {}
     for record in records:
-        if record["cell"]["dim"] == dim:
+        if record["cell"]["dim"] == dim and record["cell"]["loss"] in LOSSES:
             by_loss.setdefault(record["cell"]["loss"], {})[record["cell"]["seed"]] = record
     shared = set.intersection(*(set(seeds) for seeds in by_loss.values())) if len(by_loss) > 1 else set()
     if not shared:
