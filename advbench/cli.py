@@ -117,7 +117,7 @@ def reproduce(
         if missed:
             raise FailedCheck(f"{missed} of {len(rows)} figures differ from the committed ones by more than allowed")
         return
-    page, rows = complete(place, names, train=not options["no_train"])
+    page, rows = complete(place, names, train=not options["no_train"], cells=not options["security"])
     emit("reproduce", rows, options, page)
 
 

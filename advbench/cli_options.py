@@ -140,6 +140,9 @@ REPRODUCE: Group = {
     "check": Annotated[
         bool, typer.Option("--check", help="Derive Table 6 and the EERs from the kept weights, and compare.")
     ],
+    "security": Annotated[
+        bool, typer.Option("--security", help="Only the attacks that know a detector, on what has weights.")
+    ],
     "no_train": Annotated[bool, typer.Option("--no-train", help="Evaluate what has weights; train nothing.")],
 }
 SELECT: Group = {
@@ -180,7 +183,8 @@ JSON: Group = {
         bool, typer.Option("--json", help="Rows as JSON on stdout, and nothing else.", rich_help_panel=_PLACE)
     ]
 }
-_DEFAULTS = {"runs_dir": "runs", "reports_dir": "reports", "json": False, "check": False, "no_train": False}
+_DEFAULTS = {"runs_dir": "runs", "reports_dir": "reports", "json": False}
+_DEFAULTS |= dict.fromkeys(("check", "no_train", "security"), False)
 
 
 def takes(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
