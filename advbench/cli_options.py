@@ -145,6 +145,11 @@ REPRODUCE: Group = {
     ],
     "no_train": Annotated[bool, typer.Option("--no-train", help="Evaluate what has weights; train nothing.")],
 }
+AUDIT: Group = {
+    "complete": Annotated[
+        bool, typer.Option("--complete", help="Run what is missing first, on few images; a second call goes on.")
+    ]
+}
 SELECT: Group = {
     key: _option(str, f"--{key}", help=f"Only {text}; separate several with commas.", panel="Selection")
     for key, text in {
@@ -184,7 +189,7 @@ JSON: Group = {
     ]
 }
 _DEFAULTS = {"runs_dir": "runs", "reports_dir": "reports", "json": False}
-_DEFAULTS |= dict.fromkeys(("check", "no_train", "security"), False)
+_DEFAULTS |= dict.fromkeys(("check", "no_train", "security", "complete"), False)
 
 
 def takes(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:

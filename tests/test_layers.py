@@ -26,12 +26,12 @@ LAYERS = (
     {"ascent", "square_search"},
     {"evasion", "noise"},
     {"attacks", "detectors"},
-    {"scoring", "spec", "selection", "report"},
+    {"scoring", "spec", "selection", "report", "checks", "audit"},
     {"attacking", "place", "released"},
     {"fitting"},
     {"pipeline"},
     {"reproduce"},
-    {"cli_options", "cli_parse", "cli_tables", "cli"},
+    {"cli_options", "cli_parse", "cli_tables", "cli_audit", "cli"},
     {"__main__"},
 )
 PLUGINS = ("attacks", "detectors", "losses", "models", "data")
