@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
@@ -38,6 +38,9 @@ from advbench.cli_parse import (
     words,
 )
 from advbench.errors import AdvbenchError, FailedCheck, UnknownName
+
+if TYPE_CHECKING:
+    from advbench.report.adaptive import Shown
 
 app = typer.Typer(
     help="How far can an image classifier and its adversarial-example detector be trusted?",
@@ -127,7 +130,7 @@ def reproduce(
         if missed:
             raise FailedCheck(f"{missed} of {len(rows)} figures differ from the committed ones by more than allowed")
         return
-    page, rows = complete(place, names, train=not options["no_train"])
+    page, rows = complete(place, names, train=not options["no_train"], cells=not options["security"])
     emit("reproduce", rows, options, page)
 
 
@@ -183,9 +186,19 @@ def emit(command: str, rows: list[Row], options: Options, page: Path | None = No
         return
     from advbench.cli_tables import show
 
-    show(table or command, rows)
+    show(table or command, rows, aware_of(rows, options) if command in ("verify", "run", "report") else None)
     if page is not None:
         sys.stdout.write(f"{page}\n")
+
+
+def aware_of(rows: list[Row], options: Options) -> dict[str, Shown]:
+    """By run, what the attacks that know a detector did to the models of these verify rows."""
+    from advbench.report.adaptive import beside
+    from advbench.runs import load
+
+    names = dict.fromkeys(row["run"] for row in rows)
+    folder = Path(options["runs_dir"])
+    return {name: beside(load(folder / name), [r for r in rows if r["run"] == name]) for name in names}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

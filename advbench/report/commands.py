@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from advbench import artifacts, catalog
+from advbench.regimes import regime_options
 from advbench.report.subject import Row
 from advbench.runs import Run
 from advbench.settings import defaults
@@ -29,6 +30,7 @@ def model_words(run: Run) -> list[str]:
     if "batch_size" in training:
         training["train_batch_size"] = training.pop("batch_size")
     words += _options(training)
+    words += _options(regime_options(model.get("adversarial"), recipe.adversarial))
     return words
 
 
@@ -50,7 +52,7 @@ def commands(run: Run, attacks: Mapping[str, Row]) -> list[str]:
 
 def attack_options(settings: Mapping[str, Any]) -> list[str]:
     """Those with an option of their own by it, the rest by --set."""
-    own = {k: v for k, v in settings.items() if k in ("clip", "exact_gradient", "detector", "fpr")}
+    own = {k: v for k, v in settings.items() if k in ("clip", "exact_gradient", "detector", "fpr", "budget")}
     words = _options(own)
     for key, value in settings.items():
         if key not in own:
