@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from advbench.losses import Head
 from advbench.losses.softmax import Softmax
 from advbench.models import Network, feature_layer
 from advbench.training import Trainer
-from advbench.types import ImageSet, Outputs, Splits, Training
+from advbench.types import AdversarialTraining, Outputs, Splits, Training
 from advbench.victim import Victim
 
 CPU = torch.device("cpu")
@@ -39,17 +40,24 @@ class Dense(Network):
         return features
 
 
-def trained(splits: Splits, loss: str, *, seed: int, more: ImageSet | None = None) -> Victim:
-    """A dense network with that loss, trained on the digits; `more` are further training images."""
-    train = splits.train
-    if more is not None:
-        images, labels = torch.cat([train.images, more.images]), torch.cat([train.labels, more.labels])
-        train = replace(train, images=images, labels=labels)
+def trained(splits: Splits, loss: str, *, seed: int = 0, adversarial: float | None = None, **own: Any) -> Victim:
+    """A dense network trained on the digits with that loss and its own settings; `adversarial`: at that eps."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network, head = Dense(), catalog.load("loss", loss)(FEATURES, CLASSES)
-    settings = Training(epochs=8, batch_size=50, learning_rate=0.05)
-    Trainer(network, head, train, splits.validation, settings, seed=seed, device=CPU).run()
+        network, head = Dense(), catalog.load("loss", loss)(FEATURES, CLASSES, **own)
+    hardened = None if adversarial is None else AdversarialTraining(eps=adversarial)
+    settings = Training(epochs=12, batch_size=50, learning_rate=0.1)
+    trainer = Trainer(
+        network,
+        head,
+        splits.train,
+        splits.validation,
+        settings,
+        seed=seed,
+        device=CPU,
+        adversarial=hardened,
+    )
+    trainer.run()
     return victim_of(network, head)
 
 
@@ -73,8 +81,8 @@ class Stepped(Network):
         return (features / self.step).round() * self.step
 
 
-class WithRoughness(Network):
-    """Features of a trained network, and one more: how much each pixel differs from those around it."""
+class WithGrain(Network):
+    """Features of a trained network, and one more: how far the pixels lie from the digits' 17 grey levels."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -82,10 +90,10 @@ class WithRoughness(Network):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features [b d + 1]; the last is the mean square of the image's Laplacian, checkerboards weighing most."""
-        kernel = images.new_tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]])
-        rough = F.conv2d(images, kernel[None, None]).square().flatten(1).mean(dim=1, keepdim=True)
-        return torch.cat([self.network(images), rough], dim=1)
+        """Features [b d + 1]; the last is the mean distance to the nearest level, in levels: 0 for a clean image."""
+        levels = 16 * images
+        grain = (levels - levels.round()).abs().flatten(1).mean(dim=1, keepdim=True)
+        return torch.cat([self.network(images), grain], dim=1)
 
 
 def blind_to_the_last(head: Softmax) -> Softmax:
@@ -97,8 +105,8 @@ def blind_to_the_last(head: Softmax) -> Softmax:
 
 
 @dataclass(frozen=True)
-class Roughness(FittedDetector):
-    """Rough images are suspicious: a detector of noise."""
+class Grain(FittedDetector):
+    """Grainy images are suspicious: a detector of noise."""
 
     def score(self, outputs: Outputs) -> Tensor:
         """The last feature [n]."""
