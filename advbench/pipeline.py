@@ -206,10 +206,14 @@ def verify_found(found: Sequence[Found], detectors: Sequence[str], progress: Pro
 
 def report(name: str, found: Sequence[Found], detectors: Sequence[str], place: Place) -> tuple[Path, list[Row]]:
     """Write the page of these runs, verifying what is missing; its path and the rows on it."""
+    from advbench.audit import audit
     from advbench.report.page import render
 
     page = place.reports_dir / name / "index.html"
     runs.check_folder(page.parent)
     rows = verify_found(found, detectors, place.progress)
-    runs.write_whole(page, render(name, found, rows).encode())
+    reported = [one.run for one in found]
+    place.progress.say(f"audit of {len(reported)} models")
+    audits = {run.name: audit(run, reported) for run in reported}
+    runs.write_whole(page, render(name, found, rows, audits).encode())
     return page, rows

@@ -25,7 +25,11 @@ Tick = Callable[[int, float, float], None]  # images done in this epoch, mean lo
 
 @dataclass(frozen=True)
 class Epoch:
-    """One row of training.jsonl: epochs count from 1, loss is the mean training loss in nats."""
+    """One row of training.jsonl: epochs count from 1, loss is the mean training loss in nats.
+
+    Loss and accuracy are those on the images trained on, attacked ones in adversarial training; the validation error
+    is on clean images.
+    """
 
     epoch: int
     loss: float
