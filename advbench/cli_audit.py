@@ -20,7 +20,8 @@ from advbench.runs import Run
 from advbench.types import ImageSet, Splits
 
 Row = dict[str, Any]
-SMALL = 100  # images of an attack that --complete runs
+SMALL = 100  # images of an attack that --complete runs, unless its command names a number up to
+ENOUGH = 200
 
 
 def rows_of(name: str, place: Place) -> list[Row]:
@@ -55,7 +56,7 @@ def show_audit(rows: Sequence[Row]) -> None:
 
 
 def complete(name: str, place: Place, command_line: Callable[[Sequence[str]], object]) -> None:
-    """Run the command of each check that was not run, in this place, on at most `SMALL` images.
+    """Run the command of each check that was not run, in this place, on few images.
 
     What a command leaves is kept, so that a second call goes on. A command that cannot be run here is told and left.
     """
@@ -67,7 +68,7 @@ def complete(name: str, place: Place, command_line: Callable[[Sequence[str]], ob
             words = shlex.split(command)[1:]
             try:
                 with contextlib.redirect_stdout(sys.stderr):
-                    command_line([*words, *_place_words(place, words[0])])
+                    command_line([*words, *_place_words(place, words)])
             except (BadSetting, FailedCheck) as error:
                 place.progress.say(f"left out: {error}")
 
@@ -80,10 +81,15 @@ def _missing(name: str, place: Place) -> Iterator[tuple[str, str]]:
                 yield f"{row['requirement']} {row['name']}", command
 
 
-def _place_words(place: Place, command: str) -> list[str]:
-    words = ["--runs-dir", str(place.runs_dir)]
-    words += [] if command == "selftest" else ["--reports-dir", str(place.reports_dir)]
-    if command == "attack":
-        words += ["--n", str(SMALL), "--device", str(place.device), "--batch-size", str(place.batch_size)]
-        words += [] if place.data_dir is None else ["--data-dir", str(place.data_dir)]
-    return words
+def _place_words(place: Place, words: Sequence[str]) -> list[str]:
+    """What makes a command of a check run in this place, on few images."""
+    more = ["--runs-dir", str(place.runs_dir)]
+    if words[0] == "selftest":
+        return more
+    more += ["--reports-dir", str(place.reports_dir)]
+    if words[0] == "attack":
+        few = "--n" in words and int(words[list(words).index("--n") + 1]) <= ENOUGH
+        more += [] if few else ["--n", str(SMALL)]
+        more += ["--device", str(place.device), "--batch-size", str(place.batch_size)]
+        more += [] if place.data_dir is None else ["--data-dir", str(place.data_dir)]
+    return more

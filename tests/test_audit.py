@@ -138,6 +138,13 @@ def test_runs_of_other_data_are_no_controls(attacked: Run, tmp_path: Path) -> No
     assert by_name(audit(attacked, [runs.load(copy)]))["undefended"].state == "not run"
 
 
+def test_complete_cuts_commands_that_name_no_number_of_images_or_a_large_one(place: Place) -> None:
+    for given, images in (([], ["--n", "100"]), (["--n", "5000"], ["--n", "100"]), (["--n", "200"], [])):
+        more = cli_audit._place_words(place, ["attack", *given])
+        assert more[4 : 4 + len(images)] == images
+        assert ("--n" in more) == bool(images)
+
+
 # The command line
 
 
@@ -220,9 +227,7 @@ def test_a_run_without_a_model_is_refused(copied: Path) -> None:
     assert "holds no trained model" in done.err
 
 
-def test_complete_runs_the_missing_commands_here_and_goes_on_where_it_stopped(
-    attacked: Run, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_complete_runs_the_missing_commands_here_and_goes_on_where_it_stopped(attacked: Run, place: Place) -> None:
     tried: list[list[str]] = []
 
     def command_line(words: Any) -> None:
@@ -233,14 +238,14 @@ def test_complete_runs_the_missing_commands_here_and_goes_on_where_it_stopped(
             assert advbench(*words).code == 0
 
     before = by_name(audit(attacked, others(attacked)))
-    monkeypatch.setattr(cli_audit, "SMALL", 10)
     cli_audit.complete(attacked.name, place, command_line)
     after = by_name(audit(runs.load(attacked.folder), others(attacked)))
     assert before["targeted"].state == "not run"
     assert after["targeted"].state == "met"
     assert len({" ".join(words) for words in tried}) == len(tried)
     assert all(str(place.runs_dir) in words for words in tried)
-    assert all(words[-4:-2] == ["--n", "10"] or "--n" in words for words in tried if words[0] == "attack")
+    # commands that name no number of images, or a large one, are cut; the ensemble's 40 stay
+    assert {w[w.index("--n") + 1] for w in tried if w[0] == "attack" and "--loss lgm" in " ".join(w)} <= {"40", "100"}
     tried.clear()
     cli_audit.complete(attacked.name, place, command_line)
     assert not any("targeted-fgsm" in words for words in tried)

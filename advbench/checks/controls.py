@@ -68,9 +68,9 @@ def sees_the_clean_image(e: Evidence) -> Verdict:
 
 
 def _robust(e: Evidence, of: Evidence, names: tuple[str, ...]) -> Result | None:
-    """The strongest of these attacks on another model at the audit's norm and eps."""
+    """The strongest of these attacks, of those on most images, on another model at the audit's norm and eps."""
     found = [r for r in of.results if r.attack in names and r.detector is None and _ball(r) == e.at]
-    return max(found, key=lambda r: (float(r.wrong.mean()), r.n), default=None)
+    return max(found, key=lambda r: (r.n, float(r.wrong.mean())), default=None)
 
 
 def _ball(r: Result) -> tuple[str, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from advbench.checks import Check, Verdict, either, met, not_run
@@ -48,7 +50,8 @@ def better_than_chance(e: Evidence) -> Verdict:
         return not_run("no verify rows", e.verification())
     said, good = [], True
     for name in dict.fromkeys(r["detector"] for r in rows):
-        best = max((r for r in rows if r["detector"] == name), key=lambda r: r["auroc_low"])
+        # one row, chosen before its figure is seen: of many rows the best beats a coin by chance
+        best = max((r for r in rows if r["detector"] == name), key=lambda r: _plainness(e, r))
         good &= best["auroc_low"] > 0.5
         tpr = best["tpr_at_fpr05"]
         found = f"{best['attack']} {best['eps']:g}, {best['n_clean']}+{best['n_attacked']}"
@@ -57,6 +60,15 @@ def better_than_chance(e: Evidence) -> Verdict:
         )
         said[-1] += f", EER {percent(best['eer'])}, TPR {'n/a' if tpr is None else percent(tpr)} at 5 % FPR ({found})"
     return either(good, "; ".join(said), e.verification())
+
+
+def _plainness(e: Evidence, row: dict[str, Any]) -> tuple[bool, bool, int]:
+    """FGSM first, then the audit's eps, then many images."""
+    return (
+        (row["attack"], row["settings"]) == ("fgsm", {}),
+        (row["norm"], row["eps"]) == e.at,
+        int(row["n_attacked"]),
+    )
 
 
 def eer_definition(e: Evidence) -> Verdict:
@@ -137,6 +149,6 @@ CHECKS = (
     Check("R3", "sign", "Positive = adversarial, higher = more suspicious", sign),
     Check("R16", "eer-definition", "EER by its definition, safe with ties", eer_definition),
     Check("R17", "intervals", "Counts and intervals everywhere", intervals),
-    Check("R17", "better-than-chance", "The detector beats a coin on the attack it does best on", better_than_chance),
+    Check("R17", "better-than-chance", "The detector beats a coin on the plainest attack", better_than_chance),
     Check("R17", "seeds", "Three training seeds behind a claim about a loss", seeds),
 )
