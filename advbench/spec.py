@@ -138,7 +138,6 @@ class Spec:
     def models(self) -> list[Model]:
         """Losses x seeds, with the data set's recipe filled in."""
         recipe: Recipe = catalog.load("data set", self.dataset).recipe
-        training = Training(**{**recipe.training, **self.training})
         network = self.network or recipe.network
         return [
             Model(
@@ -146,7 +145,7 @@ class Spec:
                 network,
                 self.feature_dim,
                 Choice(loss.name, loss.settings),
-                training,
+                Training(**{**recipe.training_of(loss.adversarial), **self.training}),
                 seed,
                 loss.adversarial,
             )

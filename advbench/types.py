@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -211,11 +211,19 @@ class AdversarialTraining:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a data set is trained with unless told otherwise: a network's name and settings of the two regimes."""
+    """What a data set is trained with unless told otherwise: a network's name and settings of the two regimes.
+
+    hardened   training settings that adversarial training takes instead of those of `training`
+    """
 
     network: str
     training: dict[str, Any]
     adversarial: dict[str, Any]
+    hardened: dict[str, Any] = field(default_factory=dict)
+
+    def training_of(self, adversarial: object) -> dict[str, Any]:
+        """The training settings of a regime; `adversarial` is falsy for the standard one."""
+        return self.training | (self.hardened if adversarial else {})
 
 
 def resolve_device(name: str | None) -> torch.device:
