@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,7 @@ def _over_eps(key: str, subjects: Sequence[Subject]) -> Iterator[dict[str, Any]]
                     np.array([clean, *(r[f"undetected_error_{end}"] for r in rows)]) for end in ("low", "high")
                 )
                 x = np.array([0, *(r["eps"] for r in rows)])
-                lines.append(figures.Line(subjects[i].label, x, y, low, high))
+                lines.append(figures.Line(subjects[i].label, x, y, low, high, i))
         if lines:
             about = _about(rows[0])
             label = f"{SHARE} over eps, {about}: {'; '.join(map(_said, lines))}"
@@ -94,7 +95,8 @@ def _over_effort(key: str, subjects: Sequence[Subject], attack: str, xlabel: str
                 about = f"eps {eps:g}, {_about(row)}"
                 made = artifacts.read_adversarials(subjects[i].run, name)
                 if made.first_success is not None:
-                    lines.append(_within(subjects[i].label, effort(made, row), row["n"], most(row)))
+                    line = within(subjects[i].label, effort(made, row), row["n"], most(row))
+                    lines.append(replace(line, style=i))
         if lines:
             label = f"{SHARE} over {xlabel}, {about}: {'; '.join(map(_said, lines))}"
             drawn = figures.line_chart(lines, xlabel=xlabel, steps=True)
@@ -117,7 +119,7 @@ def effort(made: Adversarials, row: Row) -> Array:
     return found
 
 
-def _within(label: str, cost: Array, n: int, most: int) -> figures.Line:
+def within(label: str, cost: Array, n: int, most: int) -> figures.Line:
     """Share of n images lost at a cost of at most x, from x = 1 to `most`; what is lost at no cost counts at 1."""
     x = np.unique(np.clip(cost, 1, None))
     y = np.searchsorted(cost, x, side="right") / n
@@ -141,7 +143,7 @@ def _rejection_cost(key: str, subjects: Sequence[Subject]) -> Iterator[dict[str,
     )
     for number, (detector, fpr) in enumerate(aims):
         lines, about = [], ""
-        for s in subjects:
+        for i, s in enumerate(subjects):
             aimed = {a: r for a, r in s.attacks.items() if (r.get("detector"), r.get("fpr")) == (detector, fpr)}
             ensemble = {a: r for a, r in aimed.items() if r["attack"] == AWARE and r["norm"] == "linf"}
             if detector == NO_DETECTOR or not ensemble:
@@ -154,7 +156,7 @@ def _rejection_cost(key: str, subjects: Sequence[Subject]) -> Iterator[dict[str,
                 if r["attack"] == REJECTION and r["norm"] == "linf" and r["eps"] <= eps
             }
             if radii:
-                lines.append(_cost_line(s, name, radii, eps))
+                lines.append(replace(_cost_line(s, name, radii, eps), style=i))
                 about = f"eps {eps:g}, {aim(ensemble[name])}"
         if lines:
             label = f"Error with rejections up to alpha x eps counted, {about}: {'; '.join(map(_said, lines))}"
