@@ -13,6 +13,7 @@ from advbench.runs import Run
 from advbench.selection import attack_rows
 
 AWARE = "detector-aware"
+REJECTION = "force-rejection"  # wants images rejected, not errors undetected: it has a chart of its own
 EPS, FPR = 0.3, 0.05  # the headline's: the paper's eps, and one clean image in twenty rejected
 COMMAND_N, COMMAND_BUDGET = 200, "quick"
 
@@ -56,7 +57,7 @@ def _weight(row: Row) -> tuple[Any, ...]:
 
 def shown(run: Run, selected: Collection[str], known: Mapping[str, Row], detectors: Sequence[str]) -> Shown:
     """The selected adaptive files of `known`, and the headline's for a detector that they leave out."""
-    rows = {a: known[a] for a in selected if is_adaptive(known[a])}
+    rows = {a: known[a] for a in selected if is_adaptive(known[a]) and known[a]["attack"] != REJECTION}
     missing = []
     for detector in differentiable(detectors):
         if headline(rows, detector) is None:

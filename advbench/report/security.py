@@ -13,13 +13,13 @@ from advbench.attacks.detector_aware import GRADIENTS
 from advbench.contracts import NO_DETECTOR
 from advbench.metrics import Array, Mask
 from advbench.report import figures
-from advbench.report.adaptive import AWARE, EPS, aim, order
+from advbench.report.adaptive import AWARE, EPS, REJECTION, aim, order
 from advbench.report.rejection import costs, interval
 from advbench.report.subject import Row, Subject, percent
 from advbench.settings import defaults
 from advbench.types import Adversarials
 
-SQUARE, REJECTION = "detector-square", "force-rejection"
+SQUARE = "detector-square"
 Group = tuple[str, ...]
 SHARE = "undetected errors"
 
