@@ -13,7 +13,20 @@ import typer
 from typer.exceptions import TyperException
 
 from advbench import catalog
-from advbench.cli_options import ATTACK, AWARE, JSON, MACHINE, MODEL, PLACE, PLURAL, REPRODUCE, SELECT, Options, takes
+from advbench.cli_options import (
+    ATTACK,
+    AUDIT,
+    AWARE,
+    JSON,
+    MACHINE,
+    MODEL,
+    PLACE,
+    PLURAL,
+    REPRODUCE,
+    SELECT,
+    Options,
+    takes,
+)
 from advbench.cli_parse import (
     attack_entries,
     detectors_of,
@@ -117,8 +130,27 @@ def reproduce(
         if missed:
             raise FailedCheck(f"{missed} of {len(rows)} figures differ from the committed ones by more than allowed")
         return
-    page, rows = complete(place, names, train=not options["no_train"])
+    page, rows = complete(place, names, train=not options["no_train"], cells=not options["security"])
     emit("reproduce", rows, options, page)
+
+
+@app.command()
+@takes(AUDIT, MACHINE, PLACE, JSON)
+def audit(
+    options: Options,
+    run: Annotated[str, typer.Argument(help="A run's name under --runs-dir (`advbench list runs`), or its folder.")],
+) -> None:
+    """Which requirements of the protocol a run meets, with the evidence, and the command that closes each gap."""
+    from advbench.cli_audit import complete, rows_of, show_audit
+
+    place = place_of(options)
+    if options["complete"]:
+        complete(run, place, lambda words: app(words, prog_name="advbench", standalone_mode=False))
+    rows = rows_of(run, place)
+    if options["json"]:
+        emit("audit", rows, options)
+    else:
+        show_audit(rows)
 
 
 @app.command("list")

@@ -31,11 +31,12 @@ def interval(row: Row, key: str) -> str:
 
 
 def model(row: Row) -> str:
-    """Data set, loss and its settings, seed, and the run's folder."""
+    """Data set, regime unless standard, loss and its settings, seed, and the run's folder."""
     settings = [f"{k} {row[k]:g}" for k in ("alpha", "lam") if row[k] is not None]
     settings += ["diagonal covariance"] if row["covariance"] == "diagonal" else []
     loss = f"{row['loss']} ({', '.join(settings)})" if settings else row["loss"]
-    return f"{row['dataset']}, {loss}, seed {row['seed']}: {row['run']}"
+    regime = "" if row["training"] == "standard" else f"{row['training']} "
+    return f"{row['dataset']}, {regime}{loss}, seed {row['seed']}: {row['run']}"
 
 
 def attack(row: Row) -> str:

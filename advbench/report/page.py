@@ -8,6 +8,7 @@ from typing import Any
 import jinja2
 
 from advbench import artifacts, catalog, metrics
+from advbench.regimes import regime_options, words
 from advbench.report import adaptive
 from advbench.report.charts import charts, pictures
 from advbench.report.commands import commands
@@ -63,8 +64,8 @@ def interval(low: float | None, high: float | None, digits: int = 1) -> str:
 
 
 def _labels(runs: Sequence[Run]) -> dict[str, str]:
-    """Loss names, with as much of the settings as keeps two models apart."""
-    plain = {r.name: r.model["loss"]["name"] for r in runs}
+    """Loss names, `adversarial` before that of a model trained so, with as much else as keeps two models apart."""
+    plain = {r.name: " ".join([*words(r.model["regime"]), r.model["loss"]["name"]]) for r in runs}
     if len(set(plain.values())) == len(runs):
         return plain
     full = {}
@@ -73,7 +74,11 @@ def _labels(runs: Sequence[Run]) -> dict[str, str]:
         usual = defaults(catalog.load("loss", loss["name"]))
         unusual = [f"{k} {v}" for k, v in loss.items() if k != "name" and usual.get(k) != v]
         dim = ["2-D"] if run.model["feature_dim"] == 2 else []
-        full[run.name] = ", ".join([loss["name"], *dim, *unusual, f"seed {run.model['seed']}"])
+        attack = regime_options(
+            run.model.get("adversarial"), catalog.load("data set", run.model["dataset"]).recipe.adversarial
+        )
+        unusual += [f"{k.replace('adversarial_', 'training ')} {v}" for k, v in attack.items() if v is not True]
+        full[run.name] = ", ".join([plain[run.name], *dim, *unusual, f"seed {run.model['seed']}"])
     if len(set(full.values())) == len(runs):
         return full
     return {r.name: r.name for r in runs}

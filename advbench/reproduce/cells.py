@@ -18,6 +18,11 @@ LOSSES: dict[str, Any] = {
     "lgm0.0": {"name": "lgm", "alpha": 0.0},
     "lgm0.3": {"name": "lgm", "alpha": 0.3},
 }
+# adversarially trained, so that a claim about a detector stands beside a defence that is known to hold
+CONTROLS: dict[str, Any] = {
+    "softmax-adv": {"name": "softmax", "adversarial": True},
+    "lgm1.0-adv": {"name": "lgm", "alpha": 1.0, "adversarial": True},
+}
 ATTACKED = ("softmax", "center", "lgm1.0")  # as in the paper; one model of L-Softmax is attacked beside them
 SHOWN = (*ATTACKED, "l-softmax")
 SEEDS = (0, 1, 2)
@@ -43,7 +48,7 @@ class Cell:
     @property
     def attacked(self) -> bool:
         """Whether it is attacked, so that its weights are kept with the page."""
-        if self.loss == "l-softmax":
+        if self.loss == "l-softmax" or self.loss in CONTROLS:
             return self.dim == 100 and self.seed == 0
         return self.loss in ATTACKED and (self.dim == 100 or self.seed == 0)
 
@@ -52,7 +57,7 @@ class Cell:
         return parse(
             {
                 "dataset": "mnist",
-                "losses": [LOSSES[self.loss]],
+                "losses": [(LOSSES | CONTROLS)[self.loss]],
                 "seeds": [self.seed],
                 "feature_dim": self.dim,
                 "detectors": list(DETECTORS),
@@ -65,7 +70,8 @@ class Cell:
         """What this model is attacked with; `core` = what Table 6 and the EERs need.
 
         Seed 0 of a 100-D model meets FGSM and targeted FGSM under all four readings of the paper's eps, and with
-        exact gradients; other seeds the default reading; a 2-D model what its heat map shows.
+        exact gradients; other seeds the default reading; a 2-D model what its heat map shows; a control what `core`
+        asks for.
         """
         if not self.attacked:
             return []
@@ -73,7 +79,7 @@ class Cell:
             return [{"name": "fgsm", "eps": HEADLINE}]
         plain: list[Entry] = [{"name": "fgsm", "eps": list(EPS)}, {"name": "targeted-fgsm", "eps": HEADLINE}]
         exact = [{**attack, "exact_gradient": True} for attack in plain]
-        if core:
+        if core or self.loss in CONTROLS:
             return plain
         if self.seed:
             return plain + exact
@@ -92,9 +98,14 @@ def grid() -> Iterator[Cell]:
     yield from (Cell(loss, dim, seed) for seed in SEEDS[1:] for dim in (100, 2) for loss in LOSSES)
 
 
+def controls() -> Iterator[Cell]:
+    """The adversarially trained models; they are no cells of the paper's grid."""
+    yield from (Cell(loss, 100, 0) for loss in CONTROLS)
+
+
 def chosen(names: list[str] | None) -> list[Cell]:
-    """The cells of these names, in the grid's order; all where None. Raises UnknownName."""
-    cells = {cell.name: cell for cell in grid()}
+    """The cells of these names, the grid's in its order, then the controls; all where None. Raises UnknownName."""
+    cells = {cell.name: cell for cell in (*grid(), *controls())}
     for name in names or []:
         if name not in cells:
             raise UnknownName("cell", name, cells)

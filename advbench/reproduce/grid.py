@@ -47,7 +47,7 @@ class Grid:
         Trainings use the device at hand; published figures are computed on the CPU.
         """
         place = replace(self.place, runs_dir=self.work / kind)
-        if kind == "evaluated":
+        if kind in ("evaluated", "security"):
             place = replace(place, device=torch.device("cpu"))
         study = Study(cell.spec(training, attacks), place, weights=[self.weights(cell).parent])
         study.splits = self.splits
@@ -60,6 +60,21 @@ class Grid:
     def record_file(self, cell: Cell) -> Path:
         """Where the cell's record lies, or would."""
         return self.home / "cells" / f"{cell.name}.json"
+
+    def security_file(self, cell: Cell) -> Path:
+        """Where the record of the attacks that know a detector lies, or would."""
+        return self.home / "security" / f"{cell.name}.json"
+
+    def weights_of(self, cell: Cell) -> dict[str, Any]:
+        """What a record says about the weights that it speaks of."""
+        file = self.weights(cell)
+        data = file.read_bytes()
+        return {"file": file.name, "sha256": sha256(data), "bytes": len(data), "released": cell.attacked}
+
+    def security(self) -> dict[str, Record]:
+        """The security records there are, by loss (all of 100-D models of seed 0)."""
+        found = [records.read(path) for path in sorted((self.home / "security").glob("*.json"))]
+        return {record["cell"]["loss"]: record for record in found}
 
     def records(self) -> list[Record]:
         """The records of all finished cells."""
@@ -96,8 +111,7 @@ class Grid:
             if record.exists():
                 return None
             self.train(cell)
-        data = file.read_bytes()
-        weights = {"file": file.name, "sha256": sha256(data), "bytes": len(data), "released": cell.attacked}
+        weights = self.weights_of(cell)
         run, verify = self.evaluate(cell, cell.attacks())
         if not record.exists() or records.read(record)["weights"] != weights:
             runs.write_whole(record, to_json(records.record_of(cell, run, verify, weights)))
@@ -107,10 +121,12 @@ class Grid:
         """The evaluated runs of finished cells that are on this machine, by cell; nothing is computed."""
         found = {}
         for cell in chosen(None):
+            if not self.record_file(cell).exists():
+                continue
             study = self.study(cell, "evaluated")
             (model,) = study.spec.models()
             folder = study.place.runs_dir / model.run_name(study.fingerprint)
-            if (folder / runs.MANIFEST).exists() and self.record_file(cell).exists():
+            if (folder / runs.MANIFEST).exists():
                 found[cell.name] = runs.load(folder)
         return found
 

@@ -12,18 +12,26 @@ from advbench.environment import describe
 from advbench.report import figures
 from advbench.report.page import environment, interval
 from advbench.report.subject import percent
-from advbench.reproduce import paper, tables, tuning
+from advbench.reproduce import paper, security_rows, tables, tuning
+from advbench.reproduce.arranged import Rows
 from advbench.reproduce.cells import SEEDS, Cell, chosen
 from advbench.reproduce.drawings import drawings
 from advbench.reproduce.grid import Grid
 from advbench.reproduce.records import Record
 from advbench.reproduce.rows import Row, rows
+from advbench.reproduce.security_drawings import security_drawings
+from advbench.reproduce.verdict import verdict
 from advbench.runs import Run, to_json, write_whole
+
+
+def all_rows(cells: Sequence[Record], security: Mapping[str, Record]) -> list[Row]:
+    """The rows of results.json: the paper's experiments, then the attacks that know a detector."""
+    return rows(cells) + security_rows.rows(security, cells)
 
 
 def write_rows(grid: Grid) -> list[Row]:
     """results.json from the records there are; its rows."""
-    found = rows(grid.records())
+    found = all_rows(grid.records(), grid.security())
     write_whole(grid.home / "results.json", to_json({"schema": 1, "rows": found}))
     return found
 
@@ -35,7 +43,7 @@ def write_page(grid: Grid, evaluated: Mapping[str, Run]) -> Path:
     for key, table in arranged.items():
         write_whole(grid.home / "tables" / f"{key}.csv", tables.to_csv(table))
         write_whole(grid.home / "tables" / f"{key}.tex", tables.to_latex(table))
-    for drawing in drawings(evaluated):
+    for drawing in (*drawings(evaluated), *security_drawings(found)):
         svg = figures.to_svg(drawing.figure, drawing.label, drawing.key, sized=True)
         write_whole(grid.home / "figures" / f"{drawing.key}.svg", svg.encode())
         write_whole(grid.home / "figures" / f"{drawing.key}.pdf", figures.to_pdf(drawing.figure))
@@ -58,6 +66,7 @@ def write_page(grid: Grid, evaluated: Mapping[str, Run]) -> Path:
         licence=paper.LICENCE,
         counts=_counts(found),
         findings=_findings(grid.home),
+        verdict=verdict(Rows(found)),
         epochs=epochs_of(kept),
     )
     target = grid.home / "index.html"
@@ -78,9 +87,9 @@ def _findings(home: Path) -> list[str]:
 
 
 def _drawn(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The figures in the folder by number (`fig1` ...), each as inline SVG with its label as text."""
+    """The figures in the folder by number (`fig1` ..., `security`), each as inline SVG with its label as text."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(folder.glob("fig*.svg")):
+    for path in sorted(folder.glob("*.svg")):
         svg = path.read_text(encoding="utf-8")
         label = svg[svg.index("<title>") + len("<title>") : svg.index("</title>")]
         files = {kind: f"figures/{path.stem}.{kind}" for kind in ("pdf", "svg")}

@@ -9,6 +9,8 @@ LABELS = {
     "lgm0.0": "L-GM, alpha 0",
     "lgm0.3": "L-GM, alpha 0.3",
     "lgm1.0": "L-GM, alpha 1",
+    "softmax-adv": "softmax, adversarially trained",
+    "lgm1.0-adv": "L-GM, alpha 1, adversarially trained",
 }
 # Table 1: mean and standard deviation of three tries, (loss, feature dimension)
 TABLE1: dict[tuple[str, int], tuple[float, float]] = {

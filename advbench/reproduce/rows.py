@@ -108,6 +108,14 @@ def _verify(attack: str, eps: float, detector: str, *, clip: bool, exact: bool, 
     return figure
 
 
+def fgsm_eer(record: Record) -> tuple[float, tuple[float, float], int] | None:
+    """A model's EER of the likelihood under FGSM at the paper's eps, its interval, and the images attacked."""
+    found = _verify("fgsm", HEADLINE, "likelihood", clip=True, exact=False, key="eer")(record)
+    if found is None or found[0] is None or found[1] is None:
+        return None
+    return found[0], found[1], found[2]
+
+
 def _share(attack: str, key: str) -> Figure:
     def figure(record: Record) -> tuple[float, Interval, int] | None:
         for row in record["shares"]:

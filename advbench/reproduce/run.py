@@ -9,7 +9,7 @@ from typing import Any
 
 from advbench.errors import BadSetting
 from advbench.place import Place
-from advbench.reproduce import records, tuning
+from advbench.reproduce import records, security, tuning
 from advbench.reproduce.cells import chosen
 from advbench.reproduce.grid import Grid, compare
 from advbench.reproduce.page import write_page, write_rows
@@ -17,19 +17,21 @@ from advbench.reproduce.page import write_page, write_rows
 Row = dict[str, Any]
 
 
-def complete(place: Place, names: list[str] | None, *, train: bool) -> tuple[Path, list[Row]]:
-    """Every cell of these names finished, its rows written as soon as it is, then the page; its path and rows.
+def complete(place: Place, names: list[str] | None, *, train: bool, cells: bool = True) -> tuple[Path, list[Row]]:
+    """Every cell of these names finished and probed, its rows written as soon as they are, then the page.
 
-    Without `train`, cells that have no weights stay as they are, and trials that are missing stay so.
+    Returns the page's path and rows. Without `train`, cells that have no weights stay as they are, and trials that
+    are missing stay so. Without `cells`, only the attacks that know a detector are run, on what has weights.
     """
     grid = Grid(place)
-    if train and names is None:
+    if train and cells and names is None:
         tuning.tune(grid)
-    for cell in chosen(names):
+    for cell in chosen(names) if cells else ():
         if train or grid.weights(cell).exists():
             place.progress.say(f"cell {cell.name}")
             grid.finish(cell)
             write_rows(grid)
+    security.ask(grid, names, lambda: write_rows(grid))
     page = write_page(grid, grid.evaluated())
     return page, write_rows(grid)
 

@@ -1,0 +1,158 @@
+"""Ask the released models what `probes.plan` lists, and keep each answer as soon as it is there.
+
+`security/<cell>.json` holds all that the page's rows and figures need: no run has to be on the machine. A row that
+it holds for the same weights and settings is not computed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from advbench import artifacts, attacking, fitting, metrics, runs, scoring
+from advbench.contracts import NO_DETECTOR, AdaptiveAttack, Guard
+from advbench.environment import describe
+from advbench.pipeline import Study
+from advbench.reproduce import records
+from advbench.reproduce.cells import Cell, chosen
+from advbench.reproduce.grid import Grid
+from advbench.reproduce.probes import Probe, plan
+from advbench.reproduce.records import Record
+from advbench.runs import to_json
+from advbench.spec import AttackChoice
+from advbench.types import Adversarials, Outputs
+
+Answer = dict[str, Any]
+# gradients or queries at which a curve over them is read off
+MARKS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+
+
+def ask(grid: Grid, names: list[str] | None, kept: Callable[[], object]) -> None:
+    """Answer the probes of these cells (all where None) that can be: weights there, attack in the catalog.
+
+    `kept` is called after each new answer is on disk.
+    """
+    cells = {cell.name for cell in chosen(names)}
+    for probe in plan():
+        if probe.cell.name not in cells or not grid.weights(probe.cell).exists() or not probe.available:
+            continue
+        record = record_of(grid, probe.cell)
+        choice = choice_of(probe)
+        old = find(record, probe)
+        if old is not None and old["settings"] == dict(choice.choice.settings):
+            continue
+        grid.place.progress.say(
+            f"{probe.cell.name}: {probe.part}, {probe.attack} eps {probe.eps:g}, {probe.detector}"
+        )
+        new = answer(grid, probe)
+        record["rows"] = [row for row in record["rows"] if row is not old] + [new]
+        runs.write_whole(grid.security_file(probe.cell), to_json(record))
+        kept()
+
+
+def record_of(grid: Grid, cell: Cell) -> Record:
+    """The cell's record, or an empty one where there is none that speaks of the weights at hand."""
+    file, weights = grid.security_file(cell), grid.weights_of(cell)
+    if file.exists() and (found := records.read(file))["weights"] == weights:
+        return found
+    return {
+        "schema": records.SCHEMA,
+        "cell": {"loss": cell.loss, "dim": cell.dim, "seed": cell.seed},
+        "weights": weights,
+        "environment": describe("cpu"),
+        "rows": [],
+    }
+
+
+def find(record: Record | None, probe: Probe) -> Answer | None:
+    """The answer to a probe, or None."""
+    rows = record["rows"] if record is not None else []
+    return next((row for row in rows if row["asked"] == probe.asked), None)
+
+
+def choice_of(probe: Probe) -> AttackChoice:
+    """The probe's attack with all its settings."""
+    (choice,) = probe.cell.spec({}, [probe.entry]).attacks
+    return choice
+
+
+def answer(grid: Grid, probe: Probe) -> Answer:
+    """The probe's attack, run where its run does not hold it, and what it did to each image.
+
+    lost, rejected, clean_rejected   a digit an image, 1 = wrong and accepted; the attacked, the clean one rejected
+    found      share of the images lost within so many `MARKS` (gradients; queries of a gradient-free attack)
+    spent      mean numbers of gradients and forward passes an image
+    eight_bit  the same images rounded to 255ths, which can move a pixel by another 1/510
+    """
+    study = grid.study(probe.cell, "security", [probe.entry])
+    study.attack()
+    (model,), (choice,) = study.spec.models(), study.attacks
+    run = runs.load(study.place.runs_dir / model.run_name(study.fingerprint))
+    made = artifacts.read_adversarials(run, choice.file_name)
+    clean = artifacts.read_part(run, "test").outputs.take(slice(len(made.labels)))
+    guard = scoring.guard(run, probe.detector, probe.fpr)
+    row = scoring.attack_row(run, choice.file_name)
+    found: Answer = {
+        "part": probe.part,
+        "asked": probe.asked,
+        "settings": dict(choice.choice.settings),
+        "row": row,
+        "seconds": run.steps[f"attack {choice.file_name}"]["seconds"],
+        "threshold": None if probe.detector == NO_DETECTOR else guard.threshold,
+        "lost": digits(attacking.wrong_and_passed(made, guard)),
+        "rejected": digits(rejected(made.outputs, guard)),
+        "clean_rejected": digits(rejected(clean, guard)),
+    }
+    if made.gradients is not None and made.forwards is not None:
+        means = (float(passes.double().mean()) for passes in (made.gradients, made.forwards))
+        found["spent"] = dict(zip(("gradients", "forwards"), means, strict=True))
+    if isinstance(choice.attack, AdaptiveAttack) and probe.part != "rejection":
+        found["found"] = curve(made, list(row.get("members", ())))
+        found["eight_bit"] = _eight_bit(study, run, made, guard)
+    return found
+
+
+def digits(mask: metrics.Mask) -> str:
+    """A digit an image."""
+    return "".join("1" if one else "0" for one in mask)
+
+
+def mask(text: str) -> metrics.Mask:
+    """Bool [n] from `digits`."""
+    found: metrics.Mask = np.array([one == "1" for one in text], dtype=bool)
+    return found
+
+
+def rejected(outputs: Outputs, guard: Guard) -> metrics.Mask:
+    """Bool [n]: above the guard's threshold."""
+    return (guard.slack(outputs) < 0).numpy()
+
+
+def curve(made: Adversarials, members: list[str]) -> dict[str, list[float]]:
+    """Share of all images lost within so many gradients, or queries, of `MARKS`.
+
+    An ensemble's gradient-free member notes its success in queries; the gradients spent before it stand in.
+    """
+    assert made.first_success is not None
+    assert made.gradients is not None
+    spent = made.first_success.clone()
+    if made.member is not None and "detector-square" in members:
+        theirs = (made.member == members.index("detector-square")) & (spent >= 0)
+        spent[theirs] = made.gradients[theirs]
+    shares = [float(((spent >= 0) & (spent <= mark)).double().mean()) for mark in MARKS]
+    return {"within": list(MARKS), "share": shares}
+
+
+def _eight_bit(study: Study, run: runs.Run, made: Adversarials, guard: Guard) -> dict[str, float]:
+    (model,) = study.spec.models()
+    victim = fitting.victim_of(run, model, study.splits, study.place)
+    outputs = victim.outputs((made.images * 255).round() / 255)
+    wrong = outputs.predictions != made.labels
+    passed = torch.from_numpy(~rejected(outputs, guard))
+    return {
+        "undetected_error_rate": float((wrong & passed).double().mean()),
+        "error_rate": float(wrong.double().mean()),
+    }
