@@ -132,7 +132,7 @@ def entry(row: Row) -> str:
 
 def aim(row: Row) -> str:
     """The detector an adaptive row is aimed at, and the false-positive rate of its threshold."""
-    return "no detector" if row["fpr"] is None else f"{row['detector']} at {100 * row['fpr']:g} % FPR"
+    return "no detector" if row["fpr"] is None else f"{row['detector']} at {100 * row['fpr']:g}\u00a0% FPR"
 
 
 def _members(subjects: Sequence[Subject], rows: Mapping[str, Row]) -> dict[str, Any]:

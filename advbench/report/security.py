@@ -14,7 +14,7 @@ from advbench.contracts import NO_DETECTOR
 from advbench.metrics import Array, Mask
 from advbench.report import figures
 from advbench.report.adaptive import AWARE, EPS, REJECTION, aim, order
-from advbench.report.rejection import costs, interval
+from advbench.report.rejection import Cost, costs, interval
 from advbench.report.subject import Row, Subject, percent
 from advbench.settings import defaults
 from advbench.types import Adversarials
@@ -142,29 +142,36 @@ def _rejection_cost(key: str, subjects: Sequence[Subject]) -> Iterator[dict[str,
         (r["detector"], r["fpr"]) for s in subjects for r in s.attacks.values() if r["attack"] == REJECTION
     )
     for number, (detector, fpr) in enumerate(aims):
-        lines, about = [], ""
+        lines, notes, about = [], [], ""
         for i, s in enumerate(subjects):
-            aimed = {a: r for a, r in s.attacks.items() if (r.get("detector"), r.get("fpr")) == (detector, fpr)}
-            ensemble = {a: r for a, r in aimed.items() if r["attack"] == AWARE and r["norm"] == "linf"}
+            aimed = {
+                a: r
+                for a, r in s.attacks.items()
+                if (r.get("detector"), r.get("fpr"), r["norm"]) == (detector, fpr, "linf")
+            }
+            ensemble = {a: r for a, r in aimed.items() if r["attack"] == AWARE}
             if detector == NO_DETECTOR or not ensemble:
                 continue
             eps = _standing_for({r["eps"] for r in ensemble.values()})
             name = max((a for a in ensemble if ensemble[a]["eps"] == eps), key=lambda a: ensemble[a]["n"])
-            radii = {
-                r["eps"]: a
-                for a, r in aimed.items()
-                if r["attack"] == REJECTION and r["norm"] == "linf" and r["eps"] <= eps
-            }
+            radii = {r["eps"]: a for a, r in aimed.items() if r["attack"] == REJECTION and r["eps"] <= eps}
             if radii:
-                lines.append(replace(_cost_line(s, name, radii, eps), style=i))
-                about = f"eps {eps:g}, {aim(ensemble[name])}"
+                curve = _costs(s, name, radii, eps)
+                about = f"eps {eps:g}, {aim(ensemble[name])}, n {curve[0].n:,}"
+                ends = [interval(point) for point in curve]
+                x, y = (np.array([getattr(point, field) for point in curve]) for field in ("alpha", "rate"))
+                low, high = (np.array([getattr(end, side) for end in ends]) for side in ("low", "high"))
+                lines.append(figures.Line(s.label, x, y, low, high, i))
+                shares = ", ".join(f"{percent(p.rejected / p.n)} at {p.alpha:.2g}" for p in curve)
+                notes.append(f"{s.label} {shares}")
         if lines:
             label = f"Error with rejections up to alpha x eps counted, {about}: {'; '.join(map(_said, lines))}"
             drawn = figures.line_chart(lines, xlabel="alpha", ylabel="error with rejections", width=1)
-            yield {"title": about, "svg": figures.to_svg(drawn, label, f"{key}-c-{number}"), "note": ""}
+            svg = figures.to_svg(drawn, label, f"{key}-c-{number}")
+            yield {"title": about, "svg": svg, "note": f"Rejected within alpha eps: {'; '.join(notes)}."}
 
 
-def _cost_line(s: Subject, name: str, radii: Mapping[float, str], eps: float) -> figures.Line:
+def _costs(s: Subject, name: str, radii: Mapping[float, str], eps: float) -> list[Cost]:
     guard = scoring.guard(s.run, s.attacks[name]["detector"], s.attacks[name]["fpr"])
     n = min(s.attacks[a]["n"] for a in (name, *radii.values()))
     worst = artifacts.read_adversarials(s.run, name)
@@ -174,15 +181,7 @@ def _cost_line(s: Subject, name: str, radii: Mapping[float, str], eps: float) ->
     for radius, file in radii.items():
         made = artifacts.read_adversarials(s.run, file)
         rejected[radius] = (guard.slack(made.outputs) < 0).numpy()[:n]
-    curve = costs(lost[:n], rejected, eps)
-    ends = [interval(point) for point in curve]
-    return figures.Line(
-        s.label,
-        np.array([point.alpha for point in curve]),
-        np.array([point.rate for point in curve]),
-        np.array([end.low for end in ends]),
-        np.array([end.high for end in ends]),
-    )
+    return costs(lost[:n], rejected, eps)
 
 
 def _standing_for(eps: Collection[float]) -> float:
