@@ -18,7 +18,7 @@ from advbench.reproduce.grid import Grid
 from advbench.reproduce.page import all_rows
 from advbench.reproduce.probes import Probe, plan
 from advbench.reproduce.security_drawings import security_drawings
-from advbench.reproduce.security_rows import rows
+from advbench.reproduce.security_rows import LOST_OR_REJECTED, REJECTED, rows
 from advbench.reproduce.verdict import verdict
 from advbench.runs import to_json
 from advbench.types import Adversarials, ImageSet, Outputs, Splits
@@ -33,7 +33,12 @@ def digits(share: float, n: int) -> str:
 def answer(probe: Probe, lost: float) -> dict[str, Any]:
     """An answer in which the first images are lost; FGSM loses none, and a tenth of the clean ones is rejected."""
     ends = {"undetected_error_low": max(0.0, lost - 0.05), "undetected_error_high": min(1.0, lost + 0.05)}
-    row = {"n": probe.n, "error_rate": lost, "undetected_error_rate": lost, "fgsm_undetected_error_rate": 0.0}
+    row: dict[str, Any] = {
+        "n": probe.n,
+        "error_rate": lost,
+        "undetected_error_rate": lost,
+        "fgsm_undetected_error_rate": 0.0,
+    }
     row |= {"clean_error_rate": 0.0, "clean_rejected": 0.1, "members": {"clean": 0.0, "apgd-ce": lost}} | ends
     share = [lost * mark / security.MARKS[-1] for mark in security.MARKS]
     return {
@@ -123,12 +128,14 @@ def test_the_cost_of_rejection_counts_an_image_that_a_smaller_perturbation_gets_
     # of 200 images 20 are rejected as they are; 50 are lost; a rejection is found for the last 40, 80, ... of them
     share = {0.075: 0.2, 0.15: 0.4, 0.225: 0.1, 0.3: 0.6}
     lost = made(lambda p: share[p.eps] if p.part == "rejection" else 0.25, "softmax")
-    found = [r for r in rows(lost, []) if r["loss"] == "softmax" and "or rejected within" in r["setting"]]
+    found = [r for r in rows(lost, []) if r["loss"] == "softmax" and r["what"] == LOST_OR_REJECTED]
     # what was found at 0.15 is within 0.225 too, though the attack found less there
     assert [r["mean"] for r in found] == pytest.approx([0.25, 0.45, 0.65, 0.65, 0.85])
     assert [r["eps"] for r in found] == [0, 0.075, 0.15, 0.225, 0.3]
+    alone = [r for r in rows(lost, []) if r["loss"] == "softmax" and r["what"] == REJECTED]
+    assert [r["mean"] for r in alone] == pytest.approx([0.1, 0.3, 0.5, 0.5, 0.7])
     lost["softmax"]["rows"] = [r for r in lost["softmax"]["rows"] if r["asked"]["eps"] != 0.15]
-    found = [r for r in rows(lost, []) if r["loss"] == "softmax" and "or rejected within" in r["setting"]]
+    found = [r for r in rows(lost, []) if r["loss"] == "softmax" and r["what"] == REJECTED]
     assert [r["mean"] is None for r in found] == [False, False, True, True, True]
 
 
