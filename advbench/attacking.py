@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from advbench import metrics
-from advbench.contracts import NO_DETECTOR, AdaptiveAttack, Attack, Guard
+from advbench.contracts import NO_DETECTOR, AdaptiveAttack, Attack, FromSurrogate, Guard
 from advbench.scoring import Row
 from advbench.spec import AttackChoice
 from advbench.types import Adversarials, ImageSet, Outputs, Perturbed
@@ -17,16 +17,17 @@ from advbench.victim import Victim
 
 
 def perturb(
-    attack: Attack | AdaptiveAttack,
+    attack: Attack | AdaptiveAttack | FromSurrogate,
     victim: Victim,
     images: ImageSet,
     clean: Outputs,
     advance: Callable[[int], None],
     guard: Guard | None = None,
+    surrogate: Victim | None = None,
 ) -> Adversarials:
     """Attack all of `images` in batches; image i's seed is i. `clean` holds their outputs before the attack.
 
-    `guard` is needed by adaptive attacks, and by no other.
+    `guard` is needed by adaptive attacks, `surrogate` by those made on another model, and by no others.
     """
     attack.check(victim)
     seeds = torch.arange(len(images))
@@ -36,6 +37,9 @@ def perturb(
         if isinstance(attack, AdaptiveAttack):
             assert guard is not None
             result = attack.perturb(*batch, guard)
+        elif isinstance(attack, FromSurrogate):
+            assert surrogate is not None
+            result = attack.perturb(*batch, surrogate)
         else:
             result = attack.perturb(*batch)
         advance(part.stop)
@@ -96,7 +100,7 @@ def evasion(choice: AttackChoice, made: Adversarials, clean: Outputs, guard: Gua
     """What an adaptive attack did to a guarded model: the further fields of its row.
 
     undetected_error_rate, _low, _high   share of all images that are wrong and pass the guard, and its interval
-    clean_rejected                       share of the clean images that the guard rejects
+    rejected_rate, clean_rejected        shares of the attacked and of the clean images that the guard rejects
     members                              an ensemble's shares of the undetected errors; the clean image is one
     fgsm_undetected_error_rate           what FGSM at the same eps does on the same images; None outside L-inf
     """
@@ -107,6 +111,7 @@ def evasion(choice: AttackChoice, made: Adversarials, clean: Outputs, guard: Gua
         "threshold": None if guard.name == NO_DETECTOR else guard.threshold,
         "undetected_error_rate": float(lost.mean()),
         **_interval(choice, made, guard, lost),
+        "rejected_rate": float((guard.slack(made.outputs) < 0).double().mean()),
         "clean_rejected": float((guard.slack(clean) < 0).double().mean()),
         "fgsm_undetected_error_rate": None if fgsm is None else float(wrong_and_passed(fgsm, guard).mean()),
     }

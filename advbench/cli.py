@@ -7,13 +7,26 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
 
 from advbench import catalog
-from advbench.cli_options import ATTACK, AWARE, JSON, MACHINE, MODEL, PLACE, PLURAL, REPRODUCE, SELECT, Options, takes
+from advbench.cli_options import (
+    ATTACK,
+    AUDIT,
+    AWARE,
+    JSON,
+    MACHINE,
+    MODEL,
+    PLACE,
+    PLURAL,
+    REPRODUCE,
+    SELECT,
+    Options,
+    takes,
+)
 from advbench.cli_parse import (
     attack_entries,
     detectors_of,
@@ -25,6 +38,9 @@ from advbench.cli_parse import (
     words,
 )
 from advbench.errors import AdvbenchError, FailedCheck, UnknownName
+
+if TYPE_CHECKING:
+    from advbench.report.adaptive import Shown
 
 app = typer.Typer(
     help="How far can an image classifier and its adversarial-example detector be trusted?",
@@ -118,6 +134,25 @@ def reproduce(
     emit("reproduce", rows, options, page)
 
 
+@app.command()
+@takes(AUDIT, MACHINE, PLACE, JSON)
+def audit(
+    options: Options,
+    run: Annotated[str, typer.Argument(help="A run's name under --runs-dir (`advbench list runs`), or its folder.")],
+) -> None:
+    """Which requirements of the protocol a run meets, with the evidence, and the command that closes each gap."""
+    from advbench.cli_audit import complete, rows_of, show_audit
+
+    place = place_of(options)
+    if options["complete"]:
+        complete(run, place, lambda words: app(words, prog_name="advbench", standalone_mode=False))
+    rows = rows_of(run, place)
+    if options["json"]:
+        emit("audit", rows, options)
+    else:
+        show_audit(rows)
+
+
 @app.command("list")
 @takes({k: v for k, v in PLACE.items() if k == "runs_dir"}, JSON)
 def list_(
@@ -151,9 +186,19 @@ def emit(command: str, rows: list[Row], options: Options, page: Path | None = No
         return
     from advbench.cli_tables import show
 
-    show(table or command, rows)
+    show(table or command, rows, aware_of(rows, options) if command in ("verify", "run", "report") else None)
     if page is not None:
         sys.stdout.write(f"{page}\n")
+
+
+def aware_of(rows: list[Row], options: Options) -> dict[str, Shown]:
+    """By run, what the attacks that know a detector did to the models of these verify rows."""
+    from advbench.report.adaptive import beside
+    from advbench.runs import load
+
+    names = dict.fromkeys(row["run"] for row in rows)
+    folder = Path(options["runs_dir"])
+    return {name: beside(load(folder / name), [r for r in rows if r["run"] == name]) for name in names}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -27,6 +27,7 @@ def _option(kind: type, *names: str, help: str, panel: str, **more: Any) -> Any:
 
 _MODEL = "Model"
 _TRAINING = "Training (defaults: the data set's own)"
+_REGIME = "Adversarial training (each of these turns it on; defaults: the data set's own)"
 _ATTACK = "Attack"
 _MACHINE = "Machine"
 _PLACE = "Folders and output"
@@ -62,6 +63,21 @@ TRAINING: Group = {
         bool, "--full-train/--no-full-train", help="Join validation to the training part.", panel=_TRAINING
     ),
 }
+REGIME: Group = {
+    "adversarial": _option(
+        bool, "--adversarial/--no-adversarial", help="Train on attacked images (positive control).", panel=_REGIME
+    ),
+    "adversarial_eps": _option(float, "--adversarial-eps", help="L-inf radius of their attack.", panel=_REGIME),
+    "adversarial_steps": _option(
+        int, "--adversarial-steps", help="Gradients it takes (default 1, from a random start).", panel=_REGIME
+    ),
+    "adversarial_step": _option(
+        float, "--adversarial-step", help="Size of a step (default 1.25 eps, or 2.5 eps / steps).", panel=_REGIME
+    ),
+    "adversarial_ramp": _option(
+        float, "--adversarial-ramp", help="Share of the training in which its eps rises from 0.", panel=_REGIME
+    ),
+}
 MODEL: Group = {
     "dataset": _option(str, "--dataset", help="digits (default), mnist", panel=_MODEL),
     "loss": _option(
@@ -72,6 +88,7 @@ MODEL: Group = {
     "feature_dim": _option(str, "--feature-dim", help="2 or 100 (default).", panel=_MODEL),
     **LOSS,
     **TRAINING,
+    **REGIME,
 }
 ATTACK: Group = {
     "attack": _option(str, "--attack", help="`advbench list attacks` names them; one or a list.", panel=_ATTACK),
@@ -128,6 +145,11 @@ REPRODUCE: Group = {
     ],
     "no_train": Annotated[bool, typer.Option("--no-train", help="Evaluate what has weights; train nothing.")],
 }
+AUDIT: Group = {
+    "complete": Annotated[
+        bool, typer.Option("--complete", help="Run what is missing first, on few images; a second call goes on.")
+    ]
+}
 SELECT: Group = {
     key: _option(str, f"--{key}", help=f"Only {text}; separate several with commas.", panel="Selection")
     for key, text in {
@@ -137,6 +159,7 @@ SELECT: Group = {
         "lam": "these weights of the likelihood term",
         "covariance": "this covariance",
         "seed": "these seeds",
+        "training": "this regime: standard or adversarial",
         "attack": "these attacks",
         "eps": "these eps",
         "detector": "these detectors",
@@ -166,7 +189,7 @@ JSON: Group = {
     ]
 }
 _DEFAULTS = {"runs_dir": "runs", "reports_dir": "reports", "json": False}
-_DEFAULTS |= dict.fromkeys(("check", "no_train", "security"), False)
+_DEFAULTS |= dict.fromkeys(("check", "no_train", "security", "complete"), False)
 
 
 def takes(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advbench import catalog
-from advbench.cli_options import LOSS, TRAINING, Options
-from advbench.errors import BadSetting
+from advbench.cli_options import LOSS, REGIME, TRAINING, Options
+from advbench.errors import BadSetting, UnknownName
 from advbench.settings import at_least, from_text, hints_of, parameters, whole
 
 MOST_THREADS = 1024  # beyond, the system refuses them in the middle of the work
@@ -26,7 +26,8 @@ class Text(str):
 def model_table(options: Options) -> dict[str, Any]:
     """The part of a spec that `train` and `attack` state: one loss, one seed."""
     table = _training_table(options, {})
-    table["losses"] = [{"name": "softmax" if options["loss"] is None else options["loss"], **_loss_settings(options)}]
+    name = "softmax" if options["loss"] is None else options["loss"]
+    table["losses"] = _with_regime([{"name": name, **_loss_settings(options)}], options)
     table["seeds"] = [0 if options["seed"] is None else whole(options["seed"], "seed")]
     return {k: v for k, v in table.items() if v is not None}
 
@@ -41,15 +42,41 @@ def study_table(options: Options, spec: Mapping[str, Any]) -> dict[str, Any]:
     losses: Any = spec.get("losses", DEFAULTS["losses"]) if names is None else names
     if settings:
         losses = _with_settings("loss", losses, settings)
-    table["losses"] = losses if names is not None or settings else None
+    regime = _regime(options)
+    if regime is not None:
+        losses = _with_regime(losses, options)
+    table["losses"] = losses if names is not None or settings or regime is not None else None
     seeds = words(options["seed"], "seed")
     table["seeds"] = None if seeds is None else [whole(s, "seed") for s in seeds]
-    if any(options[key] not in (None, []) for key in ("attack", "eps", "clip", "exact_gradient", "set")):
-        table["attacks"] = attack_entries(options, spec.get("attacks", DEFAULTS["attacks"]))
+    table["attacks"] = _study_attacks(options, spec)
     table["detectors"] = words(options["detector"], "detector")
     table["n"] = options["n"]
     table["name"] = options["name"]
     return table
+
+
+def _study_attacks(options: Options, spec: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """The attacks of a study as options alter them; None where they leave them alone.
+
+    An adaptive attack of theirs or of the built-in study is aimed at the detectors that --detector names, or, where
+    it has none yet, at the study's.
+    """
+    from advbench.contracts import AdaptiveAttack
+    from advbench.spec import DEFAULTS
+
+    altered = any(options[key] not in (None, []) for key in ("attack", "eps", "clip", "exact_gradient", "set", "n"))
+    ours = options["attack"] is not None or "attacks" not in spec
+    if not altered and not (ours and options["detector"] is not None):
+        return None
+    entries = attack_entries(options, spec.get("attacks", DEFAULTS["attacks"]))
+    if options["n"] is not None:
+        entries = [{k: v for k, v in entry.items() if k != "n"} for entry in entries]
+    named = words(options["detector"], "detector")
+    usual = spec.get("detectors", DEFAULTS["detectors"])
+    for entry in entries:
+        if ours and issubclass(catalog.load("attack", entry["name"]), AdaptiveAttack):
+            entry["detector"] = named or entry.get("detector", usual)
+    return entries
 
 
 def _with_settings(kind: str, listed: object, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -76,6 +103,33 @@ def _with_settings(kind: str, listed: object, settings: Mapping[str, Any]) -> li
 
 def _loss_settings(options: Options) -> dict[str, Any]:
     return {k: options[k] for k in LOSS if options[k] is not None}
+
+
+def _regime(options: Options) -> bool | dict[str, Any] | None:
+    """`adversarial` of a loss's entry, as options say it; None where they say nothing."""
+    own = {k.removeprefix("adversarial_"): options[k] for k in REGIME if options[k] is not None}
+    wanted: bool | None = own.pop("adversarial", None)
+    if own and wanted is False:
+        raise BadSetting(
+            f"--no-adversarial and --adversarial-{next(iter(own))} contradict each other; leave one of them out"
+        )
+    return own or wanted
+
+
+def _with_regime(listed: object, options: Options) -> list[dict[str, Any]]:
+    """Give each loss of a list what options say of adversarial training; a table keeps what they leave open."""
+    from advbench.spec import entries
+
+    regime = _regime(options)
+    result = []
+    for name, given in entries(listed, "loss"):
+        before = given.get("adversarial")
+        if isinstance(before, Mapping) and regime is not False and regime is not None:
+            given |= {"adversarial": {**before, **({} if regime is True else regime)}}
+        elif regime is not None:
+            given |= {"adversarial": regime}
+        result.append({"name": name, **given})
+    return result
 
 
 def _training_table(options: Options, spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,7 +185,13 @@ def words(value: str | None, name: str) -> list[str] | None:
         return None
     parts = [part.strip() for part in value.split(",")]
     if not all(parts):
-        example = {"eps": "0.1,0.2", "alpha": "0.3,1", "lam": "0.1,1", "seed": "0,1"}.get(name, "a,b")
+        example = {
+            "eps": "0.1,0.2",
+            "alpha": "0.3,1",
+            "lam": "0.1,1",
+            "seed": "0,1",
+            "training": "standard,adversarial",
+        }.get(name, "a,b")
         raise BadSetting(f"{name} = {value!r} has an empty entry; write for example --{name} {example}")
     return parts
 
@@ -188,6 +248,7 @@ def found_by(options: Options, place: Place) -> list[Found]:
 def selection_of(options: Options) -> Selection:
     """The values that options ask for, checked like those of a spec."""
     from advbench.contracts import check_eps
+    from advbench.regimes import REGIMES
     from advbench.selection import Selection
     from advbench.settings import number
 
@@ -208,6 +269,12 @@ def selection_of(options: Options) -> Selection:
         wanted["seed"] = tuple(whole(s, "seed") for s in words(options["seed"], "seed") or [])
     if options["covariance"] is not None:
         wanted["covariance"] = (options["covariance"],)
+    regimes = words(options["training"], "training")
+    for regime in regimes or []:
+        if regime not in REGIMES:
+            raise UnknownName("training regime", regime, REGIMES)
+    if regimes:
+        wanted["training"] = tuple(regimes)
     return Selection(wanted)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from advbench.report.adaptive import Shown
 
 Row = dict[str, Any]
 Column = tuple[str, Callable[[Row], str]]
@@ -28,11 +31,12 @@ def interval(row: Row, key: str) -> str:
 
 
 def model(row: Row) -> str:
-    """Data set, loss and its settings, seed, and the run's folder."""
+    """Data set, regime unless standard, loss and its settings, seed, and the run's folder."""
     settings = [f"{k} {row[k]:g}" for k in ("alpha", "lam") if row[k] is not None]
     settings += ["diagonal covariance"] if row["covariance"] == "diagonal" else []
     loss = f"{row['loss']} ({', '.join(settings)})" if settings else row["loss"]
-    return f"{row['dataset']}, {loss}, seed {row['seed']}: {row['run']}"
+    regime = "" if row["training"] == "standard" else f"{row['training']} "
+    return f"{row['dataset']}, {regime}{loss}, seed {row['seed']}: {row['run']}"
 
 
 def attack(row: Row) -> str:
@@ -126,7 +130,7 @@ TITLES: dict[str, Callable[[Row], str]] = dict.fromkeys(("attack", "evasion", "v
 TITLES |= {"reproduce": lambda r: r["table"], "check": lambda r: r["cell"]}
 NOTES = {
     "verify": (
-        "All attacked images against all clean ones. An attack that names no detector knows none (zero knowledge). "
+        "EERs: zero-knowledge attacks, all attacked images against all clean ones. "
         "TPR @5 %: share of attacked images above the threshold that 5 % of the calibration images exceed. Intervals "
         "by bootstrap over images. Other populations and thresholds: --json, or the report."
     ),
@@ -145,17 +149,18 @@ NOTES["evasion"] = (
 )
 
 
-def show(command: str, rows: list[Row]) -> None:
+def show(command: str, rows: list[Row], aware: Mapping[str, Shown] | None = None) -> None:
     """Print rows on stdout, a table for each model; of verify rows, the population `all`.
 
-    Attacks that know a detector have a table of their own.
+    Attacks that know a detector have a table of their own; `aware` holds it for verify rows, by run.
     """
-    aware = [r for r in rows if "undetected_error_rate" in r]
-    if command == "attack" and aware:
-        plain = [r for r in rows if "undetected_error_rate" not in r]
-        if plain:
-            show("attack", plain)
-        command, rows = "evasion", aware
+    if command == "attack":
+        adaptive = [r for r in rows if "undetected_error_rate" in r]
+        rows = [r for r in rows if "undetected_error_rate" not in r]
+        if adaptive and rows:
+            show("attack", rows)
+        if adaptive:
+            command, rows = "evasion", adaptive
     columns = COLUMNS[command]
     if columns is VERIFY:
         rows = [r for r in rows if r["population"] == "all"]
@@ -166,14 +171,38 @@ def show(command: str, rows: list[Row]) -> None:
     for title, members in groups.items():
         if title:
             console.print(Text(title, "bold"), soft_wrap=True)
-        table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-        for i, (name, _) in enumerate(columns):
-            numeric = command != "list" and i > 0 and name not in ("detector", "attacks")
-            whole = numeric or columns is COLUMNS["evasion"]
-            table.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=whole)
-        for row in members:
-            table.add_row(*(Text(cell(row)) for _, cell in columns))
-        console.print(table)
-        console.print()
+        if columns is not VERIFY:
+            _print(console, command, members)
+            continue
+        blind = [r for r in members if "detector" not in r["settings"]]
+        if blind:
+            _print(console, command, blind)
+        if aware is not None:
+            _beside(console, aware[members[0]["run"]])
     if command in NOTES:
         console.print(NOTES[command], markup=False)
+    if aware and any(known.rows for known in aware.values()):
+        console.print(NOTES["evasion"], markup=False)
+
+
+def _beside(console: Console, aware: Shown) -> None:
+    """What the attacks that know a detector did to the same model, or that they were not run."""
+    if aware.rows:
+        _print(console, "evasion", list(aware.rows.values()))
+    if aware.missing:
+        against = ", ".join(aware.missing)
+        console.print(f"detector-aware: not run against {against}; {aware.command}", markup=False, soft_wrap=True)
+        console.print()
+
+
+def _print(console: Console, command: str, rows: Sequence[Row]) -> None:
+    columns = COLUMNS[command]
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    for i, (name, _) in enumerate(columns):
+        numeric = command != "list" and i > 0 and name not in ("detector", "attacks")
+        whole = numeric or columns is COLUMNS["evasion"]
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=whole)
+    for row in rows:
+        table.add_row(*(Text(cell(row)) for _, cell in columns))
+    console.print(table)
+    console.print()

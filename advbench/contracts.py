@@ -205,3 +205,17 @@ def check_eps(eps: float, norm: Norm = "linf", pixels: int | None = None) -> Non
             f"eps = {eps!r} is outside (0, {top:g}]; images are scaled to [0, 1], so write 8/255 for eight grey "
             "levels (the clean error, eps 0, stands in every row)"
         )
+
+
+class FromSurrogate(AttackSettings):
+    """An attack made on another model of the same data set, the surrogate, and only tried on the victim.
+
+    source   the loss that the surrogate is trained with: standard training, seed 0, that loss's default settings,
+             otherwise trained as the victim is
+    """
+
+    source: str
+
+    @abstractmethod
+    def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor, surrogate: Victim) -> Perturbed:
+        """As `Attack.perturb`; gradients, passes and zero gradients are those of `surrogate`."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from advbench.ascent import adaptive_ascent, check_counts
 from advbench.contracts import AdaptiveAttack, Guard, check_eps
-from advbench.goals import Goal, Undetected
+from advbench.goals import Criterion, Goal, Undetected
 from advbench.objectives import runners_up
 from advbench.search import Search
 from advbench.settings import at_least
@@ -38,6 +38,10 @@ class GradientEvasion(AdaptiveAttack):
         check_counts(steps=self.steps, restarts=self.restarts, samples=self.samples)
         at_least("targets", self.targets, 0)
 
+    def criterion(self, labels: Tensor, guard: Guard) -> Criterion:
+        """What success is: misclassified and undetected, unless an attack says otherwise."""
+        return Undetected(labels, guard)
+
     @abstractmethod
     def goals(self, labels: Tensor, targets: Tensor | None, guard: Guard, clean: Outputs) -> Sequence[Goal]:
         """What to climb in turn, given labels [n], one target each [n], and the outputs of the clean images."""
@@ -62,7 +66,7 @@ class GradientEvasion(AdaptiveAttack):
     def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor, guard: Guard) -> Perturbed:
         """Up to `steps` gradients an image, target, goal and restart; lost images cost nothing further."""
         labels = labels.to(victim.device)
-        search = Search(self, victim, images, seeds, Undetected(labels, guard), stop=True)
+        search = Search(self, victim, images, seeds, self.criterion(labels, guard), stop=True)
         clean = search.look(search.everyone, search.origin)
         self.pursue(search, labels, guard, clean)
         return search.result()

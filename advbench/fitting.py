@@ -73,6 +73,7 @@ def train(run: Run, model: Model, splits: Splits, place: Place) -> None:
         model.training,
         seed=model.seed,
         device=place.device,
+        adversarial=model.adversarial,
     )
     if run.has("checkpoint"):
         trainer.restore(read_checkpoint(run))

@@ -55,6 +55,18 @@ class Undetected(Criterion):
         return torch.minimum(margin(outputs.logits, self.labels[rows]), slack)
 
 
+@dataclass(frozen=True)
+class Rejected(Criterion):
+    """Rejected by the guard, whatever its class."""
+
+    labels: Tensor
+    guard: Guard
+
+    def merit(self, outputs: Outputs, rows: Tensor) -> Tensor:  # noqa: ARG002
+        """How far the score lies above the threshold."""
+        return -self.guard.slack(outputs) - HAIR * max(1.0, abs(self.guard.threshold))
+
+
 def gradient_of(values: Tensor, x: Tensor, *, again: bool = False) -> Tensor:
     """Gradient [b c h w] of each image's own value [b]; `again` keeps the graph for another one.
 
@@ -165,6 +177,17 @@ def orthogonal_part(follow: Tensor, leave: Tensor) -> Tensor:
     rest = a - along[:, None] * b
     parallel = rest.norm(dim=1) <= 1e-6 * a.norm(dim=1)
     return torch.where(parallel[:, None], a, rest).to(follow.dtype).view_as(follow)
+
+
+@dataclass(frozen=True)
+class Reject(Goal):
+    """The detector's score."""
+
+    guard: Guard
+
+    def values(self, outputs: Outputs, rows: Tensor) -> Tensor:  # noqa: ARG002
+        """Suspicion."""
+        return self.guard.differentiable_score(outputs)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from advbench import artifacts, attacking, catalog, fitting, released, runs, scoring
-from advbench.contracts import check_eps
+from advbench.contracts import FromSurrogate, check_eps
 from advbench.data import fingerprint
 from advbench.environment import describe
 from advbench.errors import BadRun, BadSetting
@@ -19,7 +19,7 @@ from advbench.progress import Progress
 from advbench.runs import Run
 from advbench.scoring import Row
 from advbench.selection import Found
-from advbench.spec import AttackChoice, Model, Spec
+from advbench.spec import AttackChoice, Model, Spec, loss_choice
 from advbench.types import Adversarials, ImageSet, Outputs, Splits
 from advbench.victim import Victim
 
@@ -46,7 +46,11 @@ class Study:
                     f"n = {choice.n} is more than the {len(splits.test)} test images of {self.spec.dataset}; "
                     "leave --n out to attack them all"
                 )
-            check_eps(choice.attack.eps, choice.attack.norm, splits.test.images[0].numel())
+            attack = choice.attack
+            check_eps(attack.eps, attack.norm, splits.test.images[0].numel())
+            if isinstance(attack, FromSurrogate):
+                for model in self.spec.models():
+                    surrogate_of(model, attack.source)
         return splits
 
     @cached_property
@@ -115,17 +119,20 @@ class Study:
             victim = fitting.victim_of(run, model, self.splits, self.place)
             clean = artifacts.read_part(run, "test").outputs
             for choice in missing:
-                self._attack(run, choice, victim, clean)
+                self._attack(run, model, choice, victim, clean)
         return [scoring.attack_row(run, choice.file_name) for choice in self.attacks]
 
-    def _attack(self, run: Run, choice: AttackChoice, victim: Victim, clean: Outputs) -> None:
+    def _attack(self, run: Run, model: Model, choice: AttackChoice, victim: Victim, clean: Outputs) -> None:
+        attack, surrogate, info = choice.attack, None, {}
+        if isinstance(attack, FromSurrogate):
+            other = surrogate_of(model, attack.source)
+            surrogate, info = self._trained(other), {"surrogate": other.run_name(self.fingerprint)}
         began = time.perf_counter()
-        attack = choice.attack
         images = self.splits.test.take(slice(choice.n))
         self.place.progress.say(f"{run.name}: {choice.file_name} on {len(images)} images")
         guard = None if choice.detector is None else scoring.guard(run, choice.detector, choice.fpr)
         with self.place.progress.bar(choice.file_name, len(images)) as advance:
-            made = attacking.perturb(attack, victim, images, clean, lambda done: advance(done, ""), guard)
+            made = attacking.perturb(attack, victim, images, clean, lambda done: advance(done, ""), guard, surrogate)
         scoring.check_perturbation(attack, images, made)
         clean = clean.take(slice(len(images)))
         row = attacking.effect(choice, made, clean)
@@ -135,7 +142,7 @@ class Study:
             f"attack {choice.file_name}",
             {f"attacks/{choice.file_name}.safetensors": artifacts.pack_adversarials(made)},
             seconds=time.perf_counter() - began,
-            info={"row": row},
+            info={"row": row, **info},
         )
 
     @staticmethod
@@ -145,6 +152,24 @@ class Study:
             return None
         fgsm = catalog.load("attack", "fgsm")(eps=choice.attack.eps, clip=choice.attack.clip)
         return attacking.perturb(fgsm, victim, images, clean, lambda done: None)
+
+    def _trained(self, model: Model) -> Victim:
+        """A model beside those of the spec, trained first where it does not exist."""
+        with self.run_of(model) as run:
+            fitting.ensure_trained(run, model, self.splits, self.place, self.weights)
+            return fitting.victim_of(run, model, self.splits, self.place)
+
+
+def surrogate_of(model: Model, source: str) -> Model:
+    """A model of loss `source` to attack in the place of `model`; raises BadSetting where it is `model` itself."""
+    loss = loss_choice(source)
+    other = Model(model.dataset, model.network, model.feature_dim, loss, model.training, seed=0)
+    if other == model:
+        raise BadSetting(
+            f"source = {source!r} is the very model under attack, which makes no transfer attack; take another loss, "
+            f"for example: --set source={'lgm' if source == 'softmax' else 'softmax'}"
+        )
+    return other
 
 
 def training_row(run: Run) -> Row:
@@ -181,10 +206,14 @@ def verify_found(found: Sequence[Found], detectors: Sequence[str], progress: Pro
 
 def report(name: str, found: Sequence[Found], detectors: Sequence[str], place: Place) -> tuple[Path, list[Row]]:
     """Write the page of these runs, verifying what is missing; its path and the rows on it."""
+    from advbench.audit import audit
     from advbench.report.page import render
 
     page = place.reports_dir / name / "index.html"
     runs.check_folder(page.parent)
     rows = verify_found(found, detectors, place.progress)
-    runs.write_whole(page, render(name, found, rows).encode())
+    reported = [one.run for one in found]
+    place.progress.say(f"audit of {len(reported)} models")
+    audits = {run.name: audit(run, reported) for run in reported}
+    runs.write_whole(page, render(name, found, rows, audits).encode())
     return page, rows

@@ -51,6 +51,14 @@ def write_whole(path: Path, data: bytes) -> None:
         ) from error
 
 
+def read_note(path: Path) -> Any:
+    """A JSON file beside the runs; None where it does not exist, BadRun where it is no JSON."""
+    try:
+        return json.loads(path.read_bytes()) if path.exists() else None
+    except (OSError, ValueError) as error:
+        raise BadRun(f"{path} cannot be read ({type(error).__name__}: {error}); delete it") from error
+
+
 def check_folder(folder: Path) -> None:
     """Raise BadSetting where `folder` could not be made and written to; makes nothing."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())

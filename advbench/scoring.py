@@ -133,6 +133,11 @@ def verify(run: Run, attacks: Sequence[str], detectors: Sequence[str]) -> list[R
     return [model_row(run) | row for key in wanted for row in known[key]["rows"]]
 
 
+def known(run: Run) -> list[Row]:
+    """The verify rows that a run holds already."""
+    return [model_row(run) | row for cell in _read_cells(run).values() for row in cell["rows"]]
+
+
 def _read_cells(run: Run) -> dict[tuple[str, str], dict[str, Any]]:
     if not run.has("verify"):
         return {}
@@ -172,7 +177,7 @@ def _compute(
             test = parts["test"]
             correct = (test.outputs.predictions == test.labels)[made.index].numpy()
             groups = metrics.populations(correct, made.succeeded.numpy())
-            cells[attack, name] = _cell(
+            cells[attack, name] = cell_of(
                 attack_row(run, attack),
                 name,
                 clean[name, "calibration"],
@@ -198,7 +203,7 @@ def _table(
     )
 
 
-def _cell(
+def cell_of(
     attack_row: Row,
     detector: str,
     calibration: metrics.Array,
@@ -206,6 +211,7 @@ def _cell(
     attacked: metrics.Array,
     groups: Mapping[str, metrics.Mask],
 ) -> dict[str, Any]:
+    """Verify rows, one for each population, and thresholds: of one attack and one detector's scores."""
     thresholds = {f: metrics.threshold_at(f, calibration) for f in FPRS}
     rows, eer_threshold = [], None
     for population, members in groups.items():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from advbench import runs, scoring
-from advbench.errors import BadRun, BadSetting
+from advbench.errors import BadRun, BadSetting, UnknownName
 from advbench.runs import Run
 
 ATTACK_STEP = "attack "
@@ -66,14 +66,25 @@ def listing(runs_dir: Path) -> list[dict[str, Any]]:
     ]
 
 
+def by_name(runs_dir: Path, name: str) -> Run:
+    """The run of that name under `runs_dir`, or in the folder `name`; raises UnknownName with those there are."""
+    for folder in (runs_dir / name, Path(name)):
+        if (folder / runs.MANIFEST).is_file():
+            return checked(runs.load(folder))
+    raise UnknownName(f"run under {runs_dir}", name, [run.name for run in runs.find(runs_dir)])
+
+
 def _runs(runs_dir: Path) -> list[Run]:
     """Every run, its manifest's model checked against the digest at the end of the name it was given."""
-    found = runs.find(runs_dir)
-    for run in found:
-        ending = str(run.manifest.get("name")).rpartition("-")[2]
-        if re.fullmatch("[0-9a-f]{8}", ending) and ending != runs.digest(run.model):
-            raise BadRun(
-                f"{run.folder / runs.MANIFEST} was altered: its model has the digest {runs.digest(run.model)}, its "
-                f"name ends in {ending}; restore the file, or delete {run.folder} and run again"
-            )
-    return found
+    return [checked(run) for run in runs.find(runs_dir)]
+
+
+def checked(run: Run) -> Run:
+    """The run itself; raises BadRun where its model is not the one that its name was given to."""
+    ending = str(run.manifest.get("name")).rpartition("-")[2]
+    if re.fullmatch("[0-9a-f]{8}", ending) and ending != runs.digest(run.model):
+        raise BadRun(
+            f"{run.folder / runs.MANIFEST} was altered: its model has the digest {runs.digest(run.model)}, its "
+            f"name ends in {ending}; restore the file, or delete {run.folder} and run again"
+        )
+    return run

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from advbench import catalog
-from advbench.contracts import NO_DETECTOR, AdaptiveAttack, Attack
+from advbench.contracts import NO_DETECTOR, AdaptiveAttack, Attack, FromSurrogate
 from advbench.errors import BadSetting, UnknownName
+from advbench.regimes import ADVERSARIAL, STANDARD, adversarial_training, words
 from advbench.runs import digest
 from advbench.settings import convert, defaults, fill, number
-from advbench.types import Recipe, Training
+from advbench.types import AdversarialTraining, Recipe, Training
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,13 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class TrainedLoss(Choice):
+    """A loss, and how models are trained with it: adversarially, or on clean images where None."""
+
+    adversarial: AdversarialTraining | None = None
+
+
+@dataclass(frozen=True)
 class Model:
     """One model to train: what, together with the data, determines its weights."""
 
@@ -39,18 +47,26 @@ class Model:
     loss: Choice
     training: Training
     seed: int
+    adversarial: AdversarialTraining | None = None
+
+    @property
+    def regime(self) -> str:
+        """Whether clean or adversarial images are trained on: `standard` or `adversarial`."""
+        return STANDARD if self.adversarial is None else ADVERSARIAL
 
     def record(self, data_fingerprint: str) -> dict[str, Any]:
-        """As JSON; `regime` says that no adversarial images were trained on."""
+        """As JSON; a standard model's has no field `adversarial`."""
+        adversarial = {} if self.adversarial is None else {"adversarial": self.adversarial.record()}
         return {
             "dataset": self.dataset,
             "data_sha256": data_fingerprint,
             "network": self.network,
             "feature_dim": self.feature_dim,
             "loss": {"name": self.loss.name, **self.loss.settings},
-            "regime": "standard",
+            "regime": self.regime,
             "training": asdict(self.training),
             "seed": self.seed,
+            **adversarial,
         }
 
     def run_name(self, data_fingerprint: str) -> str:
@@ -58,6 +74,7 @@ class Model:
         parts = [self.dataset, self.loss.name]
         parts += [f"{k.replace('_', '-')}{v}" for k, v in self.loss.unusual("loss").items()]
         parts += ["2d"] if self.feature_dim == 2 else []
+        parts += words(self.regime)
         return "-".join([*parts, f"seed{self.seed}", digest(self.record(data_fingerprint))])
 
 
@@ -74,9 +91,11 @@ class AttackChoice:
     fpr: float | None = None
 
     @property
-    def attack(self) -> Attack | AdaptiveAttack:
+    def attack(self) -> Attack | AdaptiveAttack | FromSurrogate:
         """The attack itself."""
-        attack: Attack | AdaptiveAttack = catalog.load("attack", self.choice.name)(**self.choice.settings)
+        attack: Attack | AdaptiveAttack | FromSurrogate = catalog.load("attack", self.choice.name)(
+            **self.choice.settings
+        )
         return attack
 
     @property
@@ -110,7 +129,7 @@ class Spec:
     dataset: str = "digits"
     network: str | None = None
     feature_dim: int = 100
-    losses: tuple[Choice, ...]
+    losses: tuple[TrainedLoss, ...]
     seeds: tuple[int, ...] = (0,)
     attacks: tuple[AttackChoice, ...]
     detectors: tuple[str, ...]
@@ -122,7 +141,15 @@ class Spec:
         training = Training(**{**recipe.training, **self.training})
         network = self.network or recipe.network
         return [
-            Model(self.dataset, network, self.feature_dim, loss, training, seed)
+            Model(
+                self.dataset,
+                network,
+                self.feature_dim,
+                Choice(loss.name, loss.settings),
+                training,
+                seed,
+                loss.adversarial,
+            )
             for loss in self.losses
             for seed in self.seeds
         ]
@@ -134,9 +161,26 @@ DEFAULTS: dict[str, Any] = {
     "dataset": "digits",
     "network": None,
     "feature_dim": 100,
-    "losses": ["softmax", "center", "lgm"],
+    "losses": [
+        "softmax",
+        "center",
+        "lgm",
+        {"name": "softmax", "adversarial": True},
+        {"name": "lgm", "adversarial": True},
+    ],
     "seeds": [0],
-    "attacks": [{"name": "fgsm", "eps": [0.1, 0.2, 0.3]}, {"name": "targeted-fgsm", "eps": 0.3}],
+    "attacks": [
+        {"name": "fgsm", "eps": [0.1, 0.2, 0.3]},
+        {"name": "targeted-fgsm", "eps": 0.3},
+        {
+            "name": "detector-aware",
+            "eps": 0.3,
+            "detector": ["likelihood", "max-posterior"],
+            "fpr": DEFAULT_FPR,
+            "budget": "quick",
+            "n": 200,
+        },
+    ],
     "detectors": ["likelihood", "max-posterior"],
     "n": None,
     "training": {},
@@ -163,7 +207,7 @@ def parse(table: Mapping[str, Any]) -> Spec:
             raise UnknownName("key of a spec", key, DEFAULTS)
     given = {**DEFAULTS, **table}
     dataset = text(given["dataset"], "dataset")
-    catalog.load("data set", dataset)
+    recipe: Recipe = catalog.load("data set", dataset).recipe
     network = given["network"]
     if network is not None:
         catalog.load("network", text(network, "network"))
@@ -179,7 +223,7 @@ def parse(table: Mapping[str, Any]) -> Spec:
         dataset=dataset,
         network=network,
         feature_dim=feature_dim,
-        losses=unique(loss_choice(entry) for entry in listed(given["losses"], "losses")),
+        losses=unique(trained_loss(entry, recipe) for entry in listed(given["losses"], "losses")),
         seeds=unique(seed(value) for value in listed(given["seeds"], "seeds")),
         attacks=unique(
             choice if choice.n is not None else replace(choice, n=n)
@@ -198,6 +242,14 @@ def loss_choice(entry: object) -> Choice:
     settings = fill(cls, given, f"loss {name}")
     cls(2, 2, **settings)
     return Choice(name, settings)
+
+
+def trained_loss(entry: object, recipe: Recipe) -> TrainedLoss:
+    """A loss's entry with `adversarial` beside its settings: true, or a table of what differs from the recipe."""
+    name, given = named(entry, "loss")
+    adversarial = adversarial_training(given.pop("adversarial", None), recipe.adversarial)
+    choice = loss_choice({"name": name, **given})
+    return TrainedLoss(choice.name, choice.settings, adversarial)
 
 
 def attack_choices(entry: object) -> list[AttackChoice]:

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from advbench import catalog
 from advbench.errors import BadSetting
+from advbench.hardening import attacked, frozen
 from advbench.losses import Head
 from advbench.models import Network
-from advbench.types import ImageSet, Training
+from advbench.types import AdversarialTraining, ImageSet, Training
 from advbench.victim import is_out_of_memory
 
 VALIDATION_BATCH = 512
@@ -24,7 +25,11 @@ Tick = Callable[[int, float, float], None]  # images done in this epoch, mean lo
 
 @dataclass(frozen=True)
 class Epoch:
-    """One row of training.jsonl: epochs count from 1, loss is the mean training loss in nats."""
+    """One row of training.jsonl: epochs count from 1, loss is the mean training loss in nats.
+
+    Loss and accuracy are those on the images trained on, attacked ones in adversarial training; the validation error
+    is on clean images.
+    """
 
     epoch: int
     loss: float
@@ -77,22 +82,25 @@ class Trainer:
         *,
         seed: int,
         device: torch.device,
+        adversarial: AdversarialTraining | None = None,
     ) -> None:
         self.network = network.to(device).to(memory_format=torch.channels_last)
         self.head = head.to(device)
         self.settings = settings
+        self.adversarial = adversarial
         self.device = device
         self.images = train.images.to(device)
         self.labels = train.labels.to(device)
         self.validation = validation
         self.epochs: tuple[Epoch, ...] = ()
-        self.order = torch.Generator().manual_seed(seed)
+        self.order = torch.Generator().manual_seed(seed)  # of the batches, and of the starts of their attack
         self.noise = torch.Generator().manual_seed(seed).get_state()  # torch's own stream: dropout and the like
         self.optimizer = torch.optim.SGD(
             list(self._groups()),
             lr=settings.learning_rate,
             momentum=settings.momentum,
             nesterov=settings.momentum > 0,
+            foreach=True,  # the loop's bits at half its time on a CPU
         )
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.steps_per_epoch = max(1, (2 * len(train) + settings.batch_size) // (2 * settings.batch_size))
@@ -175,8 +183,7 @@ class Trainer:
             self.head.train()
             for i in range(self.steps_per_epoch):
                 index = order[i * size : (i + 1) * size]
-                rate = self.learning_rate(number * self.steps_per_epoch + i)
-                loss, right = self._step(self.images[index], self.labels[index], rate)
+                loss, right = self._step(*self._batch(index, number * self.steps_per_epoch + i))
                 loss_sum += loss * len(index)
                 correct += right
                 seen += len(index)
@@ -198,12 +205,25 @@ class Trainer:
             seconds=time.perf_counter() - began,
         )
 
+    def _batch(self, index: Tensor, step: int) -> tuple[Tensor, Tensor, float]:
+        """Images, attacked in adversarial training, labels and learning rate of step 0, 1, ..."""
+        images, labels, rate = self.images[index], self.labels[index], self.learning_rate(step)
+        settings = self.adversarial
+        if settings is not None:
+            ramp = settings.ramp * self.settings.epochs * self.steps_per_epoch
+            share = min(1.0, (step + 1) / max(1.0, ramp))
+            with frozen(self.parameters):
+                images = attacked(self._logits, images, labels, settings, eps=share * settings.eps, rng=self.order)
+        return images, labels, rate
+
+    def _logits(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self._features(images))
+        return logits
+
     def _step(self, images: Tensor, labels: Tensor, rate: float) -> tuple[Tensor, Tensor]:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            features = self.network(images)
-        features = features.float()
+        features = self._features(images)
         loss = self.head.loss(features, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -214,15 +234,25 @@ class Trainer:
             right = (self.head(features).argmax(dim=1) == labels).sum()
         return loss.detach(), right
 
+    def _features(self, images: Tensor) -> Tensor:
+        """Of the network at the training precision, given as float32 [b d]."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+            features: Tensor = self.network(images)
+        return features.float()
+
     @torch.no_grad()
     def validation_error(self) -> float:
-        """Share of wrong validation images; network and head are left in evaluation mode."""
+        """Share of wrong validation images; network and head are left in evaluation mode.
+
+        At the training precision: with bf16 an image or two may fall otherwise than in the float32 of attacks and
+        evaluation.
+        """
         self.network.eval()
         self.head.eval()
         wrong = 0
         for part in range(0, len(self.validation), VALIDATION_BATCH):
             batch = self.validation.take(slice(part, part + VALIDATION_BATCH))
-            predictions = self.head(self.network(batch.images.to(self.device))).argmax(dim=1).cpu()
+            predictions = self.head(self._features(batch.images.to(self.device))).argmax(dim=1).cpu()
             wrong += int((predictions != batch.labels).sum())
         return wrong / len(self.validation)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -168,12 +168,54 @@ class Training:
         at_least("max_gradient_norm", self.max_gradient_norm, 0, above=True)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AdversarialTraining:
+    """Training on attacked images instead of clean ones; L-inf, eps and step in pixel units of [0, 1].
+
+    Each batch is attacked from a uniformly random start in the ball of radius `eps`, by `steps` sign steps of size
+    `step`. One step: 1.25 eps (Wong et al. 2020, arXiv:2001.03994, algorithm 3); more: 2.5 eps / steps each (Madry
+    et al. 2018, arXiv:1706.06083) unless `step` says otherwise. eps rises linearly from 0 over the first `ramp` of
+    all steps, a share: large networks may otherwise never leave chance level.
+    """
+
+    eps: float = 0.3
+    steps: int = 1
+    step: float | None = None
+    ramp: float = 0.0
+
+    def __post_init__(self) -> None:
+        at_least("adversarial eps", self.eps, 0, above=True)
+        if self.eps > 1:
+            raise BadSetting(
+                f"adversarial eps = {self.eps:g} is outside (0, 1]; images are scaled to [0, 1], so write 8/255 for "
+                "eight grey levels"
+            )
+        at_least("adversarial steps", self.steps, 1)
+        if self.step is not None:
+            at_least("adversarial step", self.step, 0, above=True)
+        at_least("adversarial ramp", self.ramp, 0)
+        if self.ramp > 1:
+            raise BadSetting(f"adversarial ramp = {self.ramp:g} is outside [0, 1]; it is a share of the training")
+
+    @property
+    def step_size(self) -> float:
+        """The size of a step: `step`, or the default for that many steps."""
+        if self.step is not None:
+            return self.step
+        return (1.25 if self.steps == 1 else 2.5 / self.steps) * self.eps
+
+    def record(self) -> dict[str, Any]:
+        """As JSON, the step's size written out."""
+        return {**asdict(self), "step": self.step_size}
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """What a data set is trained with unless told otherwise: a network's name and training settings."""
+    """What a data set is trained with unless told otherwise: a network's name and settings of the two regimes."""
 
     network: str
     training: dict[str, Any]
+    adversarial: dict[str, Any]
 
 
 def resolve_device(name: str | None) -> torch.device:

@@ -282,6 +282,7 @@ def test_fractions_mean_the_same_in_every_command(small: Small) -> None:
         (("--covariance", "identity"), "loss", {"lgm"}),
         (("--seed", "0"), "seed", {0}),
         (("--dataset", "digits"), "dataset", {"digits"}),
+        (("--training", "standard"), "training", {"standard"}),
     ],
 )
 def test_verify_is_about_what_is_selected(
@@ -332,6 +333,16 @@ def test_an_eps_that_is_no_eps_is_refused(small: Small, command: str, eps: str) 
         (("train", "--momentum", "1"), "momentum"),
         (("train", "--weight-decay=-0.1"), "weight_decay"),
         (("train", "--warmup=-1"), "warmup"),
+        (("train", "--adversarial-eps", "0"), "adversarial eps"),
+        (("attack", "--adversarial-eps", "1.1"), "adversarial eps"),
+        (("run", "--adversarial-eps", "x"), "adversarial_eps"),
+        (("train", "--adversarial-steps", "0"), "adversarial steps"),
+        (("train", "--adversarial-steps", "1.5"), "adversarial_steps"),
+        (("train", "--adversarial-step=-1"), "adversarial step"),
+        (("train", "--adversarial-ramp", "2"), "adversarial ramp"),
+        (("train", "--no-adversarial", "--adversarial-eps", "0.1"), "--no-adversarial"),
+        (("verify", "--training", "robust"), "adversarial"),
+        (("report", "--training", "standard,"), "training"),
         (("train", "--batch-size", "0"), "batch_size"),
         (("attack", "--batch-size=-4"), "batch_size"),
         (("run", "--batch-size", "0"), "batch_size"),
@@ -747,6 +758,10 @@ def test_the_runs_folder_may_come_from_the_environment(small: Small, monkeypatch
         ("losses = [{ name = 'lgm', alpha = nan }]", "alpha"),
         ("losses = [{ name = 'lgm', alpha = [1.0] }]", "alpha"),
         ("losses = [{ name = 'lgm', covariance = 1 }]", "covariance"),
+        ("losses = [{ name = 'lgm', adversarial = 1 }]", "adversarial"),
+        ("losses = [{ name = 'lgm', adversarial = 'yes' }]", "adversarial"),
+        ("losses = [{ name = 'lgm', adversarial = { epz = 0.1 } }]", "'eps'"),
+        ("losses = [{ name = 'lgm', adversarial = { eps = 2 } }]", "adversarial eps"),
         ("seeds = 'x'", "seed"),
         ("seeds = ['0']", "seed"),
         ("seeds = [0.5]", "seed"),
@@ -889,6 +904,14 @@ def test_center_settings_have_options_too(spec_of: Callable[..., Spec]) -> None:
     assert spec_of("--loss", "center", "--weight", "0.3", "--centre-step", "0.25") == parse(table)
 
 
+def test_the_settings_of_adversarial_training_have_options_too(spec_of: Callable[..., Spec]) -> None:
+    table = {"eps": "8/255", "steps": 3, "step": 0.01, "ramp": 0.5}
+    words = "--adversarial-eps 8/255 --adversarial-steps 3 --adversarial-step 0.01 --adversarial-ramp 0.5"
+    meant = parse({"losses": [{"name": "lgm", "adversarial": table}]})
+    assert spec_of("--loss", "lgm", *words.split()) == meant
+    assert spec_of("--loss", "lgm", "--adversarial", *words.split()) == meant
+
+
 def test_a_run_without_options_is_the_digits_study(spec_of: Callable[..., Spec]) -> None:
     spec = spec_of()
     assert spec == parse({})
@@ -909,6 +932,16 @@ def test_a_run_without_options_is_the_digits_study(spec_of: Callable[..., Spec])
         ("losses = [{ name = 'lgm', alpha = 2, lam = 0.3 }]", "--alpha 0.5",
          "losses = [{ name = 'lgm', alpha = 0.5, lam = 0.3 }]"),
         ("losses = ['softmax', 'lgm']", "--alpha 0.5", "losses = ['softmax', { name = 'lgm', alpha = 0.5 }]"),
+        ("losses = ['lgm']", "--adversarial", "losses = [{ name = 'lgm', adversarial = true }]"),
+        ("losses = ['lgm']", "--adversarial-eps 0.2", "losses = [{ name = 'lgm', adversarial = { eps = 0.2 } }]"),
+        ("losses = [{ name = 'lgm', adversarial = { steps = 4 } }]", "--adversarial",
+         "losses = [{ name = 'lgm', adversarial = { steps = 4 } }]"),
+        ("losses = [{ name = 'lgm', adversarial = { steps = 4 } }]", "--adversarial-eps 0.2",
+         "losses = [{ name = 'lgm', adversarial = { eps = 0.2, steps = 4 } }]"),
+        ("losses = ['lgm', { name = 'lgm', adversarial = true }]", "--no-adversarial", "losses = ['lgm']"),
+        ("", "--no-adversarial", "losses = ['softmax', 'center', 'lgm']"),
+        ("losses = [{ name = 'lgm', adversarial = true }]", "--alpha 0.5",
+         "losses = [{ name = 'lgm', alpha = 0.5, adversarial = true }]"),
         ("[training]\nepochs = 9\nmomentum = 0.5", "--epochs 4", "[training]\nepochs = 4\nmomentum = 0.5"),
         ("attacks = ['targeted-fgsm']", "--eps 0.1", "attacks = [{ name = 'targeted-fgsm', eps = 0.1 }]"),
         ("attacks = 'targeted-fgsm'", "--eps 0.1", "attacks = [{ name = 'targeted-fgsm', eps = 0.1 }]"),

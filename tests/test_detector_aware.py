@@ -11,10 +11,12 @@ from torch import Tensor
 from advbench import attacking, catalog, metrics, runs
 from advbench.attacks import detector_aware
 from advbench.contracts import NO_DETECTOR, AcceptAll, FittedDetector, Guard
-from advbench.errors import BadSetting
+from advbench.errors import BadSetting, FailedCheck
+from advbench.losses.softmax import Softmax
 from advbench.spec import attack_choices
 from advbench.types import Adversarials, ImageSet, Outputs, Splits
 from advbench.victim import Victim
+from tests.conftest import Pixels
 from tests.test_evasion import guard_of
 
 
@@ -209,3 +211,59 @@ def test_lists_of_detectors_and_rates_are_every_pair_and_none_has_no_rate() -> N
 def test_a_bad_value_is_refused_with_the_way_out(more: dict[str, Any], word: str) -> None:
     with pytest.raises(BadSetting, match=word):
         attack_choices(ensemble(**more))
+
+
+# Models and detectors that need care
+
+
+def test_a_model_in_training_mode_is_refused(victims: dict[str, Victim], digits: Splits) -> None:
+    victim, guard = victims["lgm"], guard_of(victims["lgm"], digits)
+    victim.model.train()
+    try:
+        with pytest.raises(BadSetting, match="training mode"):
+            made_of(ensemble(), victim, digits.test.take(slice(2)), guard)
+    finally:
+        victim.model.eval()
+
+
+class Noisy(Pixels):
+    """Its features change from pass to pass."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1) + torch.randn(len(images), self.feature_dim)
+
+
+def test_a_model_with_random_outputs_is_refused_and_told_what_takes_it() -> None:
+    head = Softmax(4, 3)
+    victim = Victim(Noisy((1, 1, 4), 4), head, shape=(1, 1, 4), classes=3, device=torch.device("cpu"))
+    images = ImageSet("made", torch.rand(2, 1, 1, 4), torch.tensor([0, 1]), ("a", "b", "c"))
+    guard = Guard(NO_DETECTOR, AcceptAll(), 1.0, False, victim.outputs(images.images), images.labels)
+    with pytest.raises(BadSetting, match=r"stochastic.*samples"):
+        made_of(ensemble(detector=NO_DETECTOR), victim, images, guard)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stepped(FittedDetector):
+    """Minus the largest logit in whole steps: no gradient."""
+
+    def score(self, outputs: Outputs) -> Tensor:
+        return -(outputs.logits.detach().amax(dim=1) * 4).floor().double() / 4
+
+
+@pytest.mark.parametrize("claimed", [True, False])
+def test_a_score_without_a_gradient_loses_its_members_and_one_that_claims_it_is_an_error(
+    claimed: bool, victims: dict[str, Victim], digits: Splits
+) -> None:
+    victim = victims["lgm"]
+    clean = victim.outputs(digits.calibration.images)
+    threshold = metrics.threshold_at(0.05, Stepped().score(clean).numpy())
+    assert threshold is not None
+    guard = Guard("made", Stepped(), threshold, claimed, clean, digits.calibration.labels)
+    images = digits.test.take(slice(30))
+    if claimed:
+        with pytest.raises(FailedCheck, match="carries no gradient"):
+            made_of(ensemble(), victim, images, guard)
+        return
+    _, row = made_of(ensemble(eps=0.3), victim, images, guard)
+    assert set(row["members"]) == {"clean", "apgd-ce", "apgd-dlr", "feature-matching", "detector-square"}
+    assert row["undetected_error_rate"] > 0.3

@@ -22,7 +22,7 @@ from advbench.victim import Victim
 
 CPU = torch.device("cpu")
 AWARE = [n for n in catalog.names("attack") if issubclass(catalog.load("attack", n), AdaptiveAttack)]
-GRADIENT = [n for n in AWARE if "steps" in settings.defaults(catalog.load("attack", n))]
+EVADING = [n for n in AWARE if n != "force-rejection"]  # of which success means wrong and accepted
 LIGHT = {"steps": 8, "queries": 60}
 
 
@@ -105,7 +105,7 @@ def test_an_images_result_does_not_depend_on_the_images_beside_it(
         assert alone.gradients.item() == whole.gradients[i]
 
 
-@pytest.mark.parametrize("name", AWARE)
+@pytest.mark.parametrize("name", EVADING)
 @pytest.mark.parametrize("loss", ["softmax", "lgm"])
 def test_what_the_attack_calls_lost_is_lost_for_the_scorer_and_costs_nothing_further(
     name: str, loss: str, victims: Any, guards: Any, digits: Splits
@@ -121,7 +121,7 @@ def test_what_the_attack_calls_lost_is_lost_for_the_scorer_and_costs_nothing_fur
     assert (spent[found] < spent.max()).any() or found.all()
 
 
-@pytest.mark.parametrize("name", AWARE)
+@pytest.mark.parametrize("name", EVADING)
 def test_an_image_that_is_wrong_and_accepted_as_it_stands_is_lost_before_any_step(
     name: str, victims: Any, guards: Any, few: ImageSet
 ) -> None:
@@ -269,7 +269,7 @@ def test_the_orthogonal_part_of_parallel_gradients_is_the_gradient_itself() -> N
 # Where they win
 
 
-@pytest.mark.parametrize("name", AWARE)
+@pytest.mark.parametrize("name", EVADING)
 def test_each_evades_the_likelihood_of_lgm_where_plain_pgd_is_caught(
     name: str, victims: Any, guards: Any, digits: Splits
 ) -> None:
@@ -403,3 +403,29 @@ def test_an_infinite_score_is_most_suspicious_and_no_error(victims: Any, digits:
 def test_a_setting_outside_its_range_is_refused_by_name(name: str, options: dict[str, Any], word: str) -> None:
     with pytest.raises(BadSetting, match=word):
         attack(name, **options)
+
+
+# The attack whose success is a rejection
+
+
+def test_a_forced_rejection_is_found_where_geometry_says_it_is_and_nowhere_nearer() -> None:
+    # identity features: the score is half the squared distance to the nearest centre
+    victim, guard = gaussian_pair()
+    image, label = torch.from_numpy(X0).float().reshape(1, 1, 1, 4), torch.tensor([0])
+    least = RADIUS - np.linalg.norm(X0 - MU[0])
+    for factor, expected in ((0.98, False), (1.02, True)):
+        which = attack("force-rejection", eps=factor * least, norm="l2", clip=False)
+        made = perturb(which, victim, image, label, guard)
+        rejected = guard.score(victim.outputs(made.images)) > guard.threshold
+        assert rejected.item() is expected
+        assert (made.first_success >= 0).item() is expected
+
+
+def test_a_clean_image_that_is_rejected_needs_no_step(victims: Any, guards: Any, digits: Splits) -> None:
+    victim, guard = victims["lgm"], guards["lgm"]
+    rejected = guard.score(victim.outputs(digits.test.images)) > guard.threshold
+    images, labels = digits.test.images[rejected], digits.test.labels[rejected]
+    assert len(images) > 0
+    made = perturb(attack("force-rejection", eps=0.1), victim, images, labels, guard)
+    assert torch.equal(made.images, images)
+    assert (made.gradients == 0).all()

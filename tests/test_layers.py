@@ -16,6 +16,7 @@ ROOT = Path(advbench.__file__).parent
 LAYERS = (
     {"errors", "settings"},
     {"types", "prelu", "objectives", "geometry"},
+    {"hardening", "regimes"},
     {"metrics", "data", "models", "losses", "catalog", "runs", "environment", "progress"},
     {"art_losses", "artifacts"},
     {"victim", "art_classifier", "training"},
@@ -23,14 +24,14 @@ LAYERS = (
     {"goals", "art_attacks"},
     {"search"},
     {"ascent", "square_search"},
-    {"evasion"},
+    {"evasion", "noise"},
     {"attacks", "detectors"},
-    {"scoring", "spec", "selection", "report"},
+    {"scoring", "spec", "selection", "report", "checks", "audit"},
     {"attacking", "place", "released"},
     {"fitting"},
     {"pipeline"},
     {"reproduce"},
-    {"cli_options", "cli_parse", "cli_tables", "cli"},
+    {"cli_options", "cli_parse", "cli_tables", "cli_audit", "cli"},
     {"__main__"},
 )
 PLUGINS = ("attacks", "detectors", "losses", "models", "data")

@@ -27,3 +27,26 @@ def test_a_frozen_slope_gets_no_gradient() -> None:
     layer(x).sum().backward()
     assert layer.weight.grad is None
     assert x.grad is not None
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_the_slopes_gradient_in_bfloat16_is_summed_in_float32(layout: torch.memory_format) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(16, 8, 14, 14, generator=generator).bfloat16().contiguous(memory_format=layout)
+    gradient = torch.rand(x.shape, generator=generator).bfloat16().contiguous(memory_format=layout)
+    layer = PReLU()
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(x.requires_grad_()).backward(gradient)
+    exact = (gradient.double() * x.detach().double().clamp(max=0)).sum()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.dtype == torch.float32
+    torch.testing.assert_close(layer.weight.grad.double().squeeze(), exact, rtol=1e-3, atol=0)
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, torch.where(x > 0, gradient, gradient * 0.25), rtol=0, atol=0)
+
+
+def test_vectors_pass_in_bfloat16_too() -> None:
+    layer = PReLU().bfloat16()
+    layer(torch.tensor([1.0, -2.0], dtype=torch.bfloat16)).sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.tolist() == [-2.0]

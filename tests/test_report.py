@@ -447,3 +447,29 @@ def test_pictures_are_the_first_test_images(page: Page) -> None:
     sources = [e["src"] for e in page.tree.all("img")]
     for image in part.examples:
         assert figures.picture(image.numpy()) in sources
+
+
+# -- two regimes -------------------------------------------------------------------------------------------------
+
+
+def test_an_adversarially_trained_model_is_told_from_a_standard_one_and_made_again(tmp_path: Path) -> None:
+    places = ("--runs-dir", str(tmp_path / "runs"), "--reports-dir", str(tmp_path / "reports"))
+    common = (*places, "--epochs", "1", "--eps", "0.1", "--n", "20")
+    advbench("attack", "--loss", "lgm", *common)
+    advbench("attack", "--loss", "lgm", *common, "--adversarial-steps", "2", "--adversarial-step", "0.03")
+    advbench("report", "--name", "all", *places)
+    tree = Reader((tmp_path / "reports" / "all" / "index.html").read_text(encoding="utf-8")).root
+    assert [h.text for h in tree.all("h4") if h.text.endswith("lgm")][-2:] == ["adversarial lgm", "lgm"]
+    assert "adversarial, on attacked images: eps 0.1, steps 2, step 0.03, ramp 0.0" in tree.text
+    before = contents(tmp_path / "runs")
+    lines = [code.text for code in tree.all("code") if code.text.startswith("advbench attack")]
+    assert len(lines) == 2
+    for line in lines:
+        advbench(*shlex.split(line)[1:], *places)
+    assert contents(tmp_path / "runs") == before
+    rows = advbench("report", "--name", "one", "--training", "adversarial", *places)
+    assert {row["training"] for row in rows} == {"adversarial"}
+    advbench("attack", "--loss", "lgm", *common, "--adversarial-eps", "0.2")
+    advbench("report", "--name", "all", *places)
+    labels = Reader((tmp_path / "reports" / "all" / "index.html").read_text(encoding="utf-8")).root.text
+    assert "adversarial lgm, training eps 0.2, seed 0" in labels

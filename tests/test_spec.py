@@ -27,7 +27,9 @@ def file_names(*attacks: object, n: int | None = None) -> list[str]:
 def test_the_default_study_is_the_one_that_the_readers_are_told() -> None:
     spec = parse({})
     assert (spec.name, spec.dataset, spec.seeds) == ("digits-study", "digits", (0,))
-    assert [loss.name for loss in spec.losses] == ["softmax", "center", "lgm"]
+    assert [(loss.name, loss.adversarial is not None) for loss in spec.losses] == [
+        ("softmax", False), ("center", False), ("lgm", False), ("softmax", True), ("lgm", True),
+    ]  # fmt: skip
     assert [choice.file_name for choice in spec.attacks] == [
         "fgsm-eps0.1",
         "fgsm-eps0.2",

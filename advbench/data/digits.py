@@ -14,7 +14,7 @@ class Digits(DataSource):
     17 grey levels, scaled from 0..16 to [0, 1]. Train / validation / calibration / test: 1000 / 200 / 297 / 300.
     """
 
-    recipe = Recipe("digits-cnn", {})
+    recipe = Recipe("digits-cnn", {}, {"eps": 0.1})
 
     def load(self, folder: Path | None, *, download: bool = False) -> Splits:  # noqa: ARG002
         """The four parts; `folder` and `download` are not needed."""

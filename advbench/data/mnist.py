@@ -21,7 +21,11 @@ class MNIST(DataSource):
     Of the official 60,000, 50,000 train / 5,000 validation / 5,000 calibration; test = the official 10,000.
     """
 
-    recipe = Recipe("mnist-cnn", {"epochs": 8, "batch_size": 64, "learning_rate": 0.05, "precision": "bf16"})
+    recipe = Recipe(
+        "mnist-cnn",
+        {"epochs": 8, "batch_size": 64, "learning_rate": 0.05, "precision": "bf16"},
+        {"eps": 0.3, "ramp": 0.3},
+    )
 
     def load(self, folder: Path | None, *, download: bool = False) -> Splits:
         """The four parts; raises BadData where the IDX files are missing, truncated or of another size."""

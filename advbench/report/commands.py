@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from advbench import artifacts, catalog
+from advbench.regimes import regime_options
 from advbench.report.subject import Row
 from advbench.runs import Run
 from advbench.settings import defaults
 from advbench.types import Recipe, Training
 
 
-def commands(run: Run, attacks: Mapping[str, Row]) -> list[str]:
-    """Command lines that make this run again: one for each attack and its settings."""
+def model_words(run: Run) -> list[str]:
+    """The options of `train` and `attack` that name this run's model."""
     model = run.model
     words = ["--dataset", model["dataset"], "--loss", model["loss"]["name"], "--seed", str(model["seed"])]
     recipe: Recipe = catalog.load("data set", model["dataset"]).recipe
@@ -29,6 +30,13 @@ def commands(run: Run, attacks: Mapping[str, Row]) -> list[str]:
     if "batch_size" in training:
         training["train_batch_size"] = training.pop("batch_size")
     words += _options(training)
+    words += _options(regime_options(model.get("adversarial"), recipe.adversarial))
+    return words
+
+
+def commands(run: Run, attacks: Mapping[str, Row]) -> list[str]:
+    """Command lines that make this run again: one for each attack and its settings."""
+    words = model_words(run)
     groups: dict[tuple[str, str, int], list[Row]] = {}
     for row in attacks.values():
         groups.setdefault((row["attack"], str(row["settings"]), row["n"]), []).append(row)
@@ -36,15 +44,15 @@ def commands(run: Run, attacks: Mapping[str, Row]) -> list[str]:
     lines = []
     for rows in groups.values():
         eps = ",".join(str(r["eps"]) for r in sorted(rows, key=lambda r: r["eps"]))
-        own = ["--attack", rows[0]["attack"], "--eps", eps, *_attack_options(rows[0]["settings"])]
+        own = ["--attack", rows[0]["attack"], "--eps", eps, *attack_options(rows[0]["settings"])]
         own += ["--n", str(rows[0]["n"])] if rows[0]["n"] != n_test else []
         lines.append(shlex.join(["advbench", "attack", *words, *own]))
     return lines
 
 
-def _attack_options(settings: Mapping[str, Any]) -> list[str]:
+def attack_options(settings: Mapping[str, Any]) -> list[str]:
     """Those with an option of their own by it, the rest by --set."""
-    own = {k: v for k, v in settings.items() if k in ("clip", "exact_gradient", "detector", "fpr")}
+    own = {k: v for k, v in settings.items() if k in ("clip", "exact_gradient", "detector", "fpr", "budget")}
     words = _options(own)
     for key, value in settings.items():
         if key not in own:

@@ -33,6 +33,17 @@ class Curve:
     roc: Roc
 
 
+@dataclass(frozen=True)
+class Line:
+    """A labelled curve of rates y [m] over x [m], with the ends of their intervals where they have any."""
+
+    label: str
+    x: Array
+    y: Array
+    low: Array | None = None
+    high: Array | None = None
+
+
 def histogram(clean: Array | None, attacked: Array, *, xlabel: str) -> Figure:
     """Shares of images over [0, 1] in 20 bins; `clean` left out where None."""
     figure, axes = canvas(3.4, 2.5)
@@ -72,6 +83,39 @@ def roc_chart(curves: Sequence[Curve]) -> Figure:
         aspect="equal",
     )
     axes.legend(loc="lower right", fontsize=8)
+    return figure
+
+
+def line_chart(
+    lines: Sequence[Line],
+    *,
+    xlabel: str,
+    ylabel: str = "undetected errors",
+    width: float | None = None,
+    steps: bool = False,
+) -> Figure:
+    """Rates over x: dots with bars, or, as `steps`, what has been reached by x on a logarithmic axis from 1 on.
+
+    x goes to `width` where it is given; else to the largest of all.
+    """
+    figure, axes = canvas(4.4, 3.4)
+    end = max(float(line.x[-1]) for line in lines) if width is None else width
+    for i, line in enumerate(lines):
+        colour, dash = COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]
+        name = f"{line.label}: {line.y[-1]:.1%}"
+        if steps:
+            axes.step(line.x, line.y, where="post", color=colour, linestyle=dash, label=name)
+            continue
+        if line.low is not None and line.high is not None:
+            # percentiles of a bootstrap need not hold the figure itself
+            bars = [np.maximum(line.y - line.low, 0), np.maximum(line.high - line.y, 0)]
+            axes.errorbar(line.x, line.y, bars, color=colour, linestyle="none", linewidth=1, capsize=2)
+        axes.plot(line.x, line.y, color=colour, linestyle=dash, marker="o", markersize=4, label=name)
+    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(-0.02, 1.02))
+    if steps:
+        axes.set_xscale("log")
+    axes.set_xlim(1 if steps else -0.02 * end, end if steps else 1.02 * end)
+    axes.legend(loc="best", fontsize=8)
     return figure
 
 

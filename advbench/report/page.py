@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
 
 from advbench import artifacts, catalog, metrics
+from advbench.regimes import regime_options, words
+from advbench.report import adaptive
 from advbench.report.charts import charts, pictures
 from advbench.report.commands import commands
+from advbench.report.control import compare
+from advbench.report.findings import Finding, block
+from advbench.report.security import security
 from advbench.report.subject import Row, Subject, describe, percent
 from advbench.runs import Run
+from advbench.scoring import FPRS
 from advbench.selection import Found, attack_rows
 from advbench.settings import defaults
 
 
-def render(name: str, found: Sequence[Found], rows: Sequence[Row]) -> str:
-    """The page of these runs; `rows` are their verify rows."""
+def render(
+    name: str, found: Sequence[Found], rows: Sequence[Row], audits: Mapping[str, Sequence[Finding]] | None = None
+) -> str:
+    """The page of these runs; `rows` are their verify rows, `audits` the findings about each run by its name."""
     by_dataset: dict[str, list[Subject]] = {}
     labels = _labels([f.run for f in found])
     for one in found:
@@ -29,10 +37,12 @@ def render(name: str, found: Sequence[Found], rows: Sequence[Row]) -> str:
             rows=[r for r in rows if r["run"] == one.run.name],
             scores=artifacts.read_scores(one.run),
             test=artifacts.read_part(one.run, "test"),
+            known=chosen,
         )
         by_dataset.setdefault(one.run.model["dataset"], []).append(subject)
     template = environment().get_template("page.html.j2")
-    return template.render(name=name, studies=[_study(dataset, subjects) for dataset, subjects in by_dataset.items()])
+    studies = [_study(dataset, subjects, audits or {}) for dataset, subjects in by_dataset.items()]
+    return template.render(name=name, studies=studies)
 
 
 def environment() -> jinja2.Environment:
@@ -54,8 +64,8 @@ def interval(low: float | None, high: float | None, digits: int = 1) -> str:
 
 
 def _labels(runs: Sequence[Run]) -> dict[str, str]:
-    """Loss names, with as much of the settings as keeps two models apart."""
-    plain = {r.name: r.model["loss"]["name"] for r in runs}
+    """Loss names, `adversarial` before that of a model trained so, with as much else as keeps two models apart."""
+    plain = {r.name: " ".join([*words(r.model["regime"]), r.model["loss"]["name"]]) for r in runs}
     if len(set(plain.values())) == len(runs):
         return plain
     full = {}
@@ -64,15 +74,20 @@ def _labels(runs: Sequence[Run]) -> dict[str, str]:
         usual = defaults(catalog.load("loss", loss["name"]))
         unusual = [f"{k} {v}" for k, v in loss.items() if k != "name" and usual.get(k) != v]
         dim = ["2-D"] if run.model["feature_dim"] == 2 else []
-        full[run.name] = ", ".join([loss["name"], *dim, *unusual, f"seed {run.model['seed']}"])
+        attack = regime_options(
+            run.model.get("adversarial"), catalog.load("data set", run.model["dataset"]).recipe.adversarial
+        )
+        unusual += [f"{k.replace('adversarial_', 'training ')} {v}" for k, v in attack.items() if v is not True]
+        full[run.name] = ", ".join([plain[run.name], *dim, *unusual, f"seed {run.model['seed']}"])
     if len(set(full.values())) == len(runs):
         return full
     return {r.name: r.name for r in runs}
 
 
-def _study(dataset: str, subjects: Sequence[Subject]) -> dict[str, Any]:
+def _study(dataset: str, subjects: Sequence[Subject], audits: Mapping[str, Sequence[Finding]]) -> dict[str, Any]:
     key = dataset.replace(" ", "-")
     names = sorted({a for s in subjects for a in s.attacks}, key=_attack_order(subjects))
+    blind = [a for a in names if not adaptive.is_adaptive(_row(subjects, a))]
     detectors = list(dict.fromkeys(r["detector"] for s in subjects for r in s.rows))
     return {
         "dataset": dataset,
@@ -90,12 +105,23 @@ def _study(dataset: str, subjects: Sequence[Subject]) -> dict[str, Any]:
             }
             for s in subjects
         ],
-        "summary": _summary(subjects, names, detectors),
+        "aware": adaptive.results(subjects, detectors),
+        "control": compare((s.label, row) for s in subjects for row in s.known.values()),
+        "security": security(key, subjects),
+        "calibrated": adaptive.calibrated(subjects, detectors, FPRS),
+        "audits": [block(s.label, s.run.name, audits.get(s.run.name)) for s in subjects],
+        "summary": _summary(subjects, blind, detectors),
+        "beside_eers": adaptive.beside_eers(subjects, detectors),
         "errors": _errors(subjects, names),
         "details": [r | {"label": s.label} for s in subjects for r in s.rows],
-        "charts": charts(key, subjects, names, detectors),
+        "charts": charts(key, subjects, blind, detectors),
         "pictures": [p for s in subjects if (p := pictures(s))],
     }
+
+
+def _row(subjects: Sequence[Subject], name: str) -> Row:
+    """An attack's row of the first model that has it."""
+    return next(s.attacks[name] for s in subjects if name in s.attacks)
 
 
 def _attack_order(subjects: Sequence[Subject]) -> Any:

@@ -16,7 +16,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Subject:
-    """One model of the page: its run, label, attack rows by file name, verify rows, and scores."""
+    """One model of the page: its run, label, attack rows by file name, verify rows, and scores.
+
+    `known` are the attack rows of the whole run, `attacks` those that the page is about.
+    """
 
     run: Run
     label: str
@@ -24,10 +27,18 @@ class Subject:
     rows: Sequence[Row]
     scores: pd.DataFrame
     test: artifacts.Part
+    known: Mapping[str, Row]
 
     def score(self, detector: str, source: str) -> metrics.Array:
         """Scores of a detector on `test` or an attack file, in image order."""
         return artifacts.scores_of(self.scores, detector, source)
+
+    def wrong(self, detector: str, source: str) -> metrics.Mask:
+        """Whether each image of `source` is misclassified, in the order of its scores."""
+        chosen = self.scores[(self.scores.detector == detector) & (self.scores.source == source)]
+        chosen = chosen.sort_values("index")
+        mask: metrics.Mask = (chosen["prediction"] != chosen["label"]).to_numpy()
+        return mask
 
 
 def percent(value: float | None, digits: int = 1) -> str:

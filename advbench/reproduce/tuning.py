@@ -7,8 +7,9 @@ nothing; no figure here touches a test image.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from advbench.spec import attack_choices, loss_choice
 from advbench.victim import Victim
 
 Row = dict[str, Any]
+FILE = "tuning.json"
 EPOCHS = 3
 RATES = (0.05, 0.02, 0.1)
 SEARCHED = ("softmax", "center", "l-softmax", "lgm1.0")
@@ -47,6 +49,10 @@ class Trial:
         base = LOSSES[self.loss]
         return {**({"name": base} if isinstance(base, str) else base), **self.own}
 
+    def made(self, row: Row) -> bool:
+        """Whether `row` states the result of this trial."""
+        return (row["loss"], row["own"], row["training"]) == (self.loss, dict(self.own), dict(self.training))
+
 
 def searched() -> Iterator[Trial]:
     """Learning rates x losses; every loss gets the rate whose mean validation error is least."""
@@ -61,20 +67,45 @@ def varied(rate: float) -> Iterator[Trial]:
 
 def tune(grid: Grid) -> list[Row]:
     """Every trial trained, and attacked on validation images: its rows, kept in reports/mnist/tuning.json."""
-    file = grid.home / "tuning.json"
-    search = [_row(grid, trial, "search") for trial in searched()]
+    return bring_on(grid.home / FILE, lambda trial, part: _row(grid, trial, part))
+
+
+def bring_on(file: Path, make: Callable[[Trial, str], Row]) -> list[Row]:
+    """The rows of every trial, in order: those in `file` as they are, the others made.
+
+    `file` is written after each row made, so that the trials can be continued elsewhere with nothing but it.
+    """
+    kept = _rows_in(file)
+
+    def row(trial: Trial, part: str) -> Row:
+        found = next((r for r in kept if trial.made(r) and r["part"] == part), None)
+        if found is None:
+            found = make(trial, part)
+            kept.append(found)
+            _write(file, kept)
+        return found
+
+    search = [row(trial, "search") for trial in searched()]
     means = mean_errors(search)
     best = min(means, key=lambda r: means[r])
-    rows = search + [_row(grid, trial, "sensitivity") for trial in varied(best)]
-    runs.write_whole(file, to_json({"schema": 1, "rows": rows}))
+    rows = search + [row(trial, "sensitivity") for trial in varied(best)]
+    if rows != kept:
+        _write(file, rows)
     return rows
 
 
 def read(grid: Grid) -> list[Row]:
     """The rows of tuning.json; none where it does not exist."""
-    file = grid.home / "tuning.json"
+    return _rows_in(grid.home / FILE)
+
+
+def _rows_in(file: Path) -> list[Row]:
     rows: list[Row] = json.loads(file.read_bytes())["rows"] if file.exists() else []
     return rows
+
+
+def _write(file: Path, rows: list[Row]) -> None:
+    runs.write_whole(file, to_json({"schema": 1, "rows": rows}))
 
 
 def mean_errors(rows: list[Row]) -> dict[float, float]:

@@ -1,0 +1,69 @@
+"""The checks of an evaluation: what each is, and what it may find."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from advbench.checks.evidence import Evidence
+
+State = Literal["met", "not met", "not run"]
+POINT = 0.01  # a percentage point: what restarts, batches and the noise of kernels may move a rate by
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check says of some evidence.
+
+    state     `not run` where the evidence is missing, else whether the requirement is met
+    evidence  figures with the number of images they come from
+    command   the command line that makes what is missing, or stronger evidence; None where all is well
+    """
+
+    state: State
+    evidence: str
+    command: str | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of one requirement (R1 to R22 of the protocol); `judge` reads evidence and nothing else."""
+
+    requirement: str
+    name: str
+    title: str
+    judge: Callable[[Evidence], Verdict]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A check and its verdict, as a row of the audit."""
+
+    requirement: str
+    name: str
+    title: str
+    state: State
+    evidence: str
+    command: str | None
+
+
+def met(evidence: str) -> Verdict:
+    """The requirement is met."""
+    return Verdict("met", evidence)
+
+
+def not_met(evidence: str, command: str) -> Verdict:
+    """It is not."""
+    return Verdict("not met", evidence, command)
+
+
+def not_run(evidence: str, command: str) -> Verdict:
+    """What it takes to tell is missing."""
+    return Verdict("not run", evidence, command)
+
+
+def either(good: bool, evidence: str, command: str) -> Verdict:
+    """Met or not met."""
+    return met(evidence) if good else not_met(evidence, command)

@@ -1,0 +1,182 @@
+"""What an evaluation left behind, as the checks read it: attack results, scores, thresholds, other models."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from advbench.artifacts import Part
+from advbench.checks.results import ENSEMBLE, Result
+from advbench.contracts import Guard
+from advbench.metrics import Mask
+from advbench.report.commands import attack_options
+from advbench.scoring import Row
+from advbench.spec import DEFAULT_FPR
+from advbench.types import ImageSet
+from advbench.victim import Victim
+
+WHICH = ("dataset", "loss", "seed")
+BUDGETS = ("quick", "standard", "thorough")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One model, what was done to it, and the models beside it.
+
+    model      the fields of its rows that say which model it is
+    words      the options of a command line that name it
+    results    every attack on it
+    verify     its verify rows
+    clean      the clean test part as the model sees it
+    detectors  names of the detectors that rows are about
+    guard      a detector's name and a false-positive rate -> the detector on duty, calibrated on clean images
+    victim     the model itself; None where it cannot be had
+    images     clean test images, at least the first; None where the data are not at hand
+    learned    those of `detectors` that were fitted on attacked images
+    others     further models of the same data set
+    selftest   the record of the last `advbench selftest`; None where there is none
+    """
+
+    model: Row
+    words: tuple[str, ...]
+    results: tuple[Result, ...]
+    verify: tuple[Row, ...]
+    clean: Part
+    detectors: tuple[str, ...]
+    guard: Callable[[str, float], Guard]
+    victim: Callable[[], Victim] | None = None
+    images: ImageSet | None = None
+    learned: frozenset[str] = frozenset()
+    others: tuple[Evidence, ...] = field(default=(), repr=False)
+    selftest: Mapping[str, Any] | None = None
+
+    # -- what the audit is about ---------------------------------------------------------------------------
+
+    @cached_property
+    def headline(self) -> Result | None:
+        """The detector-aware result that the audit is about; None where no detector was ever attacked.
+
+        The one on most images; among equals of the largest budget, at the eps at which most attacks were run, at
+        the usual false-positive rate, of the detector that it leaves best.
+        """
+        aware = [r for r in self.results if r.attack == ENSEMBLE and r.detector is not None]
+        beside = Counter(self._ball(r) for r in self.results)
+
+        def weight(r: Result) -> tuple[Any, ...]:
+            usual, left = r.row["fpr"] == DEFAULT_FPR, -r.row["undetected_error_rate"]
+            return r.n, BUDGETS.index(r.setting("budget")), beside[self._ball(r)], usual, left, r.row["eps"]
+
+        return max(aware, key=weight, default=None)
+
+    @cached_property
+    def at(self) -> tuple[str, float]:
+        """Norm and eps that the audit is about: the headline's, or those at which most attacks were run."""
+        if self.headline is not None:
+            return self._ball(self.headline)
+        balls = Counter(self._ball(r) for r in self.results)
+        return max(balls, key=lambda ball: (balls[ball], ball), default=("linf", 0.3))
+
+    @staticmethod
+    def _ball(result: Result) -> tuple[str, float]:
+        return str(result.row["norm"]), float(result.row["eps"])
+
+    @property
+    def eps(self) -> float:
+        """The eps that the audit is about."""
+        return self.at[1]
+
+    @property
+    def detector(self) -> str:
+        """The headline's detector, or the first there is."""
+        if self.headline is not None and self.headline.detector is not None:
+            return self.headline.detector
+        return next(iter(self.detectors), "likelihood")
+
+    @property
+    def fpr(self) -> float:
+        """The headline's false-positive rate, or the usual one."""
+        return DEFAULT_FPR if self.headline is None else float(self.headline.row["fpr"])
+
+    @property
+    def pixels(self) -> int:
+        """How many numbers an image is."""
+        images = self.results[0].made.images if self.images is None else self.images.images
+        return images[0].numel()
+
+    @property
+    def chance(self) -> float:
+        """The accuracy of a guess."""
+        return 1 / self.clean.outputs.logits.shape[1]
+
+    @property
+    def clean_wrong(self) -> Mask:
+        """Bool [n test]."""
+        wrong: Mask = (self.clean.outputs.predictions != self.clean.labels).numpy()
+        return wrong
+
+    def of(self, *attacks: str, eps: float | None = None, **settings: Any) -> list[Result]:
+        """Results of these attacks at an eps (default: the audit's) in its norm, with these settings.
+
+        Those on most images come first; images that left [0, 1] are never among them.
+        """
+        wanted = (self.at[0], self.eps if eps is None else eps)
+        found = [
+            r
+            for r in self.results
+            if r.attack in attacks
+            and (r.row["norm"], wanted[1]) == wanted
+            and abs(r.row["eps"] - wanted[1]) < 1e-9
+            and r.setting("clip") is not False
+            and all(r.setting(k) == v for k, v in settings.items())
+        ]
+        return sorted(found, key=lambda r: -r.n)
+
+    def at_any_eps(self, *attacks: str) -> Iterator[tuple[dict[float, Result], str]]:
+        """For each choice of settings of these attacks: results by eps in the audit's norm, and what to call them."""
+        groups: dict[str, dict[float, Result]] = {}
+        for r in sorted(self.results, key=lambda r: r.n):
+            if r.attack in attacks and r.row["norm"] == self.at[0] and r.setting("clip") is not False:
+                groups.setdefault(r.label, {})[float(r.row["eps"])] = r
+        for label, by_eps in groups.items():
+            yield dict(sorted(by_eps.items())), label
+
+    # -- what would close a gap ----------------------------------------------------------------------------
+
+    def attack(
+        self,
+        *attacks: str,
+        eps: str | None = None,
+        n: int | None = None,
+        words: tuple[str, ...] = (),
+        **settings: Any,
+    ) -> str:
+        """The command line of attacks on this model, on as many images as the headline unless `n` says otherwise."""
+        parts = ["advbench", "attack", *(words or self.words), "--attack", ",".join(attacks)]
+        parts += ["--eps", f"{self.eps:g}" if eps is None else eps]
+        norm = {} if self.at[0] == "linf" else {"norm": self.at[0]}
+        parts += attack_options({**norm, **settings})
+        wanted = n if n is not None else None if self.headline is None else self.headline.n
+        if wanted is not None and wanted < len(self.clean):
+            parts += ["--n", str(wanted)]
+        return shlex.join(parts)
+
+    def aware(self, *attacks: str, **settings: Any) -> str:
+        """The command line of adaptive attacks on the audit's detector."""
+        return self.attack(*attacks, detector=self.detector, fpr=self.fpr, **settings)
+
+    def verification(self) -> str:
+        """The command line that scores with every detector what was attacked."""
+        return shlex.join(["advbench", "verify", *(w for k in WHICH for w in (f"--{k}", str(self.model[k])))])
+
+    def other(self, loss: str, *more: str) -> tuple[str, ...]:
+        """The words of a model of the same data set with another loss or other options."""
+        return ("--dataset", str(self.model["dataset"]), "--loss", loss, *more)
+
+    def with_seed(self, seed: int) -> tuple[str, ...]:
+        """The words of the same model from another seed."""
+        at = self.words.index("--seed") + 1
+        return (*self.words[:at], str(seed), *self.words[at + 1 :])

@@ -1,0 +1,129 @@
+"""Are gradients masked? What needs none must not do better, and they must not vanish. (R10)"""
+
+from __future__ import annotations
+
+import torch
+
+from advbench.checks import POINT, Check, Verdict, either, met, not_met, not_run
+from advbench.checks.evidence import Evidence
+from advbench.checks.results import ENSEMBLE, ITERATIVE, Result, common, count, percent, worst
+from advbench.types import Outputs
+
+FEW = 100  # images for attacks by queries alone
+
+
+def black_box(e: Evidence, attack: str, words: str, command: str) -> Verdict:
+    """R10: what an attack without the model's gradient finds, the gradient finds too; else the gradient is masked."""
+    white = e.of(*ITERATIVE)
+    found = e.of(attack)
+    if not found or not white:
+        missing = [words] * (not found) + ["a white-box attack"] * (not white)
+        commands = [e.attack("pgd")] * (not white) + [command] * (not found)
+        return not_run(f"missing at eps {e.eps:g}: {', '.join(missing)}", " && ".join(commands))
+    n = common(found[0], *white)
+    blind, seeing = found[0].wrong[:n], worst(white, n)
+    only = int((blind & ~seeing).sum())
+    said = f"{words} {count(blind)} wrong, white-box {percent(float(seeing.mean()))}; {only} found by it alone"
+    if float(blind.mean()) - float(seeing.mean()) <= POINT:
+        return met(said)
+    return not_met(f"{said}: gradients are masked", e.attack("apgd", objective="margin", targets=9))
+
+
+def gradient_free(e: Evidence) -> Verdict:
+    """R10, random search."""
+    return black_box(e, "square", "square", e.attack("square", n=FEW))
+
+
+def decision_based(e: Evidence) -> Verdict:
+    """R10, labels alone."""
+    name = "art:HopSkipJump"
+    command = e.attack(name, n=FEW, max_iter=10, max_eval=1000, init_eval=10)
+    return black_box(e, name, "HopSkipJump", command)
+
+
+def transfer(e: Evidence) -> Verdict:
+    """R10, made on another model."""
+    source = "lgm" if e.model["loss"] == "softmax" else "softmax"
+    return black_box(e, "transfer", "transfer", e.attack("transfer", source=source))
+
+
+def detector_gradient_free(e: Evidence) -> Verdict:
+    """R10 against the detector: random search loses no image that the gradients of model and score do not."""
+    top, found = e.headline, [r for r in e.of("detector-square") if r.detector == e.detector]
+    if top is None or not found:
+        commands = [e.aware(ENSEMBLE)] * (top is None) + [e.aware("detector-square", n=FEW)] * (not found)
+        return not_run("detector-square not run by itself", " && ".join(commands))
+    guard, n = e.guard(e.detector, e.fpr), common(found[0], top)
+    blind, seeing = found[0].lost(guard)[:n], top.lost(guard)[:n]
+    if top.made.member is not None and "detector-square" in top.row["members"]:
+        seeing &= top.made.member.numpy()[:n] != list(top.row["members"]).index("detector-square")
+    said = f"random search loses {count(blind)}, gradients {percent(float(seeing.mean()))} ({e.detector})"
+    good = float(blind.mean()) - float(seeing.mean()) <= POINT
+    return either(good, said, e.aware(ENSEMBLE, budget="thorough"))
+
+
+def stand_ins(e: Evidence) -> Verdict:
+    """R10: EoT where passes differ, BPDA where a score has no gradient; that it has one is tried out."""
+    if e.victim is None:
+        return not_run("the model is not at hand", e.attack("pgd", samples=20))
+    victim, said, good = e.victim(), [], True
+    if victim.stochastic:
+        averaged = [r for r in e.results if (r.setting("samples") or 1) > 1]
+        good &= bool(averaged)
+        said.append(f"two passes differ; {len(averaged)} attacks average over several")
+    else:
+        said.append("two passes over an image agree")
+    for name in e.detectors:
+        guard = e.guard(name, e.fpr)
+        if guard.has_gradient:
+            n = min(FEW, len(e.clean))
+            clean = e.clean.outputs.take(slice(n))
+            outputs = Outputs(clean.features.clone().requires_grad_(), clean.logits.clone().requires_grad_())
+            leaves = (outputs.features, outputs.logits)
+            gradients = torch.autograd.grad(guard.differentiable_score(outputs).sum(), leaves, allow_unused=True)
+            moves = torch.stack([g.flatten(1).any(dim=1) for g in gradients if g is not None]).any(dim=0)
+            good &= bool(moves.double().mean() > 0.5)
+            said.append(f"{name}: gradient on {int(moves.sum())} of {n} clean images")
+        else:
+            good = False
+            said.append(f"{name}: no gradient and no stand-in")
+    command = e.attack("pgd", samples=20) if victim.stochastic else e.aware("detector-square")
+    return either(good, "; ".join(said), command)
+
+
+def zero_gradients(e: Evidence) -> Verdict:
+    """R10: beside an attack whose gradients vanish stands one of its kind whose gradients do not."""
+    kinds = {"fgsm": e.of("fgsm"), "many steps": e.of(*ITERATIVE)}
+    if not any(kinds.values()):
+        return not_run(f"no gradient attack at eps {e.eps:g}", e.attack("fgsm"))
+    said, good, commands = [], True, []
+    for kind, results in kinds.items():
+        shares = [int(r.row["zero_gradients"]) / r.n for r in results]
+        said += [f"{r.label} {percent(share)} of {r.n}" for r, share in zip(results, shares, strict=True)]
+        if not shares or min(shares) <= POINT:
+            continue
+        if kind == "fgsm":
+            tried, command = any(_exact(r) for r in results), e.attack("fgsm", exact_gradient=True)
+        else:
+            tried = any(r.setting("objective") not in (None, "ce") for r in results)
+            command = e.attack("apgd", objective="margin")
+        good &= not tried
+        commands.append(command)
+    text = f"images with an all-zero gradient: {'; '.join(said)}"
+    if not commands:
+        return met(text)
+    return not_run(text, " && ".join(commands)) if good else not_met(f"{text}: they vanish", commands[0])
+
+
+def _exact(result: Result) -> bool:
+    return bool(result.setting("exact_gradient"))
+
+
+CHECKS = (
+    Check("R10", "gradient-free", "Random search finds no more than gradients", gradient_free),
+    Check("R10", "decision-based", "An attack by labels alone finds no more", decision_based),
+    Check("R10", "transfer", "An attack made on another model finds no more", transfer),
+    Check("R10", "detector-gradient-free", "Random search evades the detector no better", detector_gradient_free),
+    Check("R10", "stand-ins", "EoT where passes differ, BPDA where no gradient is", stand_ins),
+    Check("R10", "zero-gradients", "Gradients that vanish are counted and mended", zero_gradients),
+)

@@ -1,0 +1,24 @@
+"""All checks, in the order of the requirements, and what they find."""
+
+from __future__ import annotations
+
+from advbench.checks import Check, Finding, controls, figures, masking, records, strength, threat
+from advbench.checks.evidence import Evidence
+
+CHECKS: tuple[Check, ...] = tuple(
+    sorted(
+        (check for part in (threat, strength, masking, controls, figures, records) for check in part.CHECKS),
+        key=lambda check: int(check.requirement.removeprefix("R")),
+    )
+)
+
+
+def findings(evidence: Evidence) -> list[Finding]:
+    """What every check says of this evidence."""
+    found = []
+    for check in CHECKS:
+        verdict = check.judge(evidence)
+        found.append(
+            Finding(check.requirement, check.name, check.title, verdict.state, verdict.evidence, verdict.command)
+        )
+    return found

@@ -1,0 +1,83 @@
+"""The audit of a run as rows, and the commands that close its gaps, one after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from advbench import catalog, runs, selection
+from advbench.audit import audit
+from advbench.data import fingerprint
+from advbench.errors import BadData, BadRun, BadSetting
+from advbench.place import Place
+from advbench.runs import Run
+from advbench.types import ImageSet, Splits
+
+Row = dict[str, Any]
+SMALL = 100  # images of an attack that --complete runs
+
+
+def rows_of(name: str, place: Place) -> list[Row]:
+    """The audit's rows of the run of that name: requirement, name, title, state, evidence, command."""
+    run = selection.by_name(place.runs_dir, name)
+    if not run.has("train") or not run.has("outputs"):
+        raise BadRun(f"{run.folder} holds no trained model; make it with: advbench train, and attack it")
+    others = [selection.checked(other) for other in runs.find(run.folder.parent)]
+    return [asdict(finding) for finding in audit(run, others, images=_images(run, place))]
+
+
+def _images(run: Run, place: Place) -> ImageSet | None:
+    """The clean test images where the data are at hand and those of the run."""
+    try:
+        splits: Splits = catalog.load("data set", run.model["dataset"])().load(place.data_dir)
+    except BadData as error:
+        place.progress.say(f"checked against the few clean images that the run keeps: {error}")
+        return None
+    return splits.test if fingerprint(splits) == run.model["data_sha256"] else None
+
+
+def show_audit(rows: Sequence[Row]) -> None:
+    """Print the findings for a terminal of 80 columns; command lines stay whole, to be copied."""
+    indent = " " * 6
+    for row in rows:
+        print(f"{row['requirement']:4}  {row['state'].upper() if row['state'] != 'met' else 'met'}: {row['title']}")
+        print(textwrap.fill(row["evidence"], 80, initial_indent=indent, subsequent_indent=indent))
+        if row["command"]:
+            print(f"{indent}$ {row['command']}")
+    states = Counter(row["state"] for row in rows)
+    print(f"\n{len(rows)} checks: {', '.join(f'{n} {state}' for state, n in states.items())}")
+
+
+def complete(name: str, place: Place, command_line: Callable[[Sequence[str]], object]) -> None:
+    """Run the command of each check that was not run, in this place, on at most `SMALL` images.
+
+    What a command leaves is kept, so that a second call goes on. A command that cannot be run here is told and left.
+    """
+    done = set()
+    for row in rows_of(name, place):
+        for command in (row["command"] or "").split(" && ") if row["state"] == "not run" else ():
+            words = shlex.split(command)[1:]
+            if not words or words[0] == "audit" or command in done:
+                continue
+            done.add(command)
+            place.progress.say(f"{row['requirement']} {row['name']}: {command}")
+            words += _place_words(place, words[0])
+            try:
+                with contextlib.redirect_stdout(sys.stderr):
+                    command_line(words)
+            except BadSetting as error:
+                place.progress.say(f"left out: {error}")
+
+
+def _place_words(place: Place, command: str) -> list[str]:
+    words = ["--runs-dir", str(place.runs_dir), "--reports-dir", str(place.reports_dir)]
+    if command == "attack":
+        words += ["--n", str(SMALL), "--device", str(place.device), "--batch-size", str(place.batch_size)]
+        words += [] if place.data_dir is None else ["--data-dir", str(place.data_dir)]
+    return words

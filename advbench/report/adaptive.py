@@ -1,0 +1,184 @@
+"""Which rows of the attacks that know a detector are shown, in which order, and the command for those not run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from advbench import artifacts, catalog, metrics
+from advbench.report.commands import commands
+from advbench.report.subject import Row, Subject
+from advbench.runs import Run
+from advbench.selection import attack_rows
+
+AWARE = "detector-aware"
+EPS, FPR = 0.3, 0.05  # the headline's: the paper's eps, and one clean image in twenty rejected
+COMMAND_N, COMMAND_BUDGET = 200, "quick"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Of one model: adaptive attack rows by file name, and the detectors that the ensemble has not attacked.
+
+    command   the command line that would attack them; empty where none is missing
+    """
+
+    rows: Mapping[str, Row]
+    missing: Sequence[str]
+    command: str
+
+
+def is_adaptive(row: Row) -> bool:
+    """Whether an attack or verify row is of an attack that knows a detector (or that there is none)."""
+    return "detector" in row["settings"]
+
+
+def differentiable(detectors: Iterable[str]) -> list[str]:
+    """Those whose score an attack can follow: no table with one is without the ensemble's figure."""
+    return [d for d in detectors if catalog.load("detector", d).differentiable]
+
+
+def headline(rows: Mapping[str, Row], detector: str) -> str | None:
+    """The ensemble's file that stands for the others against a detector: at 5 % FPR and eps 0.3 where there is one.
+
+    Else the largest eps, then the most images.
+    """
+    own = [name for name, r in rows.items() if r["attack"] == AWARE and r["detector"] == detector]
+    return max(own, key=lambda a: _weight(rows[a]), default=None)
+
+
+def _weight(row: Row) -> tuple[Any, ...]:
+    budgets = ("quick", "standard", "thorough")
+    of_budget = budgets.index(row["settings"].get("budget", "standard"))
+    return row["norm"] == "linf", row["fpr"] == FPR, row["eps"] == EPS, row["eps"], row["n"], of_budget
+
+
+def shown(run: Run, selected: Collection[str], known: Mapping[str, Row], detectors: Sequence[str]) -> Shown:
+    """The selected adaptive files of `known`, and the headline's for a detector that they leave out."""
+    rows = {a: known[a] for a in selected if is_adaptive(known[a])}
+    missing = []
+    for detector in differentiable(detectors):
+        if headline(rows, detector) is None:
+            name = headline(known, detector)
+            if name is None:
+                missing.append(detector)
+            else:
+                rows[name] = known[name]
+    in_order = dict(sorted(rows.items(), key=lambda item: order(*item)))
+    return Shown(in_order, missing, command(run, missing) if missing else "")
+
+
+def beside(run: Run, rows: Sequence[Row]) -> Shown:
+    """What stands beside these verify rows of a run."""
+    known = attack_rows(run)
+    keys = [(r["attack"], r["settings"], r["eps"], r["n_clean"]) for r in rows]
+    selected = [a for a, r in known.items() if (r["attack"], r["settings"], r["eps"], r["n"]) in keys]
+    return shown(run, selected, known, list(dict.fromkeys(r["detector"] for r in rows)))
+
+
+def order(name: str, row: Row) -> tuple[Any, ...]:
+    """The ensemble first, then by attack, detector, false-positive rate and eps."""
+    return row["attack"] != AWARE, row["attack"], row["detector"], row["fpr"] or 0, row["eps"], name
+
+
+def command(run: Run, detectors: Sequence[str]) -> str:
+    """The command line that attacks this model and these detectors with the ensemble."""
+    settings = {"detector": ",".join(detectors), "fpr": FPR, "budget": COMMAND_BUDGET}
+    n = min(COMMAND_N, len(artifacts.read_part(run, "test")))
+    (line,) = commands(run, {"": {"attack": AWARE, "eps": EPS, "settings": settings, "n": n}})
+    return line
+
+
+def results(subjects: Sequence[Subject], detectors: Sequence[str]) -> dict[str, Any]:
+    """The headline table: a line per adaptive attack, eps, detector and rate, a cell per model; what was not run."""
+    of = [shown(s.run, s.attacks.keys(), s.known, detectors) for s in subjects]
+    first = {name: row for one in reversed(of) for name, row in one.rows.items()}
+    lines = [
+        {
+            "attack": entry(row),
+            "n": row["n"],
+            "detector": row["detector"],
+            "fpr": row["fpr"],
+            "cells": [s.known.get(name) for s in subjects],
+        }
+        for name, row in sorted(first.items(), key=lambda item: order(*item))
+    ]
+    ran = {row["detector"] for row in first.values() if row["attack"] == AWARE}
+    absent = [d for d in differentiable(detectors) if d not in ran]
+    return {
+        "lines": lines,
+        "absent": absent,
+        "members": _members(subjects, first),
+        "commands": [one.command for one in of if one.missing],
+    }
+
+
+def beside_eers(subjects: Sequence[Subject], detectors: Sequence[str]) -> list[dict[str, Any]]:
+    """For each differentiable detector of an EER table, the ensemble's headline row of each model, or None."""
+    lines = []
+    for detector in differentiable(detectors):
+        names = [headline(s.known, detector) for s in subjects]
+        cells = [None if name is None else s.known[name] for s, name in zip(subjects, names, strict=True)]
+        lines.append({"detector": detector, "cells": cells})
+    return lines
+
+
+def entry(row: Row) -> str:
+    """An adaptive row's attack, eps and settings, without what it is aimed at."""
+    own = [f"{k} {v}" for k, v in row["settings"].items() if k not in ("detector", "fpr")]
+    return ", ".join([f"{row['attack']} eps {row['eps']:g}", *own])
+
+
+def aim(row: Row) -> str:
+    """The detector an adaptive row is aimed at, and the false-positive rate of its threshold."""
+    return row["detector"] if row["fpr"] is None else f"{row['detector']} at {100 * row['fpr']:g} % FPR"
+
+
+def _members(subjects: Sequence[Subject], rows: Mapping[str, Row]) -> list[dict[str, Any]]:
+    """For each ensemble file, a line per member in the order they ran: the images each model lost to it first."""
+    tables = []
+    for name, row in rows.items():
+        cells = [s.known.get(name, {}).get("members") for s in subjects]
+        order_of_members = list(dict.fromkeys(m for shares in cells if shares for m in shares))
+        if not order_of_members:
+            continue
+        lines = [
+            {"member": m, "cells": [None if shares is None else shares.get(m) for shares in cells]}
+            for m in order_of_members
+        ]
+        tables.append({"attack": entry(row), "aim": aim(row), "n": row["n"], "lines": lines})
+    return tables
+
+
+def calibrated(subjects: Sequence[Subject], detectors: Sequence[str], fprs: Sequence[float]) -> list[dict[str, Any]]:
+    """A line per model, attack and detector: undetected errors at the threshold of each false-positive rate.
+
+    A cell holds `rate`, `interval`, `rejected` (of the same clean images) and `aimed`: the attack knew this very
+    threshold, its interval is the row's own; the others' are Wilson's. None where calibration is too small.
+    """
+    return [
+        {"label": s.label, "row": row, "detector": detector, "cells": [_at(s, name, detector, f) for f in fprs]}
+        for s in subjects
+        for name, row in s.attacks.items()
+        for detector in detectors
+    ]
+
+
+def _at(s: Subject, name: str, detector: str, fpr: float) -> dict[str, Any] | None:
+    threshold = metrics.threshold_at(fpr, s.score(detector, "calibration"))
+    if threshold is None:
+        return None
+    row = s.attacks[name]
+    lost = s.wrong(detector, name) & (s.score(detector, name) <= threshold)
+    aimed = row.get("detector") == detector and row.get("fpr") == fpr
+    interval = metrics.wilson(int(lost.sum()), len(lost))
+    if aimed:
+        interval = metrics.Interval(row["undetected_error_low"], row["undetected_error_high"])
+    clean = s.score(detector, "test")[: row["n"]]
+    return {
+        "rate": float(lost.mean()),
+        "interval": interval,
+        "rejected": metrics.rejected(clean, threshold),
+        "aimed": aimed,
+    }

@@ -1,0 +1,80 @@
+"""The positive control in words: does any detector on a standard model beat adversarial training at equal eps?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from advbench import metrics
+from advbench.contracts import NO_DETECTOR
+from advbench.report.adaptive import AWARE
+from advbench.report.subject import Row
+
+Outcome = Literal["beats", "does not beat", "cannot be told from"]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A model's error rate, its 95 % interval and number of images; `against` = a detector and its FPR, if any."""
+
+    model: str
+    against: str
+    rate: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """At one eps: the detector on a standard model with the least undetected errors, the best adversarial model."""
+
+    eps: float
+    detector: Rate
+    adversarial: Rate
+
+    @property
+    def outcome(self) -> Outcome:
+        """By the intervals: they must lie apart."""
+        if self.detector.high < self.adversarial.low:
+            return "beats"
+        return "does not beat" if self.adversarial.high < self.detector.low else "cannot be told from"
+
+
+def compare(rows: Iterable[tuple[str, Row]]) -> list[Comparison]:
+    """One comparison per L-inf eps at which the ensemble attacked both kinds of model.
+
+    `rows` are (label, attack row) pairs. A standard model has its undetected errors, with a detector; an adversarial
+    one its errors of whatever kind without: the most that any ensemble row at that eps shows.
+    """
+    guarded: dict[float, list[Rate]] = {}
+    trained: dict[tuple[float, str], Rate] = {}
+    for label, row in rows:
+        if row["attack"] != AWARE or row["norm"] != "linf":
+            continue
+        if row["training"] == "adversarial":
+            found = _error(label, row)
+            before = trained.get((row["eps"], row["run"]), found)
+            trained[row["eps"], row["run"]] = max(before, found, key=lambda r: r.rate)
+        elif row["detector"] != NO_DETECTOR:
+            guarded.setdefault(row["eps"], []).append(_undetected(label, row))
+    comparisons = []
+    for eps, rates in sorted(guarded.items()):
+        rivals = [rate for (at, _), rate in trained.items() if at == eps]
+        if rivals:
+            best = [min(side, key=lambda r: r.rate) for side in (rates, rivals)]
+            comparisons.append(Comparison(eps, *best))
+    return comparisons
+
+
+def _undetected(label: str, row: Row) -> Rate:
+    against = f"{row['detector']} at {100 * row['fpr']:g} % FPR"
+    ends: dict[str, Any] = {"low": row["undetected_error_low"], "high": row["undetected_error_high"]}
+    return Rate(label, against, row["undetected_error_rate"], n=row["n"], **ends)
+
+
+def _error(label: str, row: Row) -> Rate:
+    interval = metrics.wilson(round(row["error_rate"] * row["n"]), row["n"])
+    assert interval is not None
+    return Rate(label, "", row["error_rate"], interval.low, interval.high, row["n"])

@@ -1,0 +1,199 @@
+"""Security curves: undetected errors over eps, over gradients, over queries, and the cost of rejection."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from advbench import artifacts, catalog, scoring
+from advbench.attacks.detector_aware import GRADIENTS
+from advbench.contracts import NO_DETECTOR
+from advbench.metrics import Array, Mask
+from advbench.report import figures
+from advbench.report.adaptive import AWARE, EPS, aim, order
+from advbench.report.rejection import costs, interval
+from advbench.report.subject import Row, Subject, percent
+from advbench.settings import defaults
+from advbench.types import Adversarials
+
+SQUARE, REJECTION = "detector-square", "force-rejection"
+Group = tuple[str, ...]
+SHARE = "undetected errors"
+
+
+def security(key: str, subjects: Sequence[Subject]) -> list[dict[str, Any]]:
+    """Sections of charts, each with a title and a sentence; those without data are left out."""
+    sections = [
+        {
+            "title": "Undetected errors over eps",
+            "note": "Share of images that are wrong and pass the detector, by how far they may be moved; eps 0 is "
+            "the clean images, bars are 95 % intervals. It must not fall as eps grows.",
+            "charts": list(_over_eps(key, subjects)),
+        },
+        {
+            "title": "Undetected errors over gradients",
+            "note": "Share of images lost within so many backward passes each. A curve that still rises at its end "
+            "says that more effort would find more.",
+            "charts": list(_over_effort(key, subjects, AWARE, "gradients an image")),
+        },
+        {
+            "title": "Undetected errors over queries",
+            "note": "The same for an attack that only asks for the model's outputs and the score: forward passes.",
+            "charts": list(_over_effort(key, subjects, SQUARE, "queries an image")),
+        },
+        {
+            "title": "The cost of rejection",
+            "note": "Error when rejecting a perturbation of at most alpha times eps counts as an error as well "
+            "(Chen et al. 2023, arXiv:2305.01139). At 0 rejected clean images are counted; a steep curve is a "
+            "detector that small perturbations set off. Bars are 95 % intervals (Wilson).",
+            "charts": list(_rejection_cost(key, subjects)),
+        },
+    ]
+    return [section for section in sections if section["charts"]]
+
+
+def _groups(subjects: Sequence[Subject], attack: str) -> dict[Group, dict[int, list[str]]]:
+    """Files of an attack with equal settings (and n) but eps: by place of the subject, in order of eps."""
+    groups: dict[Group, dict[int, list[str]]] = {}
+    for i, s in enumerate(subjects):
+        own = [(name, row) for name, row in s.attacks.items() if row["attack"] == attack]
+        for name, row in sorted(own, key=lambda item: order(*item)):
+            groups.setdefault((str(row["settings"]), str(row["n"])), {}).setdefault(i, []).append(name)
+    return groups
+
+
+def _over_eps(key: str, subjects: Sequence[Subject]) -> Iterator[dict[str, Any]]:
+    for number, holders in enumerate(_groups(subjects, AWARE).values()):
+        lines = []
+        for i, names in holders.items():
+            rows = [subjects[i].attacks[name] for name in names]
+            if len(rows) > 1:
+                clean = rows[0]["members"]["clean"]  # the unperturbed image is a member
+                y = np.array([clean, *(r["undetected_error_rate"] for r in rows)])
+                low, high = (
+                    np.array([clean, *(r[f"undetected_error_{end}"] for r in rows)]) for end in ("low", "high")
+                )
+                x = np.array([0, *(r["eps"] for r in rows)])
+                lines.append(figures.Line(subjects[i].label, x, y, low, high))
+        if lines:
+            about = _about(rows[0])
+            label = f"{SHARE} over eps, {about}: {'; '.join(map(_said, lines))}"
+            drawn = figures.line_chart(lines, xlabel="eps (L-inf)" if rows[0]["norm"] == "linf" else "eps (L2)")
+            yield {"title": about, "svg": figures.to_svg(drawn, label, f"{key}-s-{number}"), "note": ""}
+
+
+def _over_effort(key: str, subjects: Sequence[Subject], attack: str, xlabel: str) -> Iterator[dict[str, Any]]:
+    for number, holders in enumerate(_groups(subjects, attack).values()):
+        eps = _standing_for({subjects[i].attacks[a]["eps"] for i, names in holders.items() for a in names})
+        lines, about = [], ""
+        for i, names in holders.items():
+            for name in (a for a in names if subjects[i].attacks[a]["eps"] == eps):
+                row = subjects[i].attacks[name]
+                about = f"eps {eps:g}, {_about(row)}"
+                made = artifacts.read_adversarials(subjects[i].run, name)
+                if made.first_success is not None:
+                    lines.append(_within(subjects[i].label, effort(made, row), row["n"], most(row)))
+        if lines:
+            label = f"{SHARE} over {xlabel}, {about}: {'; '.join(map(_said, lines))}"
+            drawn = figures.line_chart(lines, xlabel=xlabel, steps=True)
+            svg = figures.to_svg(drawn, label, f"{key}-e-{attack}-{number}")
+            yield {"title": about, "svg": svg, "note": ""}
+
+
+def effort(made: Adversarials, row: Row) -> Array:
+    """What each lost image had cost when it was lost, sorted; images never lost are left out.
+
+    In the ensemble the random search notes its first success in forward passes; such an image's cost is the
+    gradients spent on it in all, for it comes last and takes none.
+    """
+    assert made.first_success is not None
+    cost = made.first_success.clone()
+    if made.member is not None and made.gradients is not None and SQUARE in row["members"]:
+        by_search = made.member == list(row["members"]).index(SQUARE)
+        cost[by_search & (cost >= 0)] = made.gradients[by_search & (cost >= 0)]
+    found: Array = np.sort(cost[cost >= 0].numpy()).astype(np.float64)
+    return found
+
+
+def _within(label: str, cost: Array, n: int, most: int) -> figures.Line:
+    """Share of n images lost at a cost of at most x, from x = 1 to `most`; what is lost at no cost counts at 1."""
+    x = np.unique(np.clip(cost, 1, None))
+    y = np.searchsorted(cost, x, side="right") / n
+    start = float((cost < 1).sum()) / n
+    if not len(x) or x[0] > 1:
+        x, y = np.concatenate([[1.0], x]), np.concatenate([[start], y])
+    return figures.Line(label, np.append(x, max(most, x[-1])), np.append(y, y[-1]))
+
+
+def most(row: Row) -> int:
+    """What the attack of a row may spend on an image: gradients, or a random search's queries."""
+    if row["attack"] == AWARE:
+        return GRADIENTS[row["settings"].get("budget", "standard")]
+    queries: int = row["settings"].get("queries", defaults(catalog.load("attack", row["attack"]))["queries"])
+    return queries
+
+
+def _rejection_cost(key: str, subjects: Sequence[Subject]) -> Iterator[dict[str, Any]]:
+    aims = dict.fromkeys(
+        (r["detector"], r["fpr"]) for s in subjects for r in s.attacks.values() if r["attack"] == REJECTION
+    )
+    for number, (detector, fpr) in enumerate(aims):
+        lines, about = [], ""
+        for s in subjects:
+            aimed = {a: r for a, r in s.attacks.items() if (r.get("detector"), r.get("fpr")) == (detector, fpr)}
+            ensemble = {a: r for a, r in aimed.items() if r["attack"] == AWARE and r["norm"] == "linf"}
+            if detector == NO_DETECTOR or not ensemble:
+                continue
+            eps = _standing_for({r["eps"] for r in ensemble.values()})
+            name = max((a for a in ensemble if ensemble[a]["eps"] == eps), key=lambda a: ensemble[a]["n"])
+            radii = {
+                r["eps"]: a
+                for a, r in aimed.items()
+                if r["attack"] == REJECTION and r["norm"] == "linf" and r["eps"] <= eps
+            }
+            if radii:
+                lines.append(_cost_line(s, name, radii, eps))
+                about = f"eps {eps:g}, {aim(ensemble[name])}"
+        if lines:
+            label = f"Error with rejections up to alpha x eps counted, {about}: {'; '.join(map(_said, lines))}"
+            drawn = figures.line_chart(lines, xlabel="alpha", ylabel="error with rejections", width=1)
+            yield {"title": about, "svg": figures.to_svg(drawn, label, f"{key}-c-{number}"), "note": ""}
+
+
+def _cost_line(s: Subject, name: str, radii: Mapping[float, str], eps: float) -> figures.Line:
+    guard = scoring.guard(s.run, s.attacks[name]["detector"], s.attacks[name]["fpr"])
+    n = min(s.attacks[a]["n"] for a in (name, *radii.values()))
+    worst = artifacts.read_adversarials(s.run, name)
+    wrong = (worst.outputs.predictions != worst.labels).numpy()
+    lost: Mask = wrong & (guard.slack(worst.outputs) >= 0).numpy()
+    rejected = {0.0: (guard.slack(s.test.outputs.take(slice(n))) < 0).numpy()}
+    for radius, file in radii.items():
+        made = artifacts.read_adversarials(s.run, file)
+        rejected[radius] = (guard.slack(made.outputs) < 0).numpy()[:n]
+    curve = costs(lost[:n], rejected, eps)
+    ends = [interval(point) for point in curve]
+    return figures.Line(
+        s.label,
+        np.array([point.alpha for point in curve]),
+        np.array([point.rate for point in curve]),
+        np.array([end.low for end in ends]),
+        np.array([end.high for end in ends]),
+    )
+
+
+def _standing_for(eps: Collection[float]) -> float:
+    """The paper's where it is among them, else the largest."""
+    return EPS if EPS in eps else max(eps)
+
+
+def _about(row: Row) -> str:
+    own = [f"{k} {v}" for k, v in row["settings"].items() if k not in ("detector", "fpr")]
+    return ", ".join([aim(row), *own, f"n {row['n']:,}"])
+
+
+def _said(line: figures.Line) -> str:
+    """A line's points in words, at most eight of them, for those who do not see the chart."""
+    chosen = np.unique(np.linspace(0, len(line.x) - 1, 8).round().astype(int))
+    return f"{line.label} " + ", ".join(f"{line.x[i]:g}: {percent(float(line.y[i]))}" for i in chosen)

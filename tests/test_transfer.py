@@ -1,0 +1,114 @@
+"""The transfer attack: what it asks of the surrogate, nothing of the victim, and how a study feeds it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from advbench import catalog, cli, pipeline, runs
+from advbench.contracts import FromSurrogate
+from advbench.errors import BadSetting, UnknownName
+from advbench.pipeline import Study
+from advbench.place import Place
+from advbench.spec import parse
+from advbench.types import ImageSet, Splits
+from advbench.victim import Victim
+
+SHORT: dict[str, Any] = {"training": {"epochs": 2}, "detectors": "max-posterior"}
+
+
+def transfer(**options: Any) -> FromSurrogate:
+    made: FromSurrogate = catalog.load("attack", "transfer")(**options)
+    return made
+
+
+def wrong(victim: Victim, images: torch.Tensor, labels: torch.Tensor) -> float:
+    return (victim.outputs(images).predictions != labels).double().mean().item()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_it_is_the_momentum_method_on_the_surrogate_and_never_asks_the_victim(
+    norm: str, victims: dict[str, Victim], few: ImageSet
+) -> None:
+    asked: list[int] = []
+    hook = victims["lgm"].network.register_forward_hook(lambda *given: asked.append(1))
+    seeds = torch.arange(len(few))
+    which = transfer(eps=0.2, norm=norm, steps=7)
+    made = which.perturb(victims["lgm"], few.images, few.labels, seeds, victims["softmax"])
+    hook.remove()
+    assert asked == []
+    mim = catalog.load("attack", "mim")(eps=0.2, norm=norm, steps=7)
+    on_surrogate = mim.perturb(victims["softmax"], few.images, few.labels, seeds)
+    assert torch.equal(made.images, on_surrogate.images)
+    assert torch.equal(made.gradients, on_surrogate.gradients)
+    assert torch.equal(made.forwards, on_surrogate.forwards)
+    assert (made.first_success == -1).all()
+
+
+@pytest.mark.parametrize("loss", ["center", "lgm"])
+def test_it_fools_another_model_more_often_than_noise_and_no_more_often_than_the_same_attack_on_that_model(
+    loss: str, victims: dict[str, Victim], digits: Splits
+) -> None:
+    victim, images, labels = victims[loss], digits.test.images, digits.test.labels
+    seeds, eps = torch.arange(len(labels)), 0.12
+    there = transfer(eps=eps).perturb(victim, images, labels, seeds, victims["softmax"]).images
+    here = catalog.load("attack", "mim")(eps=eps, steps=20).perturb(victim, images, labels, seeds).images
+    noise = catalog.load("attack", "uniform-noise")(eps=eps).perturb(victim, images, labels, seeds).images
+    assert wrong(victim, noise, labels) + 0.2 < wrong(victim, there, labels) <= wrong(victim, here, labels)
+
+
+def study(folder: Path, **table: Any) -> Study:
+    place = Place(runs_dir=folder / "runs", reports_dir=folder / "reports", device=torch.device("cpu"))
+    return Study(parse({**SHORT, **table}), place)
+
+
+ATTACK = {"name": "transfer", "eps": 0.2, "steps": 5}
+
+
+def test_a_study_trains_the_surrogate_beside_its_models_once(tmp_path: Path) -> None:
+    (row,) = study(tmp_path, losses="lgm", attacks=ATTACK, seeds=1).attack()
+    assert (row["attack"], row["settings"]) == ("transfer", {"steps": 5})
+    surrogate, victim = runs.find(tmp_path / "runs")[::-1]
+    assert (victim.model["loss"]["name"], victim.model["seed"]) == ("lgm", 1)
+    same = {k: victim.model[k] for k in ("dataset", "network", "feature_dim", "training", "regime")}
+    loss = {"name": "softmax"}
+    assert surrogate.model == victim.model | same | {"loss": loss, "seed": 0}
+    (step,) = (s for s in victim.steps if s.startswith("attack transfer-eps0.2"))
+    assert victim.info(step)["surrogate"] == surrogate.name
+    written = (surrogate.folder / "model.safetensors").stat().st_mtime_ns
+    study(tmp_path, losses="lgm", attacks=ATTACK | {"eps": 0.1}, seeds=1).attack()
+    assert (surrogate.folder / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_a_study_hands_over_the_surrogate_of_the_named_loss(tmp_path: Path) -> None:
+    rows = study(tmp_path, losses="softmax", attacks=[ATTACK | {"source": "center"}]).attack()
+    assert rows[0]["settings"] == {"steps": 5, "source": "center"}
+    assert {r.model["loss"]["name"] for r in runs.find(tmp_path / "runs")} == {"softmax", "center"}
+
+
+def test_the_page_of_a_study_holds_a_transfer_row(tmp_path: Path) -> None:
+    page, rows = study(tmp_path, losses="lgm", attacks=ATTACK).run()
+    assert {r["attack"] for r in rows} == {"transfer"}
+    assert "--attack transfer --eps 0.2 --set steps=5" in page.read_text()
+
+
+def test_a_model_is_no_surrogate_of_itself_and_nothing_is_trained_to_find_that_out(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match=r"source = 'softmax' is the very model under attack.*--set source=lgm"):
+        study(tmp_path, losses=["lgm", "softmax"], attacks=ATTACK).attack()
+    assert runs.find(tmp_path / "runs") == []
+    (other_seed,) = study(tmp_path, losses="softmax", attacks=ATTACK, seeds=1).spec.models()
+    assert pipeline.surrogate_of(other_seed, "softmax").seed == 0
+
+
+def test_an_unknown_source_is_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UnknownName, match=r"no loss named 'sofmax'. Did you mean 'softmax'"):
+        transfer(source="sofmax")
+    assert cli.main(["attack", "--loss", "lgm", "--attack", "transfer", "--set", "source=lgn"]) == 2
+    assert "Did you mean 'lgm'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("options", "word"), [({"steps": 0}, "steps"), ({"eps": 0.0}, "8/255")])
+def test_a_setting_outside_its_range_is_refused_by_name(options: dict[str, Any], word: str) -> None:
+    with pytest.raises(BadSetting, match=word):
+        transfer(**options)
