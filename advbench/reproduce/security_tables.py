@@ -9,7 +9,7 @@ from advbench.reproduce.cells import CONTROLS, EPS, HEADLINE, SHOWN
 from advbench.reproduce.paper import LABELS
 from advbench.reproduce.probes import CURVE, FPR, LIKELIHOOD, REJECTION
 from advbench.reproduce.security import MARKS
-from advbench.reproduce.security_rows import EER, TABLE, guard
+from advbench.reproduce.security_rows import EER, LOST_OR_REJECTED, REJECTED, TABLE, guard
 
 ALL = (*SHOWN, *CONTROLS)
 STANDARD, QUICK = "detector-aware (standard)", "detector-aware (quick)"
@@ -120,7 +120,8 @@ def security_tables(r: Rows) -> Iterator[Table]:
             for detector in (LIKELIHOOD, "max-posterior")
         ]
         + [
-            r.aware(f"undetected error at {where}, or rejected within eps {eps:g}, {GUARD}")
+            r.aware(f"{what} within eps {eps:g}, {GUARD}")
+            for what in (REJECTED, LOST_OR_REJECTED)
             for eps in (0.0, *REJECTION)
         ],
     )
