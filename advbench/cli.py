@@ -23,6 +23,7 @@ from advbench.cli_options import (
     PLACE,
     PLURAL,
     REPRODUCE,
+    RUNS,
     SELECT,
     Options,
     takes,
@@ -153,8 +154,24 @@ def audit(
         show_audit(rows)
 
 
+@app.command()
+@takes(RUNS, JSON)
+def selftest(options: Options) -> None:
+    """Evaluate models and detectors made to fool an evaluation, and see whether it finds out."""
+    from advbench.canaries.selftest import selftest as found_in
+
+    rows = found_in(Path(options["runs_dir"]))
+    emit("selftest", rows, options)
+    missed = [row for row in rows if not row["met"]]
+    if missed:
+        raise FailedCheck(
+            f"{len(missed)} of {len(rows)} expectations were missed, the first: {missed[0]['canary']}, expected "
+            f"{missed[0]['expected']}, found {missed[0]['found']}; trust no audit of this installation"
+        )
+
+
 @app.command("list")
-@takes({k: v for k, v in PLACE.items() if k == "runs_dir"}, JSON)
+@takes(RUNS, JSON)
 def list_(
     options: Options,
     what: Annotated[str, typer.Argument(help="losses, attacks, detectors, networks, datasets or runs")],

@@ -7,14 +7,14 @@ import shlex
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from advbench import catalog, runs, selection
 from advbench.audit import audit
 from advbench.data import fingerprint
-from advbench.errors import BadData, BadRun, BadSetting
+from advbench.errors import BadData, BadRun, BadSetting, FailedCheck
 from advbench.place import Place
 from advbench.runs import Run
 from advbench.types import ImageSet, Splits
@@ -59,24 +59,30 @@ def complete(name: str, place: Place, command_line: Callable[[Sequence[str]], ob
 
     What a command leaves is kept, so that a second call goes on. A command that cannot be run here is told and left.
     """
-    done = set()
-    for row in rows_of(name, place):
-        for command in (row["command"] or "").split(" && ") if row["state"] == "not run" else ():
-            words = shlex.split(command)[1:]
-            if not words or words[0] == "audit" or command in done:
-                continue
+    done: set[str] = set()
+    while missing := [pair for pair in _missing(name, place) if pair[1] not in done]:
+        for check, command in missing:
             done.add(command)
-            place.progress.say(f"{row['requirement']} {row['name']}: {command}")
-            words += _place_words(place, words[0])
+            place.progress.say(f"{check}: {command}")
+            words = shlex.split(command)[1:]
             try:
                 with contextlib.redirect_stdout(sys.stderr):
-                    command_line(words)
-            except BadSetting as error:
+                    command_line([*words, *_place_words(place, words[0])])
+            except (BadSetting, FailedCheck) as error:
                 place.progress.say(f"left out: {error}")
 
 
+def _missing(name: str, place: Place) -> Iterator[tuple[str, str]]:
+    """(check, command) of each check that was not run and that a command of ours could close."""
+    for row in rows_of(name, place):
+        for command in (row["command"] or "").split(" && ") if row["state"] == "not run" else ():
+            if command.startswith("advbench ") and not command.startswith("advbench audit"):
+                yield f"{row['requirement']} {row['name']}", command
+
+
 def _place_words(place: Place, command: str) -> list[str]:
-    words = ["--runs-dir", str(place.runs_dir), "--reports-dir", str(place.reports_dir)]
+    words = ["--runs-dir", str(place.runs_dir)]
+    words += [] if command == "selftest" else ["--reports-dir", str(place.reports_dir)]
     if command == "attack":
         words += ["--n", str(SMALL), "--device", str(place.device), "--batch-size", str(place.batch_size)]
         words += [] if place.data_dir is None else ["--data-dir", str(place.data_dir)]

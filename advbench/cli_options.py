@@ -183,6 +183,7 @@ PLACE: Group = {
         str, typer.Option("--reports-dir", help="Where pages are written.", rich_help_panel=_PLACE)
     ],
 }  # fmt: skip
+RUNS: Group = {k: v for k, v in PLACE.items() if k == "runs_dir"}
 JSON: Group = {
     "json": Annotated[
         bool, typer.Option("--json", help="Rows as JSON on stdout, and nothing else.", rich_help_panel=_PLACE)

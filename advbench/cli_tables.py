@@ -119,6 +119,12 @@ COLUMNS |= {
         ("std", lambda r: "-" if r["std"] is None else f"{100 * r['std']:.2f}"),
         ("paper\n%", lambda r: "-" if r["paper"] is None else f"{100 * r['paper']:.2f}"),
     ],
+    "selftest": [
+        ("canary", lambda r: r["canary"]),
+        ("expected", lambda r: r["expected"]),
+        ("found", lambda r: r["found"].rpartition(": ")[2]),
+        ("", lambda r: "ok" if r["met"] else "MISSED"),
+    ],
     "check": [
         ("figure", lambda r: r["figure"]),
         ("committed", lambda r: _figure(r["committed"])),
@@ -199,7 +205,7 @@ def _print(console: Console, command: str, rows: Sequence[Row]) -> None:
     columns = COLUMNS[command]
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for i, (name, _) in enumerate(columns):
-        numeric = command != "list" and i > 0 and name not in ("detector", "attacks")
+        numeric = command not in ("list", "selftest") and i > 0 and name not in ("detector", "attacks")
         whole = numeric or columns is COLUMNS["evasion"]
         table.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=whole)
     for row in rows:

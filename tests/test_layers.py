@@ -30,7 +30,7 @@ LAYERS = (
     {"attacking", "place", "released"},
     {"fitting"},
     {"pipeline"},
-    {"reproduce"},
+    {"reproduce", "canaries"},
     {"cli_options", "cli_parse", "cli_tables", "cli_audit", "cli"},
     {"__main__"},
 )

@@ -19,7 +19,7 @@ from advbench.spec import DEFAULT_FPR
 from advbench.types import ImageSet
 from advbench.victim import Victim
 
-WHICH = ("dataset", "loss", "seed")
+WHICH = ("dataset", "loss", "seed", "training")
 BUDGETS = ("quick", "standard", "thorough")
 
 

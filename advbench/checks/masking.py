@@ -37,7 +37,7 @@ def gradient_free(e: Evidence) -> Verdict:
 def decision_based(e: Evidence) -> Verdict:
     """R10, labels alone."""
     name = "art:HopSkipJump"
-    command = e.attack(name, n=FEW, max_iter=10, max_eval=1000, init_eval=10)
+    command = e.attack(name, n=FEW, norm=e.at[0], max_iter=10, max_eval=1000, init_eval=10)
     return black_box(e, name, "HopSkipJump", command)
 
 

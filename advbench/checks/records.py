@@ -9,7 +9,7 @@ import torch
 from advbench.checks import POINT, Check, Verdict, either, met, not_met, not_run
 from advbench.checks.evidence import Evidence
 from advbench.checks.results import ENSEMBLE, common, count, percent
-from advbench.errors import AdvbenchError, FailedCheck
+from advbench.errors import AdvbenchError
 from advbench.scoring import check_perturbation
 from advbench.types import Adversarials
 
@@ -25,7 +25,7 @@ def eight_bit(e: Evidence) -> Verdict:
         return not_run("no attacked images and model at hand", e.aware(ENSEMBLE))
     made = found.made
     with torch.no_grad():
-        rounded = e.victim().outputs((made.images * 255).round() / 255)
+        rounded = e.victim().outputs((made.images.float() * 255).round() / 255)
     wrong = (rounded.predictions != made.labels).numpy()
     said = (
         f"{found.attack} eps {found.row['eps']:g}, stored as {str(made.images.dtype).removeprefix('torch.')}: wrong "
@@ -75,7 +75,7 @@ def rechecked(e: Evidence) -> Verdict:
         try:
             check_perturbation(r.choice.attack, e.images.take(slice(n)), part)
             held += n
-        except FailedCheck as error:
+        except AdvbenchError as error:
             failed.append(str(error))
     said = f"{held} of {sum(r.n for r in e.results)} stored images of {len(e.results)} attacks checked"
     return either(not failed, f"{said}; broken: {failed[0] if failed else 'none'}", e.attack("fgsm"))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 
 from advbench import catalog, metrics
 from advbench.contracts import NO_DETECTOR, Guard
+from advbench.errors import UnknownName
 from advbench.metrics import Mask
 from advbench.scoring import Row
 from advbench.settings import defaults
@@ -63,9 +64,9 @@ class Result:
         return None if known == NO_DETECTOR else known
 
     def setting(self, key: str) -> Any:
-        """A setting, the default where its row does not name it; None where it has none of that name."""
+        """A setting, the default where its row does not name it; None where it, or the attack, is not known."""
         given: Mapping[str, Any] = self.row["settings"]
-        return given[key] if key in given else defaults(catalog.load("attack", self.attack)).get(key)
+        return given[key] if key in given else _usual(self.attack).get(key)
 
     @property
     def label(self) -> str:
@@ -90,6 +91,14 @@ class Result:
         adaptive = "detector" in self.row["settings"]
         (choice,) = attack_choices(entry | ({"detector": NO_DETECTOR} if adaptive else {}))
         return replace(choice, detector=self.row["detector"], fpr=self.row["fpr"]) if adaptive else choice
+
+
+@cache
+def _usual(attack: str) -> dict[str, Any]:
+    try:
+        return defaults(catalog.load("attack", attack))
+    except UnknownName:
+        return {}
 
 
 def percent(rate: float) -> str:

@@ -1,0 +1,126 @@
+"""Attack a model in memory and put the outcome before the checks, by the code that evaluates a stored run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from advbench import attacking, metrics, scoring
+from advbench.artifacts import Part
+from advbench.checks.evidence import Evidence
+from advbench.checks.results import Result
+from advbench.contracts import NO_DETECTOR, AcceptAll, FittedDetector, Guard
+from advbench.scoring import Row
+from advbench.spec import AttackChoice, attack_choices
+from advbench.types import Adversarials, Outputs, Splits
+from advbench.victim import Victim
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model under test with its detector on duty.
+
+    model            the fields of its rows that say which it is
+    differentiable   whether the detector's score has a gradient
+    """
+
+    model: Row
+    victim: Victim
+    detector: FittedDetector
+    name: str
+    differentiable: bool = True
+
+
+def model_row(loss: str, seed: int, training: str = "standard", run: str = "in memory") -> Row:
+    """The fields that say which model a row is about."""
+    settings = {"alpha": 1.0, "lam": 0.1, "covariance": "identity"} if loss == "lgm" else {}
+    none = {"alpha": None, "lam": None, "covariance": None}
+    return {"dataset": "digits", "loss": loss, **none, **settings, "seed": seed, "training": training, "run": run}
+
+
+def evaluate(
+    subject: Subject,
+    splits: Splits,
+    entries: Sequence[dict[str, Any]],
+    *,
+    surrogate: Victim | None = None,
+    verified: Sequence[str] = (),
+) -> Evidence:
+    """The evidence of these attacks (entries as in a spec, each with its n) on a subject.
+
+    verified   names of the attacks that verify rows are made of
+    """
+    victim = subject.victim
+    clean = victim.outputs(splits.test.images)
+    calibration = victim.outputs(splits.calibration.images)
+
+    @cache
+    def guard(name: str, fpr: float | None) -> Guard:
+        if name == NO_DETECTOR or fpr is None:
+            return Guard(NO_DETECTOR, AcceptAll(), 1.0, False, calibration, splits.calibration.labels)
+        scores = scoring.score(name, subject.detector, calibration, "calibration")
+        threshold = metrics.threshold_at(fpr, scores)
+        assert threshold is not None
+        return Guard(
+            name, subject.detector, threshold, subject.differentiable, calibration, splits.calibration.labels
+        )
+
+    def attacked(choice: AttackChoice, on: Guard | None) -> Adversarials:
+        images = splits.test.take(slice(choice.n))
+        made = attacking.perturb(choice.attack, victim, images, clean, lambda done: None, on, surrogate)
+        scoring.check_perturbation(choice.attack, images, made)
+        return made
+
+    results = []
+    for entry in entries:
+        (choice,) = attack_choices({**entry, **({"detector": NO_DETECTOR} if "detector" in entry else {})})
+        on = None
+        if "detector" in entry:
+            own = entry["detector"] != NO_DETECTOR
+            choice = replace(choice, detector=entry["detector"], fpr=entry.get("fpr", 0.05) if own else None)
+            on = guard(entry["detector"], choice.fpr)
+        made = attacked(choice, on)
+        row = subject.model | attacking.effect(choice, made, clean.take(slice(choice.n)))
+        if on is not None:
+            (fgsm,) = attack_choices({"name": "fgsm", "eps": entry["eps"], "n": entry["n"]})
+            row |= attacking.evasion(choice, made, clean.take(slice(choice.n)), on, attacked(fgsm, None))
+        results.append(result_of(row, made))
+    part = Part(clean, splits.test.labels, splits.test.images[:8])
+    words = ("--dataset", "digits", "--loss", subject.model["loss"], "--seed", str(subject.model["seed"]))
+    rows = [row for r in results if r.attack in verified for row in verify_rows(r, guard(subject.name, 0.05), clean)]
+    return Evidence(
+        model=subject.model,
+        words=words,
+        results=tuple(results),
+        verify=tuple(rows),
+        clean=part,
+        detectors=(subject.name,),
+        guard=guard,
+        victim=lambda: victim,
+        images=splits.test,
+    )
+
+
+def result_of(row: Row, made: Adversarials) -> Result:
+    """A result that is in memory already."""
+    return Result(row, lambda: made)
+
+
+def verify_rows(result: Result, guard: Guard, clean: Outputs) -> list[Row]:
+    """The verify rows of one result and detector."""
+    made, n = result.made, result.n
+    correct = (clean.predictions[:n] == made.labels).numpy()
+    cell = scoring.cell_of(
+        result.row,
+        guard.name,
+        guard.score(guard.clean).numpy(),
+        guard.score(clean.take(slice(n))).numpy(),
+        guard.score(made.outputs).numpy(),
+        metrics.populations(correct, np.asarray(made.succeeded)),
+    )
+    rows: list[Row] = cell["rows"]
+    return [{k: result.row[k] for k in ("dataset", "loss", "seed", "training", "run")} | row for row in rows]

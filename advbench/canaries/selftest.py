@@ -1,0 +1,65 @@
+"""Put every canary before the checks, and compare what they find with what they should."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from advbench import __version__, catalog, runs
+from advbench.audit import SELFTEST
+from advbench.canaries import Canary
+from advbench.canaries.fools import fools
+from advbench.canaries.honest import controls
+from advbench.canaries.models import trained
+from advbench.checks import table
+from advbench.scoring import Row
+from advbench.types import Splits
+
+
+def hatch() -> list[Canary]:
+    """All canaries and controls, attacked: a few models of the digits, on the CPU."""
+    splits: Splits = catalog.load("data set", "digits")().load(None)
+    softmax = trained(splits, "softmax")
+    return [*fools(splits, softmax), *controls(splits, softmax)]
+
+
+def compare(canaries: Sequence[Canary]) -> list[Row]:
+    """A row for each expectation: canary, expected, found, met, evidence.
+
+    A check that no canary expects anything of is a row too, one that is not met.
+    """
+    rows: list[Row] = []
+    for canary in canaries:
+        found = {f.name: f for f in table.findings(canary.evidence)}
+        for name, state in canary.findings.items():
+            finding = found.get(name)
+            rows.append(
+                {
+                    "canary": canary.name,
+                    "expected": f"{name}: {state}",
+                    "found": "no such check" if finding is None else f"{name}: {finding.state}",
+                    "met": finding is not None and finding.state == state,
+                    "evidence": canary.what if finding is None else finding.evidence,
+                }
+            )
+        rows += [
+            {"canary": canary.name, "expected": f.expected, "found": f.found, "met": f.met, "evidence": canary.what}
+            for f in canary.figures
+        ]
+    expected = {name for canary in canaries for name in canary.findings}
+    rows += [
+        {"canary": "-", "expected": f"a canary for {c.name}", "found": "none", "met": False, "evidence": c.title}
+        for c in table.CHECKS
+        if c.name not in expected
+    ]
+    return rows
+
+
+def selftest(runs_dir: Path) -> list[Row]:
+    """The rows of all canaries, also noted beside the runs, where `audit` finds them."""
+    with torch.random.fork_rng(devices=[]):
+        rows = compare(hatch())
+    runs.write_whole(runs_dir / SELFTEST, runs.to_json({"schema": 1, "advbench": __version__, "rows": rows}))
+    return rows
