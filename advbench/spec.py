@@ -173,7 +173,7 @@ DEFAULTS: dict[str, Any] = {
         {"name": "targeted-fgsm", "eps": 0.3},
         {
             "name": "detector-aware",
-            "eps": 0.3,
+            "eps": [0.1, 0.3],
             "detector": ["likelihood", "max-posterior"],
             "fpr": DEFAULT_FPR,
             "budget": "quick",
