@@ -14,6 +14,11 @@ from advbench.reproduce.security_rows import EER, LOST_OR_REJECTED, REJECTED, TA
 ALL = (*SHOWN, *CONTROLS)
 STANDARD, QUICK = "detector-aware (standard)", "detector-aware (quick)"
 GUARD = guard(LIKELIHOOD, FPR)
+_AT_HEADLINE = (
+    f"error, {STANDARD}, no detector",
+    "error, autoattack, no detector",
+    f"undetected error, {STANDARD}, {GUARD}",
+)
 AWARE = f"100-D, undetected error, {STANDARD}, {GUARD}, eps {HEADLINE:g}"
 
 
@@ -97,13 +102,11 @@ def security_tables(r: Rows) -> Iterator[Table]:
         "and under the AutoAttack that its authors publish. Standard models have budget quick where a line says so.",
         [LABELS[loss] for loss in ALL],
         [
-            r.aware(text, ALL)
+            r.aware(f"{text}, eps {eps:g}", ALL)
             for eps in EPS
             for text in (
-                f"error, {STANDARD}, no detector, eps {eps:g}",
-                *([f"error, autoattack, no detector, eps {eps:g}"] if eps == HEADLINE else []),
-                f"undetected error, {STANDARD}, {GUARD}, eps {eps:g}",
-                f"undetected error, {QUICK}, {GUARD}, eps {eps:g}",
+                *(_AT_HEADLINE if eps == HEADLINE else (f"error, {QUICK}, no detector",)),
+                f"undetected error, {QUICK}, {GUARD}",
             )
         ],
     )
