@@ -1,6 +1,7 @@
 """The reproduction's attacks that know a detector: probes, kept answers, rows, curves and the verdict."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -219,8 +220,8 @@ def test_curves_are_drawn_from_rows_and_say_where_they_begin_and_end() -> None:
 # -- asking ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def grid(tmp_path: Path) -> Grid:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Grid:
     """A few noisy images in place of MNIST, and the softmax model trained on them."""
     rng = torch.Generator().manual_seed(0)
 
@@ -230,10 +231,23 @@ def grid(tmp_path: Path) -> Grid:
         images[torch.arange(n), 0, 2 * labels + 4] += 0.5
         return ImageSet(name, images, labels, tuple("0123456789"))
 
-    grid = Grid(Place(runs_dir=tmp_path / "runs", reports_dir=tmp_path / "reports", device=torch.device("cpu")))
+    grid = at(tmp_path_factory.mktemp("trained"))
     sizes = {"train": 64, "validation": 20, "calibration": 200, "test": 20}
     grid.splits = Splits(**{name: part(name, n) for name, n in sizes.items()})
     grid.train(Cell("softmax", 100, 0))
+    return grid
+
+
+def at(folder: Path) -> Grid:
+    return Grid(Place(runs_dir=folder / "runs", reports_dir=folder / "reports", device=torch.device("cpu")))
+
+
+@pytest.fixture
+def grid(trained: Grid, tmp_path: Path) -> Grid:
+    """The trained model at a place of its own, where nothing has been asked."""
+    grid = at(tmp_path)
+    grid.splits = trained.splits
+    shutil.copytree(trained.home / "weights", grid.home / "weights")
     return grid
 
 
