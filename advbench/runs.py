@@ -56,7 +56,7 @@ def read_note(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes()) if path.exists() else None
     except (OSError, ValueError) as error:
-        raise BadRun(f"{path} cannot be read ({type(error).__name__}: {error}); delete it") from error
+        raise BadRun(f"{path} cannot be read ({error}); delete it") from error
 
 
 def check_folder(folder: Path) -> None:

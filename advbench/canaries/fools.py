@@ -26,7 +26,7 @@ from advbench.losses.softmax import Softmax
 from advbench.types import Splits
 from advbench.victim import Victim
 
-EPS = 0.25
+EPS = 0.22  # between grey levels, where the grain of an attack shows
 GREY = 1 / 255
 
 

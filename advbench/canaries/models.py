@@ -124,11 +124,16 @@ class Constant(FittedDetector):
 
 @dataclass(frozen=True)
 class Random(FittedDetector):
-    """A number that has nothing to do with the image but that the same image always gets."""
+    """A number that has nothing to do with the image.
+
+    Quasi-random, by the image's place among those scored together: a true coin would miss an interval that holds
+    0.5 in 95 of 100 cases in the other five.
+    """
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Uniform in [0, 1) [n]."""
-        return (outputs.logits.double().sum(dim=1) * 1e5).sin().mul(1e4).frac().abs()
+        """Multiples of the golden ratio in [0, 1) [n], evenly spread; where they start depends on the predictions."""
+        place = torch.arange(len(outputs)) + int(outputs.predictions.sum())
+        return (place.double() * ((5**0.5 - 1) / 2)).frac()
 
 
 @dataclass(frozen=True)
