@@ -225,7 +225,7 @@ def parse(table: Mapping[str, Any]) -> Spec:
         losses=unique(trained_loss(entry, recipe) for entry in listed(given["losses"], "losses")),
         seeds=unique(seed(value) for value in listed(given["seeds"], "seeds")),
         attacks=unique(
-            choice if choice.n is not None else replace(choice, n=n)
+            choice if choice.n is not None and (n is None or choice.n < n) else replace(choice, n=n)
             for entry in listed(given["attacks"], "attacks")
             for choice in attack_choices(entry)
         ),
@@ -254,7 +254,7 @@ def trained_loss(entry: object, recipe: Recipe) -> TrainedLoss:
 def attack_choices(entry: object) -> list[AttackChoice]:
     """An attack from a name, or from a table with `name` and settings; one for each eps, detector and fpr of a list.
 
-    `n` is how many test images it is for, where that is not the study's. An adaptive attack's table also has
+    `n` is how many test images it is for, where those are fewer than the study's. An adaptive attack's table also has
     `detector`, and `fpr` (default 0.05).
     """
     name, given = named(entry, "attack")

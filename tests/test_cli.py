@@ -736,7 +736,7 @@ def test_the_runs_folder_may_come_from_the_environment(small: Small, monkeypatch
         ("losses = [{ name = 'lgm', lambda = 0.1 }]", "'lambda'"),
         ("losses = [{ name = 'softmax', alpha = 1.0 }]", "alpha"),
         ("attacks = [{ name = 'fgsm', epz = 0.3 }]", "'eps'"),
-        ("attacks = [{ name = 'fgsm', n = 3 }]", "n"),
+        ("attacks = [{ name = 'fgsm', n = 0 }]", "n"),
         ("losses = ['lgm'", "TOML"),
         ("name = 'a'\nname = 'b'", "TOML"),
         ("name = 5", "name"),
@@ -923,8 +923,11 @@ def test_a_run_without_options_is_the_digits_study(spec_of: Callable[..., Spec])
     [
         ("seeds = [5, 6]", "--seed 1", "seeds = [1]"),
         ("name = 'a'", "--name b", "name = 'b'"),
+        ("n = 5\nattacks = 'fgsm'", "--n 7", "n = 7\nattacks = 'fgsm'"),
+        ("attacks = [{ name = 'fgsm', n = 5 }]", "--n 7", "n = 7\nattacks = 'fgsm'"),
         ("n = 5", "--n 7", "n = 7"),
-        ("detectors = ['likelihood']", "--detector max-posterior", "detectors = ['max-posterior']"),
+        ("detectors = ['likelihood']\nattacks = 'fgsm'", "--detector max-posterior",
+         "detectors = ['max-posterior']\nattacks = 'fgsm'"),
         ("losses = ['center']", "--loss lgm", "losses = ['lgm']"),
         ("losses = ['lgm']", "--alpha 0.5", "losses = [{ name = 'lgm', alpha = 0.5 }]"),
         ("losses = 'lgm'", "--alpha 0.5", "losses = [{ name = 'lgm', alpha = 0.5 }]"),
@@ -953,7 +956,9 @@ def test_a_run_without_options_is_the_digits_study(spec_of: Callable[..., Spec])
          "attacks = [{ name = 'fgsm', eps = [0.1, 0.2], clip = false }]"),
         ("", "--exact-gradient",
          "attacks = [{ name = 'fgsm', eps = [0.1, 0.2, 0.3], exact_gradient = true },"
-         " { name = 'targeted-fgsm', eps = 0.3, exact_gradient = true }]"),
+         " { name = 'targeted-fgsm', eps = 0.3, exact_gradient = true },"
+         " { name = 'detector-aware', eps = [0.1, 0.3], detector = ['likelihood', 'max-posterior'], budget = 'quick',"
+         " n = 200 }]"),
     ],
     ids=lambda value: value if value.startswith("--") else "",
 )  # fmt: skip

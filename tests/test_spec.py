@@ -35,7 +35,10 @@ def test_the_default_study_is_the_one_that_the_readers_are_told() -> None:
         "fgsm-eps0.2",
         "fgsm-eps0.3",
         "targeted-fgsm-eps0.3",
+        *(f"detector-aware-eps{eps}-{end}" for eps in (0.1, 0.3) for end in ("1e2dbef6", "7315ddf8")),
     ]
+    aware = [(c.choice.settings["eps"], c.detector, c.fpr, c.n) for c in spec.attacks[4:]]
+    assert aware == [(eps, name, 0.05, 200) for eps in (0.1, 0.3) for name in spec.detectors]
     assert spec.detectors == ("likelihood", "max-posterior")
 
 
