@@ -12,7 +12,7 @@ import torch
 from advbench import artifacts, attacking, metrics, runs, scoring, selection
 from advbench.report import adaptive, control, figures, findings, page, rejection, security
 from advbench.types import Adversarials, Outputs
-from tests.test_report import Page, Reader, advbench, assert_loads_nothing, ends, per_cent
+from tests.test_report import Page, Reader, advbench, assert_loads_nothing, ends, outside_audits, per_cent
 
 Row = dict[str, Any]
 EVIL = "'><script>x<img src=y onerror=z>"
@@ -110,7 +110,7 @@ def test_a_row_that_was_not_selected_still_stands_beside_the_eers(known: Page, t
         "likelihood at 5 % FPR",
         "max-posterior at 5 % FPR",
     ]
-    assert not any("not run" in line.text for line in tree.all("tr"))
+    assert not any("not run" in line.text for line in outside_audits(tree))
 
 
 def test_the_headline_is_at_five_per_cent_and_eps_three_tenths_where_there_is_such_a_row() -> None:
