@@ -21,7 +21,8 @@ import pytest
 
 from advbench import cli, pipeline, runs
 from advbench.errors import BadRun
-from advbench.spec import Spec, parse, read_toml
+from advbench.parsing import parse, read_toml
+from advbench.spec import Spec
 
 MODEL_FIELDS = {"dataset", "loss", "alpha", "lam", "covariance", "seed", "training", "run"}
 ATTACK_FIELDS = MODEL_FIELDS | {

@@ -10,6 +10,7 @@ import torch
 
 from advbench import catalog, released
 from advbench.data import fingerprint
+from advbench.parsing import parse
 from advbench.reproduce import records
 from advbench.reproduce.arranged import Rows
 from advbench.reproduce.cells import Cell
@@ -18,7 +19,6 @@ from advbench.reproduce.security_drawings import security_drawings
 from advbench.reproduce.tables import ours, tables
 from advbench.reproduce.verdict import verdict
 from advbench.runs import sha256
-from advbench.spec import parse
 from advbench.training import build, within
 from advbench.types import Splits
 from advbench.victim import Victim

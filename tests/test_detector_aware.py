@@ -13,7 +13,7 @@ from advbench.attacks import detector_aware
 from advbench.contracts import NO_DETECTOR, AcceptAll, FittedDetector, Guard
 from advbench.errors import BadSetting, FailedCheck
 from advbench.losses.softmax import Softmax
-from advbench.spec import attack_choices
+from advbench.parsing import attack_choices
 from advbench.types import Adversarials, ImageSet, Outputs, Splits
 from advbench.victim import Victim
 from tests.conftest import Pixels
