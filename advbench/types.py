@@ -80,8 +80,8 @@ class Perturbed:
     gradients       int64 [n], backward passes spent on each image
     forwards        int64 [n], forward passes spent on each image
     zero_gradients  bool [n], a gradient was exactly zero in every pixel
-    first_success   int64 [n], gradients (of a gradient-free attack: forward passes) spent on the image when it
-                    was first seen to succeed, 0 = before any; -1 where that was not seen
+    first_success   int64 [n], gradients (of an attack that takes none at all: forward passes) spent on the image
+                    when it was first seen to succeed, 0 = before any; -1 where that was not seen
     misclassified   of an ensemble: bool [n], some point tried was misclassified, detected or not
     member          of an ensemble: int64 [n], place in `members` of the one that found the image returned
     members         of an ensemble: the names of those that took part

@@ -234,10 +234,9 @@ def lost_at(first: list[int], member: list[int], gradients: list[int]) -> Advers
     )  # fmt: skip
 
 
-def test_an_image_lost_to_the_random_search_cost_the_gradients_spent_before_it() -> None:
-    row = {"members": {"clean": 0.0, "joint-margin": 0.0, "detector-square": 0.0}}
-    made = lost_at(first=[0, 7, 950, -1], member=[0, 1, 2, 2], gradients=[0, 7, 180, 180])
-    assert security.effort(made, row).tolist() == [0, 7, 180]
+def test_effort_is_what_each_lost_image_had_cost_when_it_was_lost() -> None:
+    made = lost_at(first=[7, 0, 180, -1], member=[1, 0, 2, 2], gradients=[8, 0, 180, 180])
+    assert security.effort(made).tolist() == [0, 7, 180]
 
 
 def test_a_curve_over_effort_counts_what_was_lost_by_then_of_all_images() -> None:

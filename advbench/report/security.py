@@ -95,7 +95,7 @@ def _over_effort(key: str, subjects: Sequence[Subject], attack: str, xlabel: str
                 about = f"eps {eps:g}, {_about(row)}"
                 made = artifacts.read_adversarials(subjects[i].run, name)
                 if made.first_success is not None:
-                    line = within(subjects[i].label, effort(made, row), row["n"], most(row))
+                    line = within(subjects[i].label, effort(made), row["n"], most(row))
                     lines.append(replace(line, style=i))
         if lines:
             label = f"{SHARE} over {xlabel}, {about}: {'; '.join(map(_said, lines))}"
@@ -104,17 +104,10 @@ def _over_effort(key: str, subjects: Sequence[Subject], attack: str, xlabel: str
             yield {"title": about, "svg": svg, "note": ""}
 
 
-def effort(made: Adversarials, row: Row) -> Array:
-    """What each lost image had cost when it was lost, sorted; images never lost are left out.
-
-    In the ensemble the random search notes its first success in forward passes; such an image's cost is the
-    gradients spent on it in all, for it comes last and takes none.
-    """
+def effort(made: Adversarials) -> Array:
+    """What each lost image had cost when it was lost, sorted; images never lost are left out."""
     assert made.first_success is not None
-    cost = made.first_success.clone()
-    if made.member is not None and made.gradients is not None and SQUARE in row["members"]:
-        by_search = made.member == list(row["members"]).index(SQUARE)
-        cost[by_search & (cost >= 0)] = made.gradients[by_search & (cost >= 0)]
+    cost = made.first_success
     found: Array = np.sort(cost[cost >= 0].numpy()).astype(np.float64)
     return found
 
