@@ -84,7 +84,7 @@ def verify(options: Options) -> None:
 def report(options: Options) -> None:
     """Write an HTML page about every attacked model found, or about those selected."""
     from advbench import pipeline
-    from advbench.spec import folder_name
+    from advbench.parsing import folder_name
 
     place = place_of(options)
     found = found_by(options, place)
@@ -102,7 +102,7 @@ def run(
     spec: Annotated[Path | None, typer.Argument(help="A TOML file; options override what it says.")] = None,
 ) -> None:
     """Train, attack, verify and report: a whole study."""
-    from advbench.spec import read_toml
+    from advbench.parsing import read_toml
 
     table = {} if spec is None else read_toml(spec)
     table |= {k: v for k, v in study_table(options, table).items() if v is not None}

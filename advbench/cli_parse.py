@@ -34,7 +34,7 @@ def model_table(options: Options) -> dict[str, Any]:
 
 def study_table(options: Options, spec: Mapping[str, Any]) -> dict[str, Any]:
     """What `run`'s options say beyond its spec: lists where the spec has lists."""
-    from advbench.spec import DEFAULTS
+    from advbench.parsing import DEFAULTS
 
     table = _training_table(options, spec)
     settings = _loss_settings(options)
@@ -62,7 +62,7 @@ def _study_attacks(options: Options, spec: Mapping[str, Any]) -> list[dict[str, 
     it has none yet, at the study's.
     """
     from advbench.contracts import AdaptiveAttack
-    from advbench.spec import DEFAULTS
+    from advbench.parsing import DEFAULTS
 
     altered = any(options[key] not in (None, []) for key in ("attack", "eps", "clip", "exact_gradient", "set", "n"))
     ours = options["attack"] is not None or "attacks" not in spec
@@ -81,7 +81,7 @@ def _study_attacks(options: Options, spec: Mapping[str, Any]) -> list[dict[str, 
 
 def _with_settings(kind: str, listed: object, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Give each loss or attack those of `settings` it has; a setting that none has is refused."""
-    from advbench.spec import entries
+    from advbench.parsing import entries
 
     found = entries(listed, kind)
     unused = set(settings)
@@ -118,7 +118,7 @@ def _regime(options: Options) -> bool | dict[str, Any] | None:
 
 def _with_regime(listed: object, options: Options) -> list[dict[str, Any]]:
     """Give each loss of a list what options say of adversarial training; a table keeps what they leave open."""
-    from advbench.spec import entries
+    from advbench.parsing import entries
 
     regime = _regime(options)
     result = []
@@ -198,8 +198,8 @@ def words(value: str | None, name: str) -> list[str] | None:
 
 def study_of(table: Mapping[str, Any], options: Options) -> Study:
     """A study of a spec's table, at the place that options name."""
+    from advbench.parsing import parse
     from advbench.pipeline import Study
-    from advbench.spec import parse
 
     spec, place = parse(table), place_of(options)
     if table.get("dataset") is None and place.data_dir is not None and (place.data_dir / "MNIST" / "raw").is_dir():

@@ -100,10 +100,10 @@ COLUMNS: dict[str, list[Column]] = {
 }
 COLUMNS |= {
     "evasion": [
-        ("attack", lambda r: unguarded(r).replace(" ", "\n", 1)),
+        ("attack", lambda r: unguarded(r).replace(" ", "\n")),
         ("detector", lambda r: guard(r).replace(" at", "\nat")),
         ("n", lambda r: str(r["n"])),
-        ("undetected\nerror % [95 %]", lambda r: interval(r, "undetected_error")),
+        ("undetected\nerror % [95 %]", lambda r: interval(r, "undetected_error").replace(" ", "\n", 1)),
         ("FGSM\n%", lambda r: percent(r["fgsm_undetected_error_rate"])),
         ("error\n%", lambda r: percent(r["error_rate"])),
         (

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from advbench.contracts import Guard
 from advbench.errors import FailedCheck
-from advbench.objectives import Objective, margin, objective
+from advbench.objectives import Objective, margin, objective, without_class
 from advbench.types import Outputs
 
 # Success is claimed a hair inside the threshold: features of another batch differ in their seventh digit.
@@ -109,14 +109,21 @@ class Misclassify(Goal):
 
 @dataclass(frozen=True)
 class Evade(Misclassify):
-    """Base of the goals against a guard too. With targets, the guard is asked as if they were predicted."""
+    """Base of the goals against a guard too, which is asked as if the wrong class were predicted already.
+
+    That class is the target, or without targets the best other one: the score of the true class would hold an image
+    back on its own side.
+    """
 
     guard: Guard | None = None  # dataclass order: never None
 
     def slack(self, outputs: Outputs, rows: Tensor) -> Tensor:
         """The score's distance below the threshold [b], with its graph."""
         assert self.guard is not None
-        assumed = None if self.targets is None else self.targets[rows]
+        if self.targets is None:
+            assumed = without_class(outputs.logits.detach(), self.labels[rows]).argmax(dim=1)
+        else:
+            assumed = self.targets[rows]
         heading = Outputs(outputs.features, outputs.logits, assumed)
         return self.guard.threshold - self.guard.differentiable_score(heading)
 
@@ -153,7 +160,12 @@ class Selective(Evade):
 
 @dataclass(frozen=True)
 class Orthogonal(Selective):
-    """Selective, along the part of its gradient that is orthogonal to the other's (ibid., sec. 4.2), both ways."""
+    """Selective, along the part of its gradient that is orthogonal to the other's where the two conflict.
+
+    As ibid., sec. 4.2, but for two cases in which the projection would only stall the attack: gradients that agree
+    are not projected (cf. Yu et al. 2020, arXiv:2001.06782), and while the label is right, neither is an objective
+    of which the projection would leave less than `LEAST`.
+    """
 
     backwards: int = 2
 
@@ -164,19 +176,24 @@ class Orthogonal(Selective):
         fooled = self.fooled(outputs, rows)
         chosen = fooled[:, None, None, None]
         follow, leave = torch.where(chosen, of_g, of_f), torch.where(chosen, of_f, of_g)
-        return torch.where(fooled, g, f).detach(), orthogonal_part(follow, leave)
+        least = torch.where(fooled, ROUNDING, LEAST)
+        return torch.where(fooled, g, f).detach(), orthogonal_part(follow, leave, least)
 
 
-def orthogonal_part(follow: Tensor, leave: Tensor) -> Tensor:
-    """`a - (a.b / b.b) b` for each image, in float64; a itself where b vanishes or the two are parallel.
+LEAST = 0.5  # share of an objective's gradient: max-posterior's score all but opposes it, and nothing would be fooled
+ROUNDING = 1e-6  # what is left of opposite gradients
 
-    For parallel gradients nothing would be left but rounding: then the constraint is followed as it is.
+
+def orthogonal_part(follow: Tensor, leave: Tensor, least: Tensor) -> Tensor:
+    """`a - (a.b / b.b) b` for each image where `a.b < 0`, in float64; a itself elsewhere.
+
+    a itself also where not more than `least` [b] of its length would be left.
     """
     a, b = follow.flatten(1).double(), leave.flatten(1).double()
-    along = (a * b).sum(dim=1) / b.square().sum(dim=1).clamp(min=1e-300)
-    rest = a - along[:, None] * b
-    parallel = rest.norm(dim=1) <= 1e-6 * a.norm(dim=1)
-    return torch.where(parallel[:, None], a, rest).to(follow.dtype).view_as(follow)
+    dot = (a * b).sum(dim=1)
+    rest = a - (dot / b.square().sum(dim=1).clamp(min=1e-300))[:, None] * b
+    whole = (dot >= 0) | (rest.norm(dim=1) <= least * a.norm(dim=1))
+    return torch.where(whole[:, None], a, rest).to(follow.dtype).view_as(follow)
 
 
 @dataclass(frozen=True)

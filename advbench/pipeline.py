@@ -14,12 +14,13 @@ from advbench.contracts import FromSurrogate, check_eps
 from advbench.data import fingerprint
 from advbench.environment import describe
 from advbench.errors import BadRun, BadSetting
+from advbench.parsing import loss_choice
 from advbench.place import Place
 from advbench.progress import Progress
 from advbench.runs import Run
 from advbench.scoring import Row
 from advbench.selection import Found
-from advbench.spec import AttackChoice, Model, Spec, loss_choice
+from advbench.spec import AttackChoice, Model, Spec
 from advbench.types import Adversarials, ImageSet, Outputs, Splits
 from advbench.victim import Victim
 

@@ -39,7 +39,8 @@ class Search:
 
     `rows` int64 [b] are places in the batch, on the victim's device, as are all tensors here. With `stop`, an image
     leaves at its first success; without, its point of highest merit is kept. Several attacks may run on one
-    search: each goes on with the images that `unmet` lists, and `by` notes who is at work.
+    search: each goes on with the images that `unmet` lists, and `by` notes who is at work. The first success is
+    counted in gradients, or in forward passes with `in_queries`, which is for attacks that take no gradient.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Search:
         criterion: Criterion,
         *,
         stop: bool,
+        in_queries: bool = False,
     ) -> None:
         attack.check(victim)
         n, device = len(images), victim.device
@@ -60,6 +62,7 @@ class Search:
         self.seeds = seeds
         self.criterion = criterion
         self.stop = stop
+        self.in_queries = in_queries
         self.origin = images.to(device)
         self.images = self.origin.clone()
         self.merit = torch.full((n,), -torch.inf, dtype=torch.float64, device=device)
@@ -107,24 +110,21 @@ class Search:
             outputs.append(Outputs(found.features.detach(), found.logits.detach()))
             total_values = total_values + values
             total_gradients = total_gradients + gradients
-        self._note(rows, x, mean(outputs), self.gradients)
+        self._note(rows, x, mean(outputs))
         self.gradients[rows] += goal.backwards * self.samples
         self.zero_gradients[rows] |= ~total_gradients.flatten(1).any(dim=1)
         return Climbed(total_values / self.samples, total_gradients / self.samples)
 
     @torch.no_grad()
-    def look(self, rows: Tensor, x: Tensor, *, queries: bool = False) -> Outputs:
-        """The outputs at points x (the mean of `samples` passes); notes what was found.
-
-        `queries`: the first success of a gradient-free attack is counted in forward passes.
-        """
+    def look(self, rows: Tensor, x: Tensor) -> Outputs:
+        """The outputs at points x (the mean of `samples` passes); notes what was found."""
         outputs = []
         for _ in range(self.samples):
             with self._own_randomness():
                 features = self.victim.network(x)
                 outputs.append(Outputs(features, self.victim.head(features)))
         found = mean(outputs)
-        self._note(rows, x, found, self.forwards if queries else self.gradients)
+        self._note(rows, x, found)
         return found
 
     @contextmanager
@@ -139,12 +139,12 @@ class Search:
             self._passes += 1
             yield
 
-    def _note(self, rows: Tensor, x: Tensor, outputs: Outputs, spent: Tensor) -> None:
+    def _note(self, rows: Tensor, x: Tensor, outputs: Outputs) -> None:
         merit = self.criterion.merit(outputs, rows)
         if merit.isnan().any():
             raise FailedCheck("the model's logits are NaN under attack; its outputs must be numbers")
         first = rows[(merit > 0) & (self.first_success[rows] < 0)]
-        self.first_success[first] = spent[first]
+        self.first_success[first] = (self.forwards if self.in_queries else self.gradients)[first]
         self.forwards[rows] += self.samples
         self.misclassified[rows] |= margin(outputs.logits, self.criterion.labels[rows]) > 0
         better = merit > self.merit[rows]

@@ -45,7 +45,7 @@ def square_search(search: Search, goal: Goal, rows: Tensor, queries: int) -> Non
         [torch.rand((channels, 1, width), generator=generator(seed, 0)) for seed in search.seeds[rows.cpu()].tolist()]
     ).to(search.origin.device)
     x = ball.project(search.origin[rows] + eps * (2 * (stripes < 0.5).float() - 1), search.origin[rows])
-    best = goal.values(search.look(rows, x, queries=True), rows)
+    best = goal.values(search.look(rows, x), rows)
     draws = _draws(search, 2 + channels)
     row_of = torch.arange(height, device=x.device)[None, :]
     column_of = torch.arange(width, device=x.device)[None, :]
@@ -64,7 +64,7 @@ def square_search(search: Search, goal: Goal, rows: Tensor, queries: int) -> Non
         colour = eps * (2 * (drawn[:, 2:] < 0.5).float() - 1)[:, :, None, None]
         origin = search.origin[rows]
         tried = torch.where(inside, ball.project(origin + colour, origin), x)
-        values = goal.values(search.look(rows, tried, queries=True), rows)
+        values = goal.values(search.look(rows, tried), rows)
         better = values > best
         x = torch.where(better[:, None, None, None], tried, x)
         best = torch.maximum(values, best)

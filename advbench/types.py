@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -80,8 +80,8 @@ class Perturbed:
     gradients       int64 [n], backward passes spent on each image
     forwards        int64 [n], forward passes spent on each image
     zero_gradients  bool [n], a gradient was exactly zero in every pixel
-    first_success   int64 [n], gradients (of a gradient-free attack: forward passes) spent on the image when it
-                    was first seen to succeed, 0 = before any; -1 where that was not seen
+    first_success   int64 [n], gradients (of an attack that takes none at all: forward passes) spent on the image
+                    when it was first seen to succeed, 0 = before any; -1 where that was not seen
     misclassified   of an ensemble: bool [n], some point tried was misclassified, detected or not
     member          of an ensemble: int64 [n], place in `members` of the one that found the image returned
     members         of an ensemble: the names of those that took part
@@ -211,11 +211,19 @@ class AdversarialTraining:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a data set is trained with unless told otherwise: a network's name and settings of the two regimes."""
+    """What a data set is trained with unless told otherwise: a network's name and settings of the two regimes.
+
+    hardened   training settings that adversarial training takes instead of those of `training`
+    """
 
     network: str
     training: dict[str, Any]
     adversarial: dict[str, Any]
+    hardened: dict[str, Any] = field(default_factory=dict)
+
+    def training_of(self, adversarial: object) -> dict[str, Any]:
+        """The training settings of a regime; `adversarial` is falsy for the standard one."""
+        return self.training | (self.hardened if adversarial else {})
 
 
 def resolve_device(name: str | None) -> torch.device:

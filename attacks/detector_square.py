@@ -40,6 +40,6 @@ class DetectorSquare(AdaptiveAttack):
     def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor, guard: Guard) -> Perturbed:
         """No gradients; a forward pass of the clean image and up to `queries` more."""
         labels = labels.to(victim.device)
-        search = Search(self, victim, images, seeds, Undetected(labels, guard), stop=True)
-        self.pursue(search, labels, guard, search.look(search.everyone, search.origin, queries=True))
+        search = Search(self, victim, images, seeds, Undetected(labels, guard), stop=True, in_queries=True)
+        self.pursue(search, labels, guard, search.look(search.everyone, search.origin))
         return search.result()

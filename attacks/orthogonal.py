@@ -1,4 +1,4 @@
-"""Orthogonal attack: follows one constraint along what leaves the other as it is, both ways."""
+"""Orthogonal attack: follows one constraint along what does not worsen the other, both ways."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,8 @@ class Orthogonal(GradientEvasion):
     """Selective steps along the part of one gradient orthogonal to the other (Bryniarski et al. 2021).
 
     arXiv:2106.15023, sec. 4.2: the objective's gradient without the score's while the label is right, the score's
-    without the objective's once it is wrong. Steps of eps / 4 that fall to 0 by a half cosine.
+    without the objective's once it is wrong. Only gradients that conflict are projected, and not where that would
+    stall the attack (`goals.Orthogonal`). Steps of eps / 4 that fall to 0 by a half cosine.
     objective, targets, restarts as in `apgd`; steps cost two backward passes each
     """
 

@@ -34,6 +34,6 @@ class Square(Attack):
     def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
         """No gradients; up to `queries` forward passes an image."""
         labels = labels.to(victim.device)
-        search = Search(self, victim, images, seeds, Misclassified(labels), stop=self.stop)
+        search = Search(self, victim, images, seeds, Misclassified(labels), stop=self.stop, in_queries=True)
         square_search(search, Misclassify("margin", labels), search.everyone, self.queries)
         return search.result()

@@ -17,10 +17,10 @@ from advbench.errors import BadSetting, UnknownName
 from advbench.hardening import attacked, frozen
 from advbench.losses import Head
 from advbench.models import Network
+from advbench.parsing import parse
 from advbench.pipeline import Study
 from advbench.place import Place
 from advbench.regimes import regime_options
-from advbench.spec import parse
 from advbench.training import Checkpoint, Trainer
 from advbench.types import AdversarialTraining, ImageSet, Splits, Training
 from advbench.victim import Victim

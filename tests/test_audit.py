@@ -13,11 +13,11 @@ from advbench import artifacts, cli_audit, runs, selection
 from advbench.audit import audit, evidence_of
 from advbench.checks import Finding, table
 from advbench.errors import BadRun, BadSetting, UnknownName
+from advbench.parsing import parse
 from advbench.pipeline import Study, verify_run
 from advbench.place import Place
 from advbench.progress import Quiet
 from advbench.runs import Run
-from advbench.spec import parse
 from tests.test_cli import Result, advbench
 
 N = 40

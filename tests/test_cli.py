@@ -21,7 +21,8 @@ import pytest
 
 from advbench import cli, pipeline, runs
 from advbench.errors import BadRun
-from advbench.spec import Spec, parse, read_toml
+from advbench.parsing import parse, read_toml
+from advbench.spec import Spec
 
 MODEL_FIELDS = {"dataset", "loss", "alpha", "lam", "covariance", "seed", "training", "run"}
 ATTACK_FIELDS = MODEL_FIELDS | {
@@ -230,6 +231,51 @@ def test_a_table_shows_rates_in_per_cent_and_undefined_as_not_available(
     assert "300+300" in table.out
     assert "nan" not in table.out.lower()
     assert "None" not in table.out
+
+
+def test_beside_the_eers_stands_what_an_attack_that_knows_the_detector_does(
+    copy: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    before = advbench("verify", "--runs-dir", copy.runs, "--loss", "lgm", "--eps", "0.1")
+    (line,) = (line for line in before.out.splitlines() if line.startswith("detector-aware: not run"))
+    against, _, command = line.partition("; ")
+    assert against == "detector-aware: not run against likelihood, max-posterior"
+    words = command.replace("likelihood,max-posterior", "likelihood").split()[1:]
+    made = advbench(*words, "--n", "30", "--threads", "1", "--runs-dir", copy.runs, "--json")
+    (row,) = made.rows
+    after = advbench("verify", "--runs-dir", copy.runs, "--loss", "lgm", "--eps", "0.1")
+    lines = after.out.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("detector-aware  "))
+    share, error = (f"{100 * row[key]:.1f}" for key in ("undetected_error_rate", "error_rate"))
+    assert lines[at].split()[1:4] == ["likelihood", "30", share]
+    assert lines[at].split()[5] == error
+    ends = [f"{100 * row[f'undetected_error_{end}']:.1f}" for end in ("low", "high")]
+    assert f"[{ends[0]}, {ends[1]}]" in lines[at + 1]
+    assert any(line.startswith("detector-aware: not run against max-posterior; advbench attack") for line in lines)
+    assert max(map(len, (line for line in lines if "advbench attack" not in line and "lgm-" not in line))) <= 80
+    rows = advbench("verify", "--runs-dir", copy.runs, "--loss", "lgm", "--eps", "0.1", "--json").rows
+    assert all(set(r) == VERIFY_FIELDS for r in rows)
+
+
+def test_the_widest_figures_of_an_evasion_are_not_cut_at_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from advbench.cli_tables import show
+
+    monkeypatch.setenv("COLUMNS", "80")
+    row = {
+        "dataset": "digits", "loss": "lgm", "alpha": 1, "lam": 0.1, "covariance": "identity", "seed": 0, "run": "r",
+        "training": "standard", "attack": "detector-aware", "eps": 0.05, "n": 10000, "undetected_error_rate": 1.0,
+        "undetected_error_low": 1.0, "undetected_error_high": 1.0, "fgsm_undetected_error_rate": 1.0,
+        "error_rate": 1.0, "clean_error_rate": 1.0, "clean_rejected": 1.0,
+        "settings": {"budget": "thorough", "detector": "max-posterior", "fpr": 0.05},
+    }  # fmt: skip
+    show("attack", [row])
+    out = capsys.readouterr().out
+    assert "[100.0, 100.0]" in out
+    assert "100.0/100.0" in out
+    assert out.count("100.0") == 7
 
 
 def test_the_last_line_is_the_page(small: Small, tmp_path: Path) -> None:
@@ -736,7 +782,7 @@ def test_the_runs_folder_may_come_from_the_environment(small: Small, monkeypatch
         ("losses = [{ name = 'lgm', lambda = 0.1 }]", "'lambda'"),
         ("losses = [{ name = 'softmax', alpha = 1.0 }]", "alpha"),
         ("attacks = [{ name = 'fgsm', epz = 0.3 }]", "'eps'"),
-        ("attacks = [{ name = 'fgsm', n = 3 }]", "n"),
+        ("attacks = [{ name = 'fgsm', n = 0 }]", "n"),
         ("losses = ['lgm'", "TOML"),
         ("name = 'a'\nname = 'b'", "TOML"),
         ("name = 5", "name"),
@@ -923,8 +969,11 @@ def test_a_run_without_options_is_the_digits_study(spec_of: Callable[..., Spec])
     [
         ("seeds = [5, 6]", "--seed 1", "seeds = [1]"),
         ("name = 'a'", "--name b", "name = 'b'"),
+        ("n = 5\nattacks = 'fgsm'", "--n 7", "n = 7\nattacks = 'fgsm'"),
+        ("attacks = [{ name = 'fgsm', n = 5 }]", "--n 7", "n = 7\nattacks = 'fgsm'"),
         ("n = 5", "--n 7", "n = 7"),
-        ("detectors = ['likelihood']", "--detector max-posterior", "detectors = ['max-posterior']"),
+        ("detectors = ['likelihood']\nattacks = 'fgsm'", "--detector max-posterior",
+         "detectors = ['max-posterior']\nattacks = 'fgsm'"),
         ("losses = ['center']", "--loss lgm", "losses = ['lgm']"),
         ("losses = ['lgm']", "--alpha 0.5", "losses = [{ name = 'lgm', alpha = 0.5 }]"),
         ("losses = 'lgm'", "--alpha 0.5", "losses = [{ name = 'lgm', alpha = 0.5 }]"),
@@ -953,7 +1002,9 @@ def test_a_run_without_options_is_the_digits_study(spec_of: Callable[..., Spec])
          "attacks = [{ name = 'fgsm', eps = [0.1, 0.2], clip = false }]"),
         ("", "--exact-gradient",
          "attacks = [{ name = 'fgsm', eps = [0.1, 0.2, 0.3], exact_gradient = true },"
-         " { name = 'targeted-fgsm', eps = 0.3, exact_gradient = true }]"),
+         " { name = 'targeted-fgsm', eps = 0.3, exact_gradient = true },"
+         " { name = 'detector-aware', eps = [0.1, 0.3], detector = ['likelihood', 'max-posterior'], budget = 'quick',"
+         " n = 200 }]"),
     ],
     ids=lambda value: value if value.startswith("--") else "",
 )  # fmt: skip
@@ -963,6 +1014,36 @@ def test_an_option_overrides_its_key_and_no_other(
     (tmp_path / "given.toml").write_text(toml)
     (tmp_path / "meant.toml").write_text(meant)
     assert spec_of(tmp_path / "given.toml", *words.split()) == parse(read_toml(tmp_path / "meant.toml"))
+
+
+def aimed(spec: Spec) -> list[tuple[str, float, str | None, float | None, int | None]]:
+    """The attacks of a study that know a detector: name, eps, detector, fpr, n."""
+    found = [c for c in spec.attacks if c.detector is not None]
+    return [(c.choice.name, c.choice.settings["eps"], c.detector, c.fpr, c.n) for c in found]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--eps 0.1",
+         [("detector-aware", 0.1, "likelihood", 0.05, 200), ("detector-aware", 0.1, "max-posterior", 0.05, 200)]),
+        ("--detector likelihood --eps 0.2", [("detector-aware", 0.2, "likelihood", 0.05, 200)]),
+        ("--attack joint --detector likelihood --eps 0.1", [("joint", 0.1, "likelihood", 0.05, None)]),
+        ("--attack joint --eps 0.1 --n 9",
+         [("joint", 0.1, "likelihood", 0.05, 9), ("joint", 0.1, "max-posterior", 0.05, 9)]),
+        ("--attack fgsm", []),
+    ],
+)  # fmt: skip
+def test_a_study_aims_its_adaptive_attacks_at_its_detectors(
+    spec_of: Callable[..., Spec], words: str, expected: list[Any]
+) -> None:
+    assert aimed(spec_of(*words.split())) == expected
+
+
+def test_a_spec_file_keeps_the_detector_that_its_attack_names(tmp_path: Path, spec_of: Callable[..., Spec]) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text("attacks = [{ name = 'joint', detector = 'likelihood', eps = 0.1 }]")
+    assert aimed(spec_of(path, "--detector", "max-posterior")) == [("joint", 0.1, "likelihood", 0.05, None)]
 
 
 def test_a_spec_finds_the_run_folders_that_options_made(small: Small, tmp_path: Path) -> None:

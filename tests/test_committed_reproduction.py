@@ -1,5 +1,6 @@
 """The reproduction as it is committed: page, rows, records and weights agree, and the weights give the figures."""
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,23 @@ import torch
 
 from advbench import catalog, released
 from advbench.data import fingerprint
+from advbench.parsing import parse
 from advbench.reproduce import records
+from advbench.reproduce.arranged import Rows
 from advbench.reproduce.cells import Cell
-from advbench.reproduce.rows import rows
+from advbench.reproduce.page import all_rows
+from advbench.reproduce.security_drawings import security_drawings
 from advbench.reproduce.tables import ours, tables
+from advbench.reproduce.verdict import verdict
 from advbench.runs import sha256
-from advbench.spec import parse
 from advbench.training import build, within
 from advbench.types import Splits
 from advbench.victim import Victim
 
 HOME = Path(__file__).resolve().parent.parent / "reports" / "mnist"
 RECORDS = {path.stem: records.read(path) for path in sorted((HOME / "cells").glob("*.json"))}
+SECURITY = {path.stem: records.read(path) for path in sorted((HOME / "security").glob("*.json"))}
+ROWS = all_rows(list(RECORDS.values()), {record["cell"]["loss"]: record for record in SECURITY.values()})
 KEPT = [name for name, record in RECORDS.items() if record["weights"]["released"]]
 
 
@@ -35,18 +41,46 @@ def test_the_headline_model_is_among_the_records() -> None:
 
 
 def test_results_are_the_rows_of_the_records() -> None:
-    assert json.loads((HOME / "results.json").read_bytes())["rows"] == rows(list(RECORDS.values()))
+    assert json.loads((HOME / "results.json").read_bytes())["rows"] == ROWS
 
 
 def test_the_page_prints_the_rows_and_loads_nothing() -> None:
     page = (HOME / "index.html").read_text(encoding="utf-8")
-    kept = list(RECORDS.values())
-    for table in tables(rows(kept), kept).values():
+    for table in tables(ROWS, list(RECORDS.values())).values():
         for _, cells in table.lines:
             assert all(ours(cell).replace("+-", "±") in page for cell in cells)
     assert "<script" not in page
     assert "<link" not in page
     assert 'src="http' not in page
+
+
+def test_the_page_gives_the_verdict_that_the_rows_give() -> None:
+    page = html.unescape((HOME / "index.html").read_text(encoding="utf-8"))
+    assert all(sentence in page for sentence in verdict(Rows(ROWS)))
+
+
+def test_every_security_curve_of_the_rows_lies_beside_the_page_with_its_label_in_it() -> None:
+    page = (HOME / "index.html").read_text(encoding="utf-8")
+    for drawing in security_drawings(ROWS):
+        assert (HOME / "figures" / f"{drawing.key}.pdf").exists()
+        assert html.escape(drawing.label) in page
+
+
+@pytest.mark.parametrize("name", SECURITY)
+def test_security_records_speak_of_the_kept_weights(name: str) -> None:
+    path, record = HOME / "weights" / f"{name}.safetensors", SECURITY[name]
+    assert sha256(path.read_bytes()) == record["weights"]["sha256"]
+
+
+@pytest.mark.parametrize("name", SECURITY)
+def test_rates_of_a_security_record_are_those_of_its_images(name: str) -> None:
+    for row in SECURITY[name]["rows"]:
+        n = row["asked"]["n"]
+        assert {len(row[k]) for k in ("lost", "rejected", "clean_rejected")} == {n}
+        found = row["row"]
+        if "undetected_error_rate" in found:
+            assert found["undetected_error_rate"] == pytest.approx(row["lost"].count("1") / n)
+            assert found["clean_rejected"] == pytest.approx(row["clean_rejected"].count("1") / n)
 
 
 @pytest.mark.parametrize("name", KEPT)

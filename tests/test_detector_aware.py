@@ -13,7 +13,7 @@ from advbench.attacks import detector_aware
 from advbench.contracts import NO_DETECTOR, AcceptAll, FittedDetector, Guard
 from advbench.errors import BadSetting, FailedCheck
 from advbench.losses.softmax import Softmax
-from advbench.spec import attack_choices
+from advbench.parsing import attack_choices
 from advbench.types import Adversarials, ImageSet, Outputs, Splits
 from advbench.victim import Victim
 from tests.conftest import Pixels
@@ -264,6 +264,9 @@ def test_a_score_without_a_gradient_loses_its_members_and_one_that_claims_it_is_
         with pytest.raises(FailedCheck, match="carries no gradient"):
             made_of(ensemble(), victim, images, guard)
         return
-    _, row = made_of(ensemble(eps=0.3), victim, images, guard)
+    made, row = made_of(ensemble(eps=0.3), victim, images, guard)
     assert set(row["members"]) == {"clean", "apgd-ce", "apgd-dlr", "feature-matching", "detector-square"}
+    assert made.first_success is not None
+    assert made.gradients is not None
+    assert (made.first_success <= made.gradients).all()  # in gradients, whoever found it
     assert row["undetected_error_rate"] > 0.3

@@ -26,7 +26,7 @@ LAYERS = (
     {"ascent", "square_search"},
     {"evasion", "noise"},
     {"attacks", "detectors"},
-    {"scoring", "spec", "selection", "report", "checks", "audit"},
+    {"scoring", "spec", "parsing", "selection", "report", "checks", "audit"},
     {"attacking", "place", "released"},
     {"fitting"},
     {"pipeline"},
@@ -36,7 +36,7 @@ LAYERS = (
 )
 PLUGINS = ("attacks", "detectors", "losses", "models", "data")
 OPENERS = {"open", "fdopen", "read_text", "read_bytes", "write_text", "write_bytes", "save_file", "load_file"}
-MAY_OPEN = {"runs", "spec", "catalog", "environment", "released"}
+MAY_OPEN = {"runs", "parsing", "catalog", "environment", "released"}
 MAY_OPEN |= {f"reproduce.{name}" for name in ("grid", "page", "records", "tuning")}  # under reports/
 HEAVY = ("torch", "torchvision", "art", "sklearn", "pandas", "matplotlib")
 

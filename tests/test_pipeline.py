@@ -17,12 +17,12 @@ import torch
 
 from advbench import artifacts, pipeline, runs
 from advbench.errors import BadRun, BadSetting
+from advbench.parsing import parse
 from advbench.pipeline import Study
 from advbench.place import Place
 from advbench.progress import Advance, Quiet
 from advbench.runs import Run
 from advbench.selection import Found
-from advbench.spec import parse
 from advbench.types import Splits
 
 CPU = torch.device("cpu")

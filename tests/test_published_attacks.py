@@ -112,6 +112,45 @@ def test_an_attack_of_art_runs_by_name_in_its_ball_and_leaves_the_global_streams
     assert alone.gradients.item() == made.gradients[3]
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("DeepFool", {"max_iter": 20}),
+        ("HopSkipJump", {"max_iter": 1, "max_eval": 50, "init_eval": 10, "init_size": 10}),
+    ],
+)
+def test_an_attack_of_art_that_leads_away_from_the_prediction_rights_no_image_that_is_wrong(
+    name: str, options: dict[str, object], victims: dict[str, Victim], few: ImageSet
+) -> None:
+    victim, images = victims["softmax"], few.images[:8]
+    labels = victim.outputs(images).logits.topk(2, dim=1).indices[:, 1]  # the nearest class to go to
+    cls = catalog.load("attack", f"art:{name}")
+    which = cls(**settings.fill(cls, {"eps": 3.0, "norm": "l2", **options}, name))
+    made = which.perturb(victim, images, labels, torch.arange(8))
+    assert wrong(victim, made.images, labels).all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_decision_based_attack_ends_in_the_ball_and_finds_what_lies_in_it(
+    norm: str, victims: dict[str, Victim], few: ImageSet
+) -> None:
+    victim, images, labels = victims["softmax"], few.images[:4], few.labels[:4]
+    cls = catalog.load("attack", "art:HopSkipJump")
+    options = {"norm": norm, "max_iter": 5, "max_eval": 200, "init_eval": 50, "init_size": 20}
+    found = []
+    for eps in (0.01, 0.3) if norm == "linf" else (0.05, 2.5):
+        which = cls(**settings.fill(cls, {"eps": eps, **options}, "x"))
+        made = which.perturb(victim, images, labels, torch.arange(4))
+        delta = (made.images - images).double().flatten(1)
+        assert ((delta.abs().amax(dim=1) if norm == "linf" else delta.norm(dim=1)) <= eps + 1e-6).all()
+        assert made.images.min() >= 0
+        assert made.images.max() <= 1
+        assert (made.gradients == 0).all()
+        assert (made.forwards > 200).all()
+        found.append(int(wrong(victim, made.images, labels).sum()))
+    assert found == [0, 4]  # what it finds outside a small ball counts for nothing
+
+
 def test_the_settings_of_an_art_attack_are_its_own_with_their_defaults() -> None:
     cls = catalog.load("attack", "art:CarliniL2Method")
     known = settings.defaults(cls)

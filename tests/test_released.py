@@ -9,9 +9,10 @@ from safetensors import safe_open
 
 from advbench import artifacts, released, runs
 from advbench.errors import BadRun, FailedCheck
+from advbench.parsing import parse
 from advbench.pipeline import Study
 from advbench.place import Place
-from advbench.spec import Spec, parse
+from advbench.spec import Spec
 
 SPEC = {"losses": ["lgm"], "attacks": [{"name": "fgsm", "eps": 0.3}], "training": {"epochs": 1}}
 

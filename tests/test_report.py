@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from advbench import artifacts, cli, metrics, runs, selection
+from advbench.audit import audit
 from advbench.report import figures
 from advbench.report.page import render
 from advbench.report.subject import percent
@@ -186,7 +187,8 @@ def test_charts_and_pictures_have_words_for_those_who_do_not_see_them(page: Page
 
 
 def test_tables_have_captions_and_their_heads_say_what_they_head(page: Page) -> None:
-    assert len(page.tree.all("table")) == 3
+    models = {row["run"] for row in page.rows}
+    assert len(page.tree.all("table")) == 5 + len(models)  # an audit of each
     for table in page.tree.all("table"):
         (caption,) = table.all("caption")
         assert len(caption.text) > 20
@@ -246,7 +248,7 @@ def test_every_row_stands_in_the_table_of_all_rows(page: Page) -> None:
 
 def test_the_first_table_holds_the_eer_of_each_model_against_each_attack(page: Page) -> None:
     head, *lines = page.table("EER")
-    assert len(lines) == 4 * 2 + 1
+    assert len(lines) == 4 * 2 + 2
     for column, loss in enumerate(("lgm", "softmax"), 2):
         assert loss in head[column]
         rows = [r for r in page.rows if r["loss"] == loss and r["population"] == "all"]
@@ -269,9 +271,19 @@ def test_an_eer_above_one_half_is_marked_and_no_other_is(page: Page) -> None:
     )
 
 
-def test_the_attack_that_knows_the_detector_is_said_not_to_have_run(page: Page) -> None:
-    (line,) = (line for line in page.table("EER") if line[0] == "detector-aware")
-    assert line[2:] == ["not run", "not run"]
+def test_the_attack_that_knows_a_detector_is_said_not_to_have_run_and_how_to_run_it(page: Page) -> None:
+    for caption in ("EER", "Undetected errors"):
+        aware = [line for line in page.table(caption) if line[0].startswith("detector-aware")]
+        assert [line[1] for line in aware] == ["likelihood", "max-posterior"]
+        assert all(line[2:] == ["not run", "not run"] for line in aware)
+    (missing,) = (e for e in page.tree.all("ul") if e["class"] == "commands")
+    assert [("--loss lgm" in li.text, "--loss softmax" in li.text) for li in missing.all("li")] == [
+        (True, False),
+        (False, True),
+    ]
+    assert all(
+        "--attack detector-aware --eps 0.3 --detector likelihood,max-posterior" in e.text for e in missing.all("li")
+    )
     assert "zero-knowledge" in page.tree.text.lower()
 
 
@@ -323,6 +335,11 @@ def test_how_each_model_was_made_is_said_in_full(page: Page) -> None:
         assert run.manifest["environment"]["versions"]["torch"] in text
 
 
+def made_again_with(tree: Element) -> list[str]:
+    """The command lines under "How this was made"."""
+    return [e.text for made in tree.all("dl") for e in made.all("code") if e.text.startswith("advbench ")]
+
+
 def contents(folder: Path) -> dict[str, str]:
     """The hash of every file below a folder."""
     return {
@@ -335,7 +352,7 @@ def contents(folder: Path) -> dict[str, str]:
 def test_the_commands_on_the_page_find_what_they_made(page: Page, tmp_path: Path) -> None:
     shutil.copytree(page.folder / "runs", tmp_path / "runs")
     before = contents(tmp_path / "runs")
-    lines = [e.text for e in page.tree.all("code") if e.text.startswith("advbench ")]
+    lines = made_again_with(page.tree)
     assert len(lines) == 2 * 2 + 1  # models x attacks, and one attack with settings of its own
     rows = []
     for line in lines:
@@ -350,9 +367,16 @@ def test_the_commands_on_the_page_find_what_they_made(page: Page, tmp_path: Path
     assert sorted(map(json.dumps, rows)) == sorted(map(json.dumps, stored))
 
 
+def outside_audits(tree: Element) -> list[Element]:
+    """The lines of all tables but the audits'."""
+    tables = [t for t in tree.all("table") if "believable" not in t.all("caption")[0].text]
+    return [line for table in tables for line in table.all("tr")]
+
+
 def test_a_page_is_the_same_bytes_each_time(page: Page) -> None:
     found = selection.find(page.folder / "runs", selection.Selection({}))
-    assert render(NAME, found, page.rows) == page.source
+    reported = [one.run for one in found]
+    assert render(NAME, found, page.rows, {run.name: audit(run, reported) for run in reported}) == page.source
 
 
 # -- strange names -----------------------------------------------------------------------------------------------
@@ -397,7 +421,11 @@ def test_a_run_folder_that_was_renamed_still_has_its_results(page: Page, tmp_pat
     rows = advbench("report", *which, "--runs-dir", tmp_path / "runs", "--reports-dir", tmp_path / "reports")
     assert {row["run"] for row in rows} == {"renamed"}
     tree = Reader((tmp_path / "reports" / "digits-study" / "index.html").read_text()).root
-    assert [line.text for line in tree.all("tr") if "not run" in line.text] == ["detector-awareanynot run"]
+    unrun = [[cell.text for cell in line.all("th", "td")] for line in outside_audits(tree) if "not run" in line.text]
+    assert unrun == [
+        ["detector-aware", "max-posterior", "not run"],
+        ["detector-aware undetected errors", "max-posterior", "not run"],
+    ]
 
 
 # -- parts -------------------------------------------------------------------------------------------------------
@@ -462,7 +490,7 @@ def test_an_adversarially_trained_model_is_told_from_a_standard_one_and_made_aga
     assert [h.text for h in tree.all("h4") if h.text.endswith("lgm")][-2:] == ["adversarial lgm", "lgm"]
     assert "adversarial, on attacked images: eps 0.1, steps 2, step 0.03, ramp 0.0" in tree.text
     before = contents(tmp_path / "runs")
-    lines = [code.text for code in tree.all("code") if code.text.startswith("advbench attack")]
+    lines = made_again_with(tree)
     assert len(lines) == 2
     for line in lines:
         advbench(*shlex.split(line)[1:], *places)

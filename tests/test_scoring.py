@@ -20,11 +20,11 @@ from advbench import artifacts, catalog, pipeline, runs, scoring
 from advbench.attacks.fgsm import FGSM
 from advbench.contracts import FittedDetector
 from advbench.errors import BadRun, FailedCheck
+from advbench.parsing import parse
 from advbench.pipeline import Study
 from advbench.place import Place
 from advbench.runs import Run
 from advbench.selection import Found
-from advbench.spec import parse
 from advbench.types import Adversarials, ImageSet, Outputs, Splits
 from advbench.victim import Victim
 

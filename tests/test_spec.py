@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from advbench import catalog
 from advbench.errors import BadSetting, UnknownName
-from advbench.spec import DEFAULTS, AttackChoice, Choice, Model, Spec, folder_name, parse, read_toml
+from advbench.parsing import DEFAULTS, folder_name, parse, read_toml
+from advbench.spec import AttackChoice, Choice, Model, Spec
 
 
 def models(**table: Any) -> list[Model]:
@@ -35,7 +36,10 @@ def test_the_default_study_is_the_one_that_the_readers_are_told() -> None:
         "fgsm-eps0.2",
         "fgsm-eps0.3",
         "targeted-fgsm-eps0.3",
+        *(f"detector-aware-eps{eps}-{end}" for eps in (0.1, 0.3) for end in ("1e2dbef6", "7315ddf8")),
     ]
+    aware = [(c.choice.settings["eps"], c.detector, c.fpr, c.n) for c in spec.attacks[4:]]
+    assert aware == [(eps, name, 0.05, 200) for eps in (0.1, 0.3) for name in spec.detectors]
     assert spec.detectors == ("likelihood", "max-posterior")
 
 

@@ -9,9 +9,9 @@ import torch
 from advbench import catalog, cli, pipeline, runs
 from advbench.contracts import FromSurrogate
 from advbench.errors import BadSetting, UnknownName
+from advbench.parsing import parse
 from advbench.pipeline import Study
 from advbench.place import Place
-from advbench.spec import parse
 from advbench.types import ImageSet, Splits
 from advbench.victim import Victim
 

@@ -14,8 +14,9 @@ from advbench.artifacts import Part
 from advbench.checks.evidence import Evidence
 from advbench.checks.results import Result
 from advbench.contracts import NO_DETECTOR, AcceptAll, FittedDetector, Guard
+from advbench.parsing import attack_choices
 from advbench.scoring import Row
-from advbench.spec import AttackChoice, attack_choices
+from advbench.spec import AttackChoice
 from advbench.types import Adversarials, Outputs, Splits
 from advbench.victim import Victim
 

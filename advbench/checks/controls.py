@@ -11,7 +11,7 @@ from advbench.checks import POINT, Check, Verdict, either, met, not_met, not_run
 from advbench.checks.evidence import Evidence
 from advbench.checks.results import ENSEMBLE, ITERATIVE, NOISE, NOT_ATTACKS, Result, common, count, percent, worst
 from advbench.contracts import NO_DETECTOR
-from advbench.spec import DEFAULT_FPR
+from advbench.parsing import DEFAULT_FPR
 
 AS_OFTEN = 0.10  # noise within so much of the attacks counts as flagged as often
 GREY_LEVEL = 1 / 255

@@ -13,9 +13,9 @@ from advbench.artifacts import Part
 from advbench.checks.results import ENSEMBLE, Result
 from advbench.contracts import Guard
 from advbench.metrics import Mask
+from advbench.parsing import DEFAULT_FPR
 from advbench.report.commands import attack_options
 from advbench.scoring import Row
-from advbench.spec import DEFAULT_FPR
 from advbench.types import ImageSet
 from advbench.victim import Victim
 

@@ -10,7 +10,7 @@ from advbench.checks import Check, Verdict, either, met, not_run
 from advbench.checks.evidence import Evidence
 from advbench.checks.results import NOT_ATTACKS, percent
 from advbench.metrics import Array
-from advbench.spec import DEFAULT_FPR
+from advbench.parsing import DEFAULT_FPR
 
 SEEDS = 3
 

@@ -13,9 +13,10 @@ from advbench import catalog, metrics
 from advbench.contracts import NO_DETECTOR, Guard
 from advbench.errors import UnknownName
 from advbench.metrics import Mask
+from advbench.parsing import attack_choices
 from advbench.scoring import Row
 from advbench.settings import defaults
-from advbench.spec import AttackChoice, attack_choices
+from advbench.spec import AttackChoice
 from advbench.types import Adversarials
 
 ENSEMBLE = "detector-aware"

@@ -7,7 +7,7 @@ import math
 from advbench.checks import POINT, Check, Verdict, either, met, not_met, not_run
 from advbench.checks.evidence import Evidence
 from advbench.checks.results import NOT_ATTACKS, count, percent
-from advbench.spec import DEFAULT_FPR
+from advbench.parsing import DEFAULT_FPR
 
 FAMILIES = ("joint", "selective", "orthogonal", "feature-matching")
 WITHOUT_GRADIENT = ("feature-matching", "detector-square")

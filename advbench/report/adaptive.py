@@ -13,6 +13,7 @@ from advbench.runs import Run
 from advbench.selection import attack_rows
 
 AWARE = "detector-aware"
+REJECTION = "force-rejection"  # wants images rejected, not errors undetected: it has a chart of its own
 EPS, FPR = 0.3, 0.05  # the headline's: the paper's eps, and one clean image in twenty rejected
 COMMAND_N, COMMAND_BUDGET = 200, "quick"
 
@@ -56,7 +57,7 @@ def _weight(row: Row) -> tuple[Any, ...]:
 
 def shown(run: Run, selected: Collection[str], known: Mapping[str, Row], detectors: Sequence[str]) -> Shown:
     """The selected adaptive files of `known`, and the headline's for a detector that they leave out."""
-    rows = {a: known[a] for a in selected if is_adaptive(known[a])}
+    rows = {a: known[a] for a in selected if is_adaptive(known[a]) and known[a]["attack"] != REJECTION}
     missing = []
     for detector in differentiable(detectors):
         if headline(rows, detector) is None:
@@ -98,8 +99,7 @@ def results(subjects: Sequence[Subject], detectors: Sequence[str]) -> dict[str, 
         {
             "attack": entry(row),
             "n": row["n"],
-            "detector": row["detector"],
-            "fpr": row["fpr"],
+            "aim": aim(row),
             "cells": [s.known.get(name) for s in subjects],
         }
         for name, row in sorted(first.items(), key=lambda item: order(*item))
@@ -132,23 +132,25 @@ def entry(row: Row) -> str:
 
 def aim(row: Row) -> str:
     """The detector an adaptive row is aimed at, and the false-positive rate of its threshold."""
-    return row["detector"] if row["fpr"] is None else f"{row['detector']} at {100 * row['fpr']:g} % FPR"
+    return "no detector" if row["fpr"] is None else f"{row['detector']} at {100 * row['fpr']:g}\u00a0% FPR"
 
 
-def _members(subjects: Sequence[Subject], rows: Mapping[str, Row]) -> list[dict[str, Any]]:
-    """For each ensemble file, a line per member in the order they ran: the images each model lost to it first."""
-    tables = []
-    for name, row in rows.items():
-        cells = [s.known.get(name, {}).get("members") for s in subjects]
-        order_of_members = list(dict.fromkeys(m for shares in cells if shares for m in shares))
-        if not order_of_members:
-            continue
-        lines = [
-            {"member": m, "cells": [None if shares is None else shares.get(m) for shares in cells]}
-            for m in order_of_members
-        ]
-        tables.append({"attack": entry(row), "aim": aim(row), "n": row["n"], "lines": lines})
-    return tables
+def _members(subjects: Sequence[Subject], rows: Mapping[str, Row]) -> dict[str, Any]:
+    """A line per ensemble file and model, a column per member, those of the longest list in the order they run."""
+    of = [(s, s.known[name]) for name in rows for s in subjects if "members" in s.known.get(name, {})]
+    names = list(max((row["members"] for _, row in of), key=len, default={}))
+    names += [m for m in dict.fromkeys(m for _, row in of for m in row["members"]) if m not in names]
+    lines = [
+        {
+            "attack": entry(row),
+            "aim": aim(row),
+            "label": s.label,
+            "n": row["n"],
+            "shares": [row["members"].get(m) for m in names],
+        }
+        for s, row in of
+    ]
+    return {"names": names, "lines": lines}
 
 
 def calibrated(subjects: Sequence[Subject], detectors: Sequence[str], fprs: Sequence[float]) -> list[dict[str, Any]]:

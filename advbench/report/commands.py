@@ -20,7 +20,7 @@ def model_words(run: Run) -> list[str]:
     words = ["--dataset", model["dataset"], "--loss", model["loss"]["name"], "--seed", str(model["seed"])]
     recipe: Recipe = catalog.load("data set", model["dataset"]).recipe
     usual_loss = defaults(catalog.load("loss", model["loss"]["name"]))
-    usual_training = defaults(Training) | recipe.training
+    usual_training = defaults(Training) | recipe.training_of(model.get("adversarial"))
     if model["network"] != recipe.network:
         words += ["--network", model["network"]]
     if model["feature_dim"] != 100:

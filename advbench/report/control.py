@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from advbench import metrics
 from advbench.contracts import NO_DETECTOR
-from advbench.report.adaptive import AWARE
+from advbench.report.adaptive import AWARE, aim
 from advbench.report.subject import Row
 
 Outcome = Literal["beats", "does not beat", "cannot be told from"]
@@ -69,9 +69,8 @@ def compare(rows: Iterable[tuple[str, Row]]) -> list[Comparison]:
 
 
 def _undetected(label: str, row: Row) -> Rate:
-    against = f"{row['detector']} at {100 * row['fpr']:g} % FPR"
     ends: dict[str, Any] = {"low": row["undetected_error_low"], "high": row["undetected_error_high"]}
-    return Rate(label, against, row["undetected_error_rate"], n=row["n"], **ends)
+    return Rate(label, aim(row), row["undetected_error_rate"], n=row["n"], **ends)
 
 
 def _error(label: str, row: Row) -> Rate:

@@ -35,13 +35,17 @@ class Curve:
 
 @dataclass(frozen=True)
 class Line:
-    """A labelled curve of rates y [m] over x [m], with the ends of their intervals where they have any."""
+    """A labelled curve of rates y [m] over x [m], with the ends of their intervals where they have any.
+
+    style   number of its colour and dash, so that a model looks the same in every chart
+    """
 
     label: str
     x: Array
     y: Array
     low: Array | None = None
     high: Array | None = None
+    style: int = 0
 
 
 def histogram(clean: Array | None, attacked: Array, *, xlabel: str) -> Figure:
@@ -100,8 +104,8 @@ def line_chart(
     """
     figure, axes = canvas(4.4, 3.4)
     end = max(float(line.x[-1]) for line in lines) if width is None else width
-    for i, line in enumerate(lines):
-        colour, dash = COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]
+    for line in lines:
+        colour, dash = COLOURS[line.style % len(COLOURS)], DASHES[line.style % len(DASHES)]
         name = f"{line.label}: {line.y[-1]:.1%}"
         if steps:
             axes.step(line.x, line.y, where="post", color=colour, linestyle=dash, label=name)

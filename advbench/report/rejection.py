@@ -13,10 +13,14 @@ from advbench.metrics import Mask
 
 @dataclass(frozen=True)
 class Cost:
-    """Of n images, `errors` are wrong and undetected within eps, or rejected within alpha * eps."""
+    """Of n images, `errors` are wrong and undetected within eps, or rejected within alpha * eps.
+
+    rejected   of all n, how many are rejected within alpha * eps
+    """
 
     alpha: float
     errors: int
+    rejected: int
     n: int
 
     @property
@@ -36,7 +40,7 @@ def costs(lost: Mask, rejected: Mapping[float, Mask], eps: float) -> list[Cost]:
     curve = []
     for radius in sorted(rejected):
         ever = ever | rejected[radius]
-        curve.append(Cost(radius / eps, int((lost | ever).sum()), len(lost)))
+        curve.append(Cost(radius / eps, int((lost | ever).sum()), int(ever.sum()), len(lost)))
     return curve
 
 

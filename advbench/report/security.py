@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,13 @@ from advbench.attacks.detector_aware import GRADIENTS
 from advbench.contracts import NO_DETECTOR
 from advbench.metrics import Array, Mask
 from advbench.report import figures
-from advbench.report.adaptive import AWARE, EPS, aim, order
-from advbench.report.rejection import costs, interval
+from advbench.report.adaptive import AWARE, EPS, REJECTION, aim, order
+from advbench.report.rejection import Cost, costs, interval
 from advbench.report.subject import Row, Subject, percent
 from advbench.settings import defaults
 from advbench.types import Adversarials
 
-SQUARE, REJECTION = "detector-square", "force-rejection"
+SQUARE = "detector-square"
 Group = tuple[str, ...]
 SHARE = "undetected errors"
 
@@ -76,7 +77,7 @@ def _over_eps(key: str, subjects: Sequence[Subject]) -> Iterator[dict[str, Any]]
                     np.array([clean, *(r[f"undetected_error_{end}"] for r in rows)]) for end in ("low", "high")
                 )
                 x = np.array([0, *(r["eps"] for r in rows)])
-                lines.append(figures.Line(subjects[i].label, x, y, low, high))
+                lines.append(figures.Line(subjects[i].label, x, y, low, high, i))
         if lines:
             about = _about(rows[0])
             label = f"{SHARE} over eps, {about}: {'; '.join(map(_said, lines))}"
@@ -94,7 +95,8 @@ def _over_effort(key: str, subjects: Sequence[Subject], attack: str, xlabel: str
                 about = f"eps {eps:g}, {_about(row)}"
                 made = artifacts.read_adversarials(subjects[i].run, name)
                 if made.first_success is not None:
-                    lines.append(_within(subjects[i].label, effort(made, row), row["n"], most(row)))
+                    line = within(subjects[i].label, effort(made), row["n"], most(row))
+                    lines.append(replace(line, style=i))
         if lines:
             label = f"{SHARE} over {xlabel}, {about}: {'; '.join(map(_said, lines))}"
             drawn = figures.line_chart(lines, xlabel=xlabel, steps=True)
@@ -102,22 +104,15 @@ def _over_effort(key: str, subjects: Sequence[Subject], attack: str, xlabel: str
             yield {"title": about, "svg": svg, "note": ""}
 
 
-def effort(made: Adversarials, row: Row) -> Array:
-    """What each lost image had cost when it was lost, sorted; images never lost are left out.
-
-    In the ensemble the random search notes its first success in forward passes; such an image's cost is the
-    gradients spent on it in all, for it comes last and takes none.
-    """
+def effort(made: Adversarials) -> Array:
+    """What each lost image had cost when it was lost, sorted; images never lost are left out."""
     assert made.first_success is not None
-    cost = made.first_success.clone()
-    if made.member is not None and made.gradients is not None and SQUARE in row["members"]:
-        by_search = made.member == list(row["members"]).index(SQUARE)
-        cost[by_search & (cost >= 0)] = made.gradients[by_search & (cost >= 0)]
+    cost = made.first_success
     found: Array = np.sort(cost[cost >= 0].numpy()).astype(np.float64)
     return found
 
 
-def _within(label: str, cost: Array, n: int, most: int) -> figures.Line:
+def within(label: str, cost: Array, n: int, most: int) -> figures.Line:
     """Share of n images lost at a cost of at most x, from x = 1 to `most`; what is lost at no cost counts at 1."""
     x = np.unique(np.clip(cost, 1, None))
     y = np.searchsorted(cost, x, side="right") / n
@@ -140,29 +135,36 @@ def _rejection_cost(key: str, subjects: Sequence[Subject]) -> Iterator[dict[str,
         (r["detector"], r["fpr"]) for s in subjects for r in s.attacks.values() if r["attack"] == REJECTION
     )
     for number, (detector, fpr) in enumerate(aims):
-        lines, about = [], ""
-        for s in subjects:
-            aimed = {a: r for a, r in s.attacks.items() if (r.get("detector"), r.get("fpr")) == (detector, fpr)}
-            ensemble = {a: r for a, r in aimed.items() if r["attack"] == AWARE and r["norm"] == "linf"}
+        lines, notes, about = [], [], ""
+        for i, s in enumerate(subjects):
+            aimed = {
+                a: r
+                for a, r in s.attacks.items()
+                if (r.get("detector"), r.get("fpr"), r["norm"]) == (detector, fpr, "linf")
+            }
+            ensemble = {a: r for a, r in aimed.items() if r["attack"] == AWARE}
             if detector == NO_DETECTOR or not ensemble:
                 continue
             eps = _standing_for({r["eps"] for r in ensemble.values()})
             name = max((a for a in ensemble if ensemble[a]["eps"] == eps), key=lambda a: ensemble[a]["n"])
-            radii = {
-                r["eps"]: a
-                for a, r in aimed.items()
-                if r["attack"] == REJECTION and r["norm"] == "linf" and r["eps"] <= eps
-            }
+            radii = {r["eps"]: a for a, r in aimed.items() if r["attack"] == REJECTION and r["eps"] <= eps}
             if radii:
-                lines.append(_cost_line(s, name, radii, eps))
-                about = f"eps {eps:g}, {aim(ensemble[name])}"
+                curve = _costs(s, name, radii, eps)
+                about = f"eps {eps:g}, {aim(ensemble[name])}, n {curve[0].n:,}"
+                ends = [interval(point) for point in curve]
+                x, y = (np.array([getattr(point, field) for point in curve]) for field in ("alpha", "rate"))
+                low, high = (np.array([getattr(end, side) for end in ends]) for side in ("low", "high"))
+                lines.append(figures.Line(s.label, x, y, low, high, i))
+                shares = ", ".join(f"{percent(p.rejected / p.n)} at {p.alpha:.2g}" for p in curve)
+                notes.append(f"{s.label} {shares}")
         if lines:
             label = f"Error with rejections up to alpha x eps counted, {about}: {'; '.join(map(_said, lines))}"
             drawn = figures.line_chart(lines, xlabel="alpha", ylabel="error with rejections", width=1)
-            yield {"title": about, "svg": figures.to_svg(drawn, label, f"{key}-c-{number}"), "note": ""}
+            svg = figures.to_svg(drawn, label, f"{key}-c-{number}")
+            yield {"title": about, "svg": svg, "note": f"Rejected within alpha eps: {'; '.join(notes)}."}
 
 
-def _cost_line(s: Subject, name: str, radii: Mapping[float, str], eps: float) -> figures.Line:
+def _costs(s: Subject, name: str, radii: Mapping[float, str], eps: float) -> list[Cost]:
     guard = scoring.guard(s.run, s.attacks[name]["detector"], s.attacks[name]["fpr"])
     n = min(s.attacks[a]["n"] for a in (name, *radii.values()))
     worst = artifacts.read_adversarials(s.run, name)
@@ -172,15 +174,7 @@ def _cost_line(s: Subject, name: str, radii: Mapping[float, str], eps: float) ->
     for radius, file in radii.items():
         made = artifacts.read_adversarials(s.run, file)
         rejected[radius] = (guard.slack(made.outputs) < 0).numpy()[:n]
-    curve = costs(lost[:n], rejected, eps)
-    ends = [interval(point) for point in curve]
-    return figures.Line(
-        s.label,
-        np.array([point.alpha for point in curve]),
-        np.array([point.rate for point in curve]),
-        np.array([end.low for end in ends]),
-        np.array([end.high for end in ends]),
-    )
+    return costs(lost[:n], rejected, eps)
 
 
 def _standing_for(eps: Collection[float]) -> float:

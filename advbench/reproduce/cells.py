@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from advbench.errors import UnknownName
-from advbench.spec import Spec, parse
+from advbench.parsing import parse
+from advbench.spec import Spec
 
 Entry = dict[str, Any]
 LOSSES: dict[str, Any] = {
@@ -23,7 +24,6 @@ CONTROLS: dict[str, Any] = {
     "softmax-adv": {"name": "softmax", "adversarial": True},
     "lgm1.0-adv": {"name": "lgm", "alpha": 1.0, "adversarial": True},
 }
-CONTROL_EPOCHS = 6
 ATTACKED = ("softmax", "center", "lgm1.0")  # as in the paper; one model of L-Softmax is attacked beside them
 SHOWN = (*ATTACKED, "l-softmax")
 SEEDS = (0, 1, 2)
@@ -62,7 +62,7 @@ class Cell:
                 "seeds": [self.seed],
                 "feature_dim": self.dim,
                 "detectors": list(DETECTORS),
-                "training": ({"epochs": CONTROL_EPOCHS} if self.loss in CONTROLS else {}) | dict(training),
+                "training": dict(training),
                 "attacks": attacks or [{"name": "fgsm"}],
             }
         )

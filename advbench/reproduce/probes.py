@@ -87,13 +87,15 @@ def plan() -> Iterator[Probe]:
         for detector in (LIKELIHOOD, "max-posterior")
     )
     yield from (Probe("rejection", loss, "force-rejection", eps, FEW) for loss in FIRST for eps in REJECTION)
+    # images that a control keeps cost the whole budget: standard where AutoAttack stands beside it, else quick
+    for loss in CONTROLS:
+        yield _aware("control", loss, budget="standard", detector=NO_DETECTOR)
+        yield Probe("published", loss, "autoattack", HEADLINE, FEW, NO_DETECTOR, blind=True)
     for eps in reversed(EPS):
-        yield from (_aware("control", loss, budget="standard", eps=eps, detector=NO_DETECTOR) for loss in CONTROLS)
-        if eps == HEADLINE:
-            yield from (
-                Probe("published", loss, "autoattack", eps, FEW, NO_DETECTOR, blind=True) for loss in CONTROLS
-            )
-        yield from (_aware("control", loss, budget="standard", eps=eps) for loss in CONTROLS)
+        yield from (_aware("control", loss, eps=eps) for loss in CONTROLS)
+        if eps != HEADLINE:
+            yield from (_aware("control", loss, eps=eps, detector=NO_DETECTOR) for loss in CONTROLS)
+    yield from (_aware("control", loss, budget="standard") for loss in CONTROLS)
 
 
 def _aware(

@@ -110,7 +110,7 @@ def answer(grid: Grid, probe: Probe) -> Answer:
         means = (float(passes.double().mean()) for passes in (made.gradients, made.forwards))
         found["spent"] = dict(zip(("gradients", "forwards"), means, strict=True))
     if isinstance(choice.attack, AdaptiveAttack) and probe.part != "rejection":
-        found["found"] = curve(made, list(row.get("members", ())))
+        found["found"] = curve(made)
         found["eight_bit"] = _eight_bit(study, run, made, guard)
     return found
 
@@ -131,17 +131,10 @@ def rejected(outputs: Outputs, guard: Guard) -> metrics.Mask:
     return (guard.slack(outputs) < 0).numpy()
 
 
-def curve(made: Adversarials, members: list[str]) -> dict[str, list[float]]:
-    """Share of all images lost within so many gradients, or queries, of `MARKS`.
-
-    An ensemble's gradient-free member notes its success in queries; the gradients spent before it stand in.
-    """
+def curve(made: Adversarials) -> dict[str, list[float]]:
+    """Share of all images lost within so many gradients, or queries, of `MARKS`."""
     assert made.first_success is not None
-    assert made.gradients is not None
-    spent = made.first_success.clone()
-    if made.member is not None and "detector-square" in members:
-        theirs = (made.member == members.index("detector-square")) & (spent >= 0)
-        spent[theirs] = made.gradients[theirs]
+    spent = made.first_success
     shares = [float(((spent >= 0) & (spent <= mark)).double().mean()) for mark in MARKS]
     return {"within": list(MARKS), "share": shares}
 

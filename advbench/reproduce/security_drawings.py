@@ -13,7 +13,7 @@ from advbench.reproduce.drawings import Drawing
 from advbench.reproduce.paper import LABELS
 from advbench.reproduce.probes import FPR, LIKELIHOOD
 from advbench.reproduce.rows import Row
-from advbench.reproduce.security_rows import TABLE
+from advbench.reproduce.security_rows import LOST_OR_REJECTED, REJECTED, TABLE
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,15 @@ def security_drawings(rows: Sequence[Row]) -> Iterator[Drawing]:
                 f"{_ends(found, unit)}",
                 _chart(found, f"{unit} an image", log=True),
             )
-    cost = lines(lambda r: r["attack"] == "force-rejection", "eps")
+    cost = lines(lambda r: r["what"] == LOST_OR_REJECTED, "eps")
+    alone = lines(lambda r: r["what"] == REJECTED, "eps", ", rejected", thin=True)
     if cost:
         yield Drawing(
             "rejection-cost",
             "Cost of rejection: share of images that are lost at eps 0.3, or that a perturbation within the eps on "
-            f"the axis makes the likelihood reject at 5 % false positives; {_ends(cost, 'eps')}",
-            _chart(cost, "eps within which a rejection counts as an error"),
+            f"the axis makes the likelihood reject at 5 % false positives; thin, with crosses: the rejected alone; "
+            f"{_ends(cost, 'eps')}; {_ends(alone, 'eps')}",
+            _chart([*cost, *alone], "eps within which a rejection counts as an error"),
         )
 
 

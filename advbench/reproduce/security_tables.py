@@ -9,11 +9,16 @@ from advbench.reproduce.cells import CONTROLS, EPS, HEADLINE, SHOWN
 from advbench.reproduce.paper import LABELS
 from advbench.reproduce.probes import CURVE, FPR, LIKELIHOOD, REJECTION
 from advbench.reproduce.security import MARKS
-from advbench.reproduce.security_rows import EER, TABLE, guard
+from advbench.reproduce.security_rows import EER, LOST_OR_REJECTED, REJECTED, TABLE, guard
 
 ALL = (*SHOWN, *CONTROLS)
 STANDARD, QUICK = "detector-aware (standard)", "detector-aware (quick)"
 GUARD = guard(LIKELIHOOD, FPR)
+_AT_HEADLINE = (
+    f"error, {STANDARD}, no detector",
+    "error, autoattack, no detector",
+    f"undetected error, {STANDARD}, {GUARD}",
+)
 AWARE = f"100-D, undetected error, {STANDARD}, {GUARD}, eps {HEADLINE:g}"
 
 
@@ -97,13 +102,11 @@ def security_tables(r: Rows) -> Iterator[Table]:
         "and under the AutoAttack that its authors publish. Standard models have budget quick where a line says so.",
         [LABELS[loss] for loss in ALL],
         [
-            r.aware(text, ALL)
+            r.aware(f"{text}, eps {eps:g}", ALL)
             for eps in EPS
             for text in (
-                f"error, {STANDARD}, no detector, eps {eps:g}",
-                *([f"error, autoattack, no detector, eps {eps:g}"] if eps == HEADLINE else []),
-                f"undetected error, {STANDARD}, {GUARD}, eps {eps:g}",
-                f"undetected error, {QUICK}, {GUARD}, eps {eps:g}",
+                *(_AT_HEADLINE if eps == HEADLINE else (f"error, {QUICK}, no detector",)),
+                f"undetected error, {QUICK}, {GUARD}",
             )
         ],
     )
@@ -120,7 +123,8 @@ def security_tables(r: Rows) -> Iterator[Table]:
             for detector in (LIKELIHOOD, "max-posterior")
         ]
         + [
-            r.aware(f"undetected error at {where}, or rejected within eps {eps:g}, {GUARD}")
+            r.aware(f"{what} within eps {eps:g}, {GUARD}")
+            for what in (REJECTED, LOST_OR_REJECTED)
             for eps in (0.0, *REJECTION)
         ],
     )

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from advbench import attacking, catalog, fitting, metrics, runs
+from advbench.parsing import attack_choices, loss_choice
 from advbench.reproduce.cells import GREY, HEADLINE, LOSSES, Cell, Entry
 from advbench.reproduce.grid import Grid
 from advbench.runs import to_json
-from advbench.spec import attack_choices, loss_choice
 from advbench.victim import Victim
 
 Row = dict[str, Any]

@@ -29,6 +29,11 @@ def _known(r: Rows, loss: str, setting: str) -> Row | None:
     return None if row is None or row["mean"] is None else row
 
 
+def _strongest(r: Rows, loss: str, what: str, where: str) -> Row | None:
+    """At the larger budget, where it was run."""
+    return _known(r, loss, f"{what}, {STANDARD}, {where}") or _known(r, loss, f"{what}, {QUICK}, {where}")
+
+
 def _headlines(r: Rows) -> Iterator[str]:
     for loss in SHOWN:
         found = _known(r, loss, AWARE.removeprefix("100-D, "))
@@ -46,13 +51,10 @@ def _headlines(r: Rows) -> Iterator[str]:
 def _adversarial_training(r: Rows) -> Iterator[str]:
     """Whether a detector on a standard model loses fewer images than an adversarially trained model without one."""
     for eps in EPS:
-        alone = f"error, {STANDARD}, no detector, eps {eps:g}"
-        trained = {c: row for c in CONTROLS if (row := _known(r, c, alone))}
-        guarded = {}
-        for loss in SHOWN:
-            best = _known(r, loss, f"undetected error, {STANDARD}, {GUARD}, eps {eps:g}")
-            if row := best or _known(r, loss, f"undetected error, {QUICK}, {GUARD}, eps {eps:g}"):
-                guarded[loss] = row
+        trained = {c: row for c in CONTROLS if (row := _strongest(r, c, "error", f"no detector, eps {eps:g}"))}
+        guarded = {
+            loss: row for loss in SHOWN if (row := _strongest(r, loss, "undetected error", f"{GUARD}, eps {eps:g}"))
+        }
         if not trained or not guarded:
             yield f"Eps {eps:g}: detectors against adversarial training not run."
             continue

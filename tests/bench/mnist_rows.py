@@ -18,13 +18,13 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from advbench import catalog
+from advbench.parsing import parse
 from advbench.pipeline import Study, verify_found
 from advbench.place import Place
 from advbench.prelu import PReLU
 from advbench.progress import Quiet
 from advbench.runs import load
 from advbench.selection import Found
-from advbench.spec import parse
 from advbench.training import Trainer, build
 from advbench.types import ImageSet, Splits, Training
 from tests.bench.timing import row
