@@ -91,10 +91,9 @@ def plan() -> Iterator[Probe]:
     for loss in CONTROLS:
         yield _aware("control", loss, budget="standard", detector=NO_DETECTOR)
         yield Probe("published", loss, "autoattack", HEADLINE, FEW, NO_DETECTOR, blind=True)
-    for eps in reversed(EPS):
+    for eps in (e for e in reversed(EPS) if e != HEADLINE):
+        yield from (_aware("control", loss, eps=eps, detector=NO_DETECTOR) for loss in CONTROLS)
         yield from (_aware("control", loss, eps=eps) for loss in CONTROLS)
-        if eps != HEADLINE:
-            yield from (_aware("control", loss, eps=eps, detector=NO_DETECTOR) for loss in CONTROLS)
     yield from (_aware("control", loss, budget="standard") for loss in CONTROLS)
 
 
