@@ -198,6 +198,7 @@ CASES: list[tuple[str, Callable[[], Evidence], str]] = [
     ("headline", lambda: evidence(headline(row={"undetected_error_rate": 0.5})), "not met"),
     ("headline", lambda: evidence(headline(row={"undetected_error_high": 0.9})), "not met"),
     ("worst-case", lambda: evidence(), "not run"),
+    ("worst-case", lambda: evidence(headline(95)), "not run"),
     ("worst-case", lambda: evidence(headline(95), result("pgd", 96)), "met"),
     ("worst-case", lambda: evidence(headline(95), result("pgd", 97)), "not met"),
     ("worst-case", lambda: evidence(headline(95), result("pgd", 97, flagged=100)), "met"),

@@ -98,6 +98,8 @@ def worst_case(e: Evidence) -> Verdict:
     lost = top.lost(guard)
     more = [r for r in e.results if r is not top and (r.row["norm"], r.row["eps"]) == e.at]
     more = [r for r in more if r.attack != "force-rejection" and r.setting("clip") is not False]
+    if not more:
+        return not_run(f"nothing beside the headline at eps {e.eps:g}", e.attack("fgsm", "pgd"))
     union = lost.copy()
     for r in more:
         m = min(r.n, len(union))
@@ -131,7 +133,8 @@ def adaptive(e: Evidence) -> Verdict:
     ran: dict[str, float | None] = {}
     for r in e.results:
         if r.detector == e.detector and (r.row["norm"], r.row["eps"]) == e.at:
-            ran |= r.row.get("members") or {r.attack: r.row["undetected_error_rate"]}
+            own = r.row.get("members")
+            ran = {r.attack: r.row["undetected_error_rate"]} | ran if own is None else ran | own
     wanted = FAMILIES if e.guard(e.detector, e.fpr).has_gradient else WITHOUT_GRADIENT
     missing = [f for f in wanted if not any(name.startswith(f) for name in ran)]
     said = ", ".join(f"{k} {percent(v)}" for k, v in ran.items() if v is not None)
