@@ -37,7 +37,7 @@ def fixed_ascent(
 ) -> None:
     """`x <- project(x + size * steepest(g))` once for each size (Madry et al. 2018, arXiv:1706.06083, sec. 2.1).
 
-    With `decay`, g is the accumulated `decay * g + gradient / ||gradient||_1` (Dong et al. 2018, Eq. 6).
+    With `decay`, g is the accumulated `decay * g + gradient / ||gradient||_1` (Dong et al. 2018, arXiv:1710.06081).
     One gradient a step, and a forward pass for the last point.
     """
     x, accumulated = start, torch.zeros_like(start)

@@ -50,13 +50,13 @@ def targeted_log_odds(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
-    """Difference of logits ratio, `(max_{k != z} s_k - s_z) / (s_(1) - s_(3))` (Croce and Hein 2020, Eq. 6)."""
+    """Difference of logits ratio, `(max_{k != z} s_k - s_z) / (s_(1) - s_(3))` (Croce and Hein 2020)."""
     top = _top(logits, 3, "dlr")
     return margin(logits, labels) / (top[:, 0] - top[:, 2] + 1e-12)
 
 
 def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """`(s_t - s_z) / (s_(1) - (s_(3) + s_(4)) / 2)` (Croce and Hein 2020, Eq. 7)."""
+    """`(s_t - s_z) / (s_(1) - (s_(3) + s_(4)) / 2)` (Croce and Hein 2020, targeted DLR)."""
     top = _top(logits, 4, "targeted dlr")
     gain = of_class(logits, targets) - of_class(logits, labels)
     return gain / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)

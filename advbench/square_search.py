@@ -14,7 +14,7 @@ from advbench.search import Search
 
 CHUNK = 128
 FIRST_SHARE = 0.8  # of the image's pixels, in the first square
-HALVED_AT = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries (ibid., sec. 4)
+HALVED_AT = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries (ibid.); the authors' code, at 500 too
 
 
 def side(query: int, queries: int, height: int, width: int) -> int:
@@ -34,7 +34,7 @@ def _draws(search: Search, width: int) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def square_search(search: Search, goal: Goal, rows: Tensor, queries: int) -> None:
-    """Climb the values of `goal` in the L-inf ball with `queries` forward passes an image (algorithms 1 and 2).
+    """Climb the values of `goal` in the L-inf ball with `queries` forward passes an image.
 
     Starts with vertical stripes of +-eps; each query paints a random square with +-eps in each channel and keeps
     it where the value rises.

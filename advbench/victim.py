@@ -30,7 +30,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def straight_through(value: Tensor, stand_in: Tensor) -> Tensor:
-    """`value` with the gradient of `stand_in` (BPDA, Athalye et al. 2018, arXiv:1802.00420, sec. 4.1)."""
+    """`value` with the gradient of `stand_in` (BPDA, Athalye et al. 2018, arXiv:1802.00420)."""
     return stand_in + (value - stand_in).detach()
 
 

@@ -17,7 +17,7 @@ from advbench.types import Outputs
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureMatching(GradientEvasion):
-    """`-||phi(x) - phi(r)||^2` by Auto-PGD (Sabour et al. 2016, arXiv:1511.05122; Tramer et al. 2020, sec. 3).
+    """`-||phi(x) - phi(r)||^2` by Auto-PGD (Sabour et al. 2016, arXiv:1511.05122; Tramer et al. 2020).
 
     r is, of the guard's clean calibration images that have the target's label, are classified so and pass the
     threshold, the one whose features lie nearest to the clean image's. Works where the score has no gradient.

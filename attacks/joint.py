@@ -19,7 +19,7 @@ WEIGHTS = (1.0, 0.1, 10.0, 0.01, 100.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Joint(GradientEvasion):
-    """`f / F + lambda g / G` by Auto-PGD (Carlini and Wagner 2017, arXiv:1705.07263, sec. 2.3 and 3).
+    """`f / F + lambda g / G` by Auto-PGD (Carlini and Wagner 2017, arXiv:1705.07263).
 
     f is the objective, g the distance of the score below the threshold; F and G are their sizes on clean images
     (`goals.Joint`), so that one sweep fits every detector.

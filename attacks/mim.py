@@ -17,7 +17,7 @@ from advbench.victim import Victim
 
 @dataclass(frozen=True, kw_only=True)
 class MIM(Attack):
-    """`g <- decay * g + grad / ||grad||_1; x <- project(x + eps / steps * steepest(g))` (Dong et al. 2018, Eq. 6-8).
+    """`g <- decay * g + grad / ||grad||_1; x <- project(x + eps / steps * steepest(g))` (Dong et al. 2018).
 
     arXiv:1710.06081. Starts at the image; the point of largest margin is kept.
     objective   ce, margin, dlr or logits, as in `advbench.objectives`
