@@ -132,7 +132,7 @@ def _interval(choice: AttackChoice, made: Adversarials, guard: Guard, lost: metr
         assert found is not None
     else:
         found = metrics.undetected(
-            guard.score(guard.clean).numpy(),
+            guard.clean_scores.numpy(),
             guard.score(made.outputs).numpy(),
             (made.outputs.predictions != made.labels).numpy(),
             choice.fpr,

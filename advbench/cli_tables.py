@@ -142,8 +142,7 @@ NOTES = {
     ),
     "attack": (
         "Success: of the images classified rightly before, those with a wrong label after; target: those with the "
-        "target's. "
-        "Saturated: true-class posterior exactly 1 in float32. Zero gradients: nothing to follow, see "
+        "target's. Saturated: true-class posterior exactly 1 in float32. Zero gradients: nothing to follow, see "
         "--exact-gradient."
     ),
 }

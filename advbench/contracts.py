@@ -123,10 +123,15 @@ class Guard:
         return self.differentiable or self.detector.stand_in(self.clean.take(slice(1))) is not None
 
     @cached_property
+    def clean_scores(self) -> Tensor:
+        """Scores [m] of the clean calibration images, float64, on the CPU."""
+        with torch.no_grad():
+            return self.score(self.clean)
+
+    @cached_property
     def spread(self) -> float:
         """Interquartile range of the clean scores: the unit of a score (1 where it is 0 or infinite)."""
-        with torch.no_grad():
-            low, high = torch.quantile(self.score(self.clean), torch.tensor([0.25, 0.75], dtype=torch.float64))
+        low, high = torch.quantile(self.clean_scores, torch.tensor([0.25, 0.75], dtype=torch.float64))
         return _unit(float(high - low))
 
     @cached_property

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from advbench.ascent import adaptive_ascent, check_counts
+from advbench.ascent import adaptive_ascent, check_counts, decaying, fixed_ascent
 from advbench.contracts import AdaptiveAttack, Guard, check_eps
 from advbench.goals import Criterion, Goal, Undetected
 from advbench.objectives import runners_up
@@ -70,3 +70,11 @@ class GradientEvasion(AdaptiveAttack):
         clean = search.look(search.everyone, search.origin)
         self.pursue(search, labels, guard, clean)
         return search.result()
+
+
+class SwitchingEvasion(GradientEvasion):
+    """Base of those whose goal changes with what the image has reached; steps of eps / 4 that fall to 0."""
+
+    def ascend(self, search: Search, goal: Goal, rows: Tensor, start: Tensor) -> None:
+        """Decaying steps: the goal jumps between two scales, which would mislead Auto-PGD's comparisons."""
+        fixed_ascent(search, goal, rows, start, decaying(self.steps, self.eps / 4))

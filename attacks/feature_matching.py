@@ -42,9 +42,7 @@ class FeatureMatching(GradientEvasion):
     def goals(self, labels: Tensor, targets: Tensor | None, guard: Guard, clean: Outputs) -> Sequence[Goal]:  # noqa: ARG002
         """One: the nearest reference of each image's target; its own features, no goal, where there is none."""
         assert targets is not None
-        with torch.no_grad():
-            accepted = guard.score(guard.clean) <= guard.threshold
-        usable = accepted & (guard.clean.predictions == guard.labels)
+        usable = (guard.clean_scores <= guard.threshold) & (guard.clean.predictions == guard.labels)
         own, found = clean.features.double().cpu(), guard.clean.features.double().cpu()
         distance = torch.cdist(own, found)
         other = guard.labels[None, :] != targets.cpu()[:, None]

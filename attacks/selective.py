@@ -6,18 +6,16 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from advbench import goals
-from advbench.ascent import decaying, fixed_ascent
 from advbench.contracts import Guard
-from advbench.evasion import GradientEvasion
+from advbench.evasion import SwitchingEvasion
 from advbench.geometry import Norm
 from advbench.goals import Goal
 from advbench.objectives import Objective
-from advbench.search import Search
 from advbench.types import Outputs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selective(GradientEvasion):
+class Selective(SwitchingEvasion):
     """Steps up the objective while the label is right, down the score once it is wrong (Bryniarski et al. 2021).
 
     arXiv:2106.15023, sec. 4.1. Steps of eps / 4 that fall to 0 by a half cosine.
@@ -36,7 +34,3 @@ class Selective(GradientEvasion):
     def goals(self, labels: Tensor, targets: Tensor | None, guard: Guard, clean: Outputs) -> Sequence[Goal]:  # noqa: ARG002
         """One, which changes with what the image has reached."""
         return [goals.Selective(self.objective, labels, targets, guard)]
-
-    def ascend(self, search: Search, goal: Goal, rows: Tensor, start: Tensor) -> None:
-        """Decaying steps: the goal jumps between two scales, which would mislead Auto-PGD's comparisons."""
-        fixed_ascent(search, goal, rows, start, decaying(self.steps, self.eps / 4))
