@@ -13,12 +13,12 @@ from advbench.checks.evidence import Evidence
 from advbench.checks.results import Result
 from advbench.checks.table import findings
 from advbench.contracts import Guard
-from advbench.report.commands import model_words
+from advbench.report.commands import attacking
 from advbench.runs import Run
 from advbench.selection import attack_rows
 from advbench.training import build, within
 from advbench.types import ImageSet
-from advbench.victim import Victim
+from advbench.victim import Composed, Victim
 
 SELFTEST = "selftest.json"
 
@@ -49,13 +49,14 @@ def evidence_of(run: Run, others: tuple[Evidence, ...] = (), images: ImageSet | 
     examples = ImageSet(str(run.model["dataset"]), clean.examples, clean.labels[: len(clean.examples)], ())
     return Evidence(
         model=scoring.model_row(run),
-        words=tuple(model_words(run)),
+        words=tuple(attacking(run)),
         results=results,
         verify=verify,
         clean=clean,
         detectors=tuple(dict.fromkeys([*aware, *(row["detector"] for row in verify)])),
         guard=cache(partial(_guard, run)),
-        victim=cache(partial(_victim, run, examples.shape, clean.outputs.logits.shape[1])),
+        # the code of a supplied model is run only where its user names it
+        victim=None if scoring.SUPPLIED in run.model else cache(partial(_victim, run, *_sizes(clean, examples))),
         images=examples if images is None else images,
         others=others,
         selftest=runs.read_note(run.folder.parent / SELFTEST),
@@ -64,6 +65,10 @@ def evidence_of(run: Run, others: tuple[Evidence, ...] = (), images: ImageSet | 
 
 def _guard(run: Run, detector: str, fpr: float) -> Guard:
     return scoring.guard(run, detector, fpr)
+
+
+def _sizes(clean: artifacts.Part, examples: ImageSet) -> tuple[tuple[int, int, int], int]:
+    return examples.shape, clean.outputs.logits.shape[1]
 
 
 def _victim(run: Run, shape: tuple[int, int, int], classes: int) -> Victim:
@@ -82,4 +87,4 @@ def _victim(run: Run, shape: tuple[int, int, int], classes: int) -> Victim:
     tensors = artifacts.unpack(run, artifacts.MODEL)
     scoring.load_state(network, within(tensors, "network"), run)
     scoring.load_state(head, within(tensors, "head"), run)
-    return Victim(network, head, shape=shape, classes=classes, device=torch.device("cpu"))
+    return Victim(Composed(network, head), shape=shape, classes=classes, device=torch.device("cpu"))

@@ -13,10 +13,11 @@ from typing import Any
 
 from advbench import catalog, runs, selection
 from advbench.audit import audit
-from advbench.data import fingerprint
+from advbench.data import fingerprint, for_supplied
 from advbench.errors import BadData, BadRun, BadSetting, FailedCheck
 from advbench.place import Place
 from advbench.runs import Run
+from advbench.scoring import SUPPLIED
 from advbench.types import ImageSet, Splits
 
 Row = dict[str, Any]
@@ -27,8 +28,8 @@ ENOUGH = 200
 def rows_of(name: str, place: Place) -> list[Row]:
     """The audit's rows of the run of that name: requirement, name, title, state, evidence, command."""
     run = selection.by_name(place.runs_dir, name)
-    if not run.has("train") or not run.has("outputs"):
-        raise BadRun(f"{run.folder} holds no trained model; make it with: advbench train, and attack it")
+    if not run.has("outputs"):
+        raise BadRun(f"{run.folder} holds no model's outputs; make it with: advbench train, and attack it")
     others = [selection.checked(other) for other in runs.find(run.folder.parent)]
     return [asdict(finding) for finding in audit(run, others, images=_images(run, place))]
 
@@ -40,6 +41,7 @@ def _images(run: Run, place: Place) -> ImageSet | None:
     except BadData as error:
         place.progress.say(f"checked against the few clean images that the run keeps: {error}")
         return None
+    splits = for_supplied(splits) if SUPPLIED in run.model else splits
     return splits.test if fingerprint(splits) == run.model["data_sha256"] else None
 
 
@@ -87,7 +89,7 @@ def _place_words(place: Place, words: Sequence[str]) -> list[str]:
     if words[0] == "selftest":
         return more
     more += ["--reports-dir", str(place.reports_dir)]
-    if words[0] == "attack":
+    if words[0] in ("attack", "evaluate"):
         few = "--n" in words and int(words[list(words).index("--n") + 1]) <= ENOUGH
         more += [] if few else ["--n", str(SMALL)]
         more += ["--device", str(place.device), "--batch-size", str(place.batch_size)]

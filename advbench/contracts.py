@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -92,13 +92,20 @@ NO_DETECTOR = "none"  # the name under which an adaptive attack is told that the
 
 
 class Detector(ABC):
-    """A detector with its settings: a frozen dataclass."""
+    """A detector with its settings: a frozen dataclass.
+
+    fitted_on   what it learns from: the training part's "outputs", the "head" of a model trained here, or "nothing"
+    """
 
     differentiable: ClassVar[bool] = True
+    fitted_on: ClassVar[Literal["outputs", "head", "nothing"]] = "outputs"
 
     @abstractmethod
-    def fit(self, head: Head, outputs: Outputs, labels: Tensor) -> FittedDetector:
-        """A fitted record from the model's head and its outputs and labels on the training part."""
+    def fit(self, head: Head | None, outputs: Outputs, labels: Tensor) -> FittedDetector:
+        """A fitted record from the model's head and its outputs and labels on the training part.
+
+        `head` is None for a model that was not trained here, which only a detector fitted on the head refuses.
+        """
 
 
 @dataclass(frozen=True)

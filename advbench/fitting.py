@@ -14,7 +14,7 @@ from advbench.runs import Run, to_json
 from advbench.spec import Model
 from advbench.training import Checkpoint, Epoch, Trainer, build, within
 from advbench.types import ImageSet, Splits
-from advbench.victim import Victim
+from advbench.victim import Composed, Victim
 
 
 def parts_of(splits: Splits, model: Model) -> dict[str, ImageSet]:
@@ -112,8 +112,7 @@ def victim_of(run: Run, model: Model, splits: Splits, place: Place) -> Victim:
     scoring.load_state(network, within(tensors, "network"), run)
     scoring.load_state(head, within(tensors, "head"), run)
     return Victim(
-        network,
-        head,
+        Composed(network, head),
         shape=splits.test.shape,
         classes=len(splits.test.classes),
         device=place.device,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from advbench import artifacts, catalog, metrics
-from advbench.contracts import NO_DETECTOR, AcceptAll, AttackSettings, FittedDetector, Guard
+from advbench.contracts import NO_DETECTOR, AcceptAll, AttackSettings, Detector, FittedDetector, Guard
 from advbench.errors import BadRun, BadSetting, FailedCheck
 from advbench.losses import Head
 from advbench.runs import MANIFEST, Run, to_json
@@ -24,6 +24,7 @@ from advbench.training import within
 from advbench.types import Adversarials, ImageSet, Outputs
 
 METRICS = "metrics.json"
+SUPPLIED = "supplied"  # the key of a model's record where it was not trained here
 FPRS = (0.01, 0.05, 0.10)
 TOLERANCE = 1e-6
 Row = dict[str, Any]
@@ -51,6 +52,22 @@ def check_perturbation(attack: AttackSettings, clean: ImageSet, made: Adversaria
     low, high = float(images.min()), float(images.max())
     if attack.clip and (low < 0 or high > 1):
         raise FailedCheck(f"{attack!r} left [0, 1]: pixels from {low:.7f} to {high:.7f}; mend the attack")
+
+
+def fit(run: Run, name: str, train: artifacts.Part) -> FittedDetector:
+    """Detector `name` fitted on a run's training outputs, or on its head.
+
+    Raises BadSetting where a supplied model has not what it takes.
+    """
+    detector: Detector = catalog.load("detector", name)()
+    if detector.fitted_on == "outputs" and not len(train):
+        raise BadSetting(
+            f"detector {name} is fitted on training images, and there are none; give them (in Python: "
+            "train=(images, labels)), or take a detector of the logits alone: max-posterior, energy"
+        )
+    wanted = detector.fitted_on == "head" and SUPPLIED not in run.model
+    head = head_of(run, train.outputs.logits.shape[1]) if wanted else None
+    return detector.fit(head, train.outputs, train.labels)
 
 
 def head_of(run: Run, classes: int) -> Head:
@@ -101,11 +118,11 @@ def guard(run: Run, name: str, fpr: float | None) -> Guard:
             f"fpr = {fpr:g} needs at least {math.ceil(10 / fpr)} calibration images, {run.model['dataset']} has "
             f"{len(calibration)}; take an fpr of {10 / len(calibration):.3f} or more"
         )
-    detector = catalog.load("detector", name)()
-    fitted = detector.fit(head_of(run, train.outputs.logits.shape[1]), train.outputs, train.labels)
+    fitted = fit(run, name, train)
     threshold = metrics.threshold_at(fpr, score(name, fitted, calibration.outputs, "calibration"))
     assert threshold is not None
-    return Guard(name, fitted, threshold, detector.differentiable, calibration.outputs, calibration.labels)
+    differentiable = catalog.load("detector", name).differentiable
+    return Guard(name, fitted, threshold, differentiable, calibration.outputs, calibration.labels)
 
 
 def verify(run: Run, attacks: Sequence[str], detectors: Sequence[str]) -> list[Row]:
@@ -155,11 +172,7 @@ def _compute(
     run: Run, pairs: Sequence[tuple[str, str]]
 ) -> tuple[dict[tuple[str, str], dict[str, Any]], pd.DataFrame]:
     parts = {name: artifacts.read_part(run, name) for name in artifacts.PARTS}
-    head = head_of(run, parts["train"].outputs.logits.shape[1])
-    fitted = {
-        name: catalog.load("detector", name)().fit(head, parts["train"].outputs, parts["train"].labels)
-        for name in dict.fromkeys(d for _, d in pairs)
-    }
+    fitted = {name: fit(run, name, parts["train"]) for name in dict.fromkeys(d for _, d in pairs)}
     clean: dict[tuple[str, str], metrics.Array] = {}
     tables = []
     for name, detector in fitted.items():
@@ -258,9 +271,12 @@ def attack_row(run: Run, file_name: str) -> Row:
 
 
 def model_row(run: Run) -> Row:
-    """The fields that say which model a row is about."""
+    """The fields that say which model a row is about; of a supplied one, those of a training are None."""
     model = run.model
     try:
+        if SUPPLIED in model:
+            own = dict.fromkeys(("loss", "alpha", "lam", "covariance", "seed", "training"))
+            return {"dataset": model["dataset"], **own, "run": run.name}
         loss = model["loss"]
         return {
             "dataset": model["dataset"],

@@ -121,8 +121,7 @@ class Search:
         outputs = []
         for _ in range(self.samples):
             with self._own_randomness():
-                features = self.victim.network(x)
-                outputs.append(Outputs(features, self.victim.head(features)))
+                outputs.append(self.victim.model.outputs(x))
         found = mean(outputs)
         self._note(rows, x, found)
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -73,6 +74,27 @@ class Model:
         parts += ["2d"] if self.feature_dim == 2 else []
         parts += words(self.regime)
         return "-".join([*parts, f"seed{self.seed}", digest(self.record(data_fingerprint))])
+
+
+@dataclass(frozen=True)
+class SuppliedModel:
+    """A model that was not trained here: what, together with the data, tells it from others.
+
+    identity   source, code_sha256, state_sha256, weights, features, mean, std: what was named, and digests of it
+    """
+
+    dataset: str
+    identity: Mapping[str, Any]
+
+    def record(self, data_fingerprint: str) -> dict[str, Any]:
+        """As JSON."""
+        return {"dataset": self.dataset, "data_sha256": data_fingerprint, "supplied": dict(self.identity)}
+
+    def run_name(self, data_fingerprint: str) -> str:
+        """Readable, and ending in a digest of the whole record."""
+        words = (self.dataset, self.identity["source"])
+        readable = "-".join(re.sub(r"[^\w.]+", "-", word).strip("-.")[:60] for word in words)
+        return f"{readable}-{digest(self.record(data_fingerprint))}"
 
 
 @dataclass(frozen=True)

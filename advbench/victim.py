@@ -1,8 +1,9 @@
-"""A trained classifier under test: network and head, frozen, with outputs in batches and its ART wrapper."""
+"""A classifier under test: frozen, with outputs in batches and its ART wrapper."""
 
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
@@ -34,22 +35,46 @@ def straight_through(value: Tensor, stand_in: Tensor) -> Tensor:
     return stand_in + (value - stand_in).detach()
 
 
-class Classifier(nn.Module):
-    """Network and head in one: images [b c h w] in [0, 1] to logits [b k]."""
+class Classifier(nn.Module, ABC):
+    """What a victim runs: images [b c h w] in [0, 1] to features and logits, in one pass."""
+
+    @abstractmethod
+    def outputs(self, images: Tensor) -> Outputs:
+        """Features [b d] and logits [b k], with their graph where `images` require a gradient."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Evaluation logits [b k]."""
+        return self.outputs(images).logits
+
+    def differentiable_outputs(self, images: Tensor) -> Outputs:
+        """The same values, with a gradient that an attack may follow where the plain one is missing (BPDA)."""
+        return self.outputs(images)
+
+
+class Composed(Classifier):
+    """A network and the head of the loss that trained it."""
 
     def __init__(self, network: Network, head: Head) -> None:
         super().__init__()
         self.network = network
         self.head = head
+        self.to(memory_format=torch.channels_last)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Evaluation logits."""
-        logits: Tensor = self.head(self.network(images))
-        return logits
+    def outputs(self, images: Tensor) -> Outputs:
+        """The network's features and the head's logits."""
+        features = self.network(images)
+        return Outputs(features, self.head(features))
+
+    def differentiable_outputs(self, images: Tensor) -> Outputs:
+        """The same, with the gradient of the network's stand-in where it has one."""
+        features, stand_in = self.network(images), self.network.stand_in(images)
+        if stand_in is not None:
+            features = straight_through(features, stand_in)
+        return Outputs(features, self.head(features))
 
 
 class Victim:
-    """Network + head on a device, in evaluation mode, every parameter frozen.
+    """A classifier on a device, in evaluation mode, every parameter frozen.
 
     batch_size        the evaluation batch; halved for good when memory runs out (`say` is told)
     reuse_gradients   keep the single-step gradients, so that FGSM at several eps takes them once
@@ -57,8 +82,7 @@ class Victim:
 
     def __init__(
         self,
-        network: Network,
-        head: Head,
+        model: Classifier,
         *,
         shape: tuple[int, int, int],
         classes: int,
@@ -67,8 +91,7 @@ class Victim:
         reuse_gradients: bool = False,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        model = Classifier(network, head).to(device).to(memory_format=torch.channels_last)
-        self.model = model.eval().requires_grad_(False)
+        self.model = model.to(device).eval().requires_grad_(False)
         self.shape = shape
         self.classes = classes
         self.device = device
@@ -77,14 +100,25 @@ class Victim:
         self._say = say
 
     @property
+    def has_head(self) -> bool:
+        """Whether the model was trained here, so that its network and the head of its loss are known apart."""
+        return isinstance(self.model, Composed)
+
+    @property
     def network(self) -> Network:
-        """Images to features."""
-        return self.model.network
+        """Images to features, of a model trained here."""
+        return self._parts.network
 
     @property
     def head(self) -> Head:
-        """Features to logits."""
-        return self.model.head
+        """Features to logits, of a model trained here."""
+        return self._parts.head
+
+    @property
+    def _parts(self) -> Composed:
+        if not isinstance(self.model, Composed):
+            raise BadSetting("a supplied model has no head of a loss; train one with: advbench train --loss softmax")
+        return self.model
 
     def in_batches(self, n: int, work: Callable[[slice], T]) -> list[T]:
         """`work` on slices of 0..n, in order, each of at most `batch_size` rows.
@@ -118,27 +152,24 @@ class Victim:
         """Features and logits of images [n c h w], on the CPU, from one forward pass."""
 
         def forward(part: slice) -> tuple[Tensor, Tensor]:
-            features = self.network(images[part].to(self.device))
-            return features.cpu(), self.head(features).cpu()
+            found = self.model.outputs(images[part].to(self.device))
+            return found.features.cpu(), found.logits.cpu()
 
         batches = self.in_batches(len(images), forward)
         return Outputs(torch.cat([f for f, _ in batches]), torch.cat([z for _, z in batches]))
 
     def differentiable_outputs(self, images: Tensor) -> Outputs:
-        """Outputs of one batch on the victim's device, with their graph; the network's stand-in gives the gradient.
+        """Outputs of one batch on the victim's device, with their graph, a stand-in's where one is declared.
 
         Raises BadSetting where no gradient reaches `images`, which must require one.
         """
-        features = self.network(images)
-        stand_in = self.network.stand_in(images)
-        if stand_in is not None:
-            features = straight_through(features, stand_in)
-        if not features.requires_grad:
+        found = self.model.differentiable_outputs(images)
+        if not found.features.requires_grad or not found.logits.requires_grad:
             raise BadSetting(
-                "the network's features carry no gradient; give it a stand_in for its part without one (BPDA), or "
+                "the model's outputs carry no gradient; give it a stand_in for its part without one (BPDA), or "
                 "attack it with square"
             )
-        return Outputs(features, self.head(features))
+        return found
 
     @cached_property
     @torch.no_grad()
@@ -160,7 +191,7 @@ class Victim:
         return self._wrap(self.model, loss, clip=clip, known=self._gradients)
 
     def features_classifier(self, loss: nn.Module, *, clip: bool = True) -> GradientClassifier:
-        """An ART classifier whose loss sees the features and applies the head itself."""
+        """An ART classifier whose loss sees the features and applies the head itself; of a model trained here."""
         return self._wrap(self.network, loss.to(self.device), clip=clip, known=self._gradients)
 
     def _wrap(

@@ -2,10 +2,12 @@
 
 import copy
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from advbench.contracts import Detector, FittedDetector
+from advbench.errors import BadSetting
 from advbench.losses import Head
 from advbench.types import Outputs
 
@@ -29,6 +31,13 @@ class Likelihood(Detector):
     likewise with its centres; softmax: the affinity `w^T x + b`. Nothing is estimated from data.
     """
 
-    def fit(self, head: Head, outputs: Outputs, labels: Tensor) -> FittedLikelihood:  # noqa: ARG002
-        """Copies the head; outputs and labels are not used."""
+    fitted_on: ClassVar[Literal["outputs", "head", "nothing"]] = "head"
+
+    def fit(self, head: Head | None, outputs: Outputs, labels: Tensor) -> FittedLikelihood:  # noqa: ARG002
+        """Copies the head; outputs and labels are not used. Raises BadSetting where there is no head."""
+        if head is None:
+            raise BadSetting(
+                "detector likelihood is that of the loss a model was trained with, unknown of a supplied model; "
+                "take class-gaussian or mahalanobis"
+            )
         return FittedLikelihood(copy.deepcopy(head).double().requires_grad_(False).eval())

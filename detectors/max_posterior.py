@@ -1,6 +1,7 @@
 """The posterior of the predicted class: an unsure model is suspicious."""
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ class FittedMaxPosterior(FittedDetector):
 class MaxPosterior(Detector):
     """`p_max = max_k p(k|x)` (Hendrycks and Gimpel 2017; Wan et al. 2018, sec. 4.3 and Fig. 3)."""
 
-    def fit(self, head: Head, outputs: Outputs, labels: Tensor) -> FittedMaxPosterior:  # noqa: ARG002
+    fitted_on: ClassVar[Literal["outputs", "head", "nothing"]] = "nothing"
+
+    def fit(self, head: Head | None, outputs: Outputs, labels: Tensor) -> FittedMaxPosterior:  # noqa: ARG002
         """Nothing is fitted."""
         return FittedMaxPosterior()

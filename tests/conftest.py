@@ -14,7 +14,7 @@ from advbench.losses.softmax import Softmax
 from advbench.models import Network, feature_layer
 from advbench.training import Trainer
 from advbench.types import ImageSet, Splits, Training
-from advbench.victim import Victim
+from advbench.victim import Composed, Victim
 
 torch.set_num_threads(1)
 
@@ -91,7 +91,7 @@ def victims(digits: Splits) -> dict[str, Victim]:
         rate = 0.05 if loss == "lgm" else 0.1
         training = Training(epochs=8, batch_size=50, learning_rate=rate)
         Trainer(network, head, digits.train, digits.validation, training, seed=1, device=CPU).run()
-        made[name] = Victim(network, head, shape=(1, 8, 8), classes=10, device=CPU)
+        made[name] = Victim(Composed(network, head), shape=(1, 8, 8), classes=10, device=CPU)
     return made
 
 
@@ -111,7 +111,7 @@ def linear_victim() -> Callable[..., Victim]:
         head.linear.weight.data = weight.float()
         head.linear.bias.data = torch.zeros(classes) if bias is None else bias.float()
         shape = (1, height, pixels // height)
-        return Victim(Pixels(shape, pixels), head, shape=shape, classes=classes, device=CPU)
+        return Victim(Composed(Pixels(shape, pixels), head), shape=shape, classes=classes, device=CPU)
 
     return make
 

@@ -23,7 +23,7 @@ from advbench.place import Place
 from advbench.regimes import regime_options
 from advbench.training import Checkpoint, Trainer
 from advbench.types import AdversarialTraining, ImageSet, Splits, Training
-from advbench.victim import Victim
+from advbench.victim import Composed, Victim
 
 CPU = torch.device("cpu")
 CELLS = Path(__file__).resolve().parent.parent / "reports" / "mnist" / "cells"
@@ -216,7 +216,7 @@ def test_an_adversarially_trained_model_withstands_what_a_standard_one_does_not(
         network, head = dense((1, 8, 8), 16), catalog.load("loss", "softmax")(16, 10)
     settings = AdversarialTraining(eps=0.1)
     trainer_of(network, head, digits.train, settings, epochs=20, batch_size=50, learning_rate=0.1).run()
-    hardened = Victim(network, head, shape=(1, 8, 8), classes=10, device=CPU)
+    hardened = Victim(Composed(network, head), shape=(1, 8, 8), classes=10, device=CPU)
     images = digits.test
     pgd = catalog.load("attack", "pgd")(eps=0.1, steps=20)
     errors, clean = [], []

@@ -18,7 +18,7 @@ from advbench.losses.softmax import Softmax
 from advbench.models import Network
 from advbench.objectives import margin
 from advbench.types import ImageSet, Perturbed, Splits
-from advbench.victim import Victim
+from advbench.victim import Composed, Victim
 
 Linear = Callable[..., Victim]
 NAMES = ("pgd", "mim", "apgd")
@@ -75,7 +75,7 @@ def identity_head(classes: int) -> Softmax:
 def victim_of(network: nn.Module, classes: int, pixels: int) -> Victim:
     shape = (1, 1, pixels)
     head = identity_head(classes)
-    return Victim(network, head, shape=shape, classes=classes, device=torch.device("cpu"))  # type: ignore[arg-type]
+    return Victim(Composed(network, head), shape=shape, classes=classes, device=torch.device("cpu"))  # type: ignore[arg-type]
 
 
 def margin_only(rise: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -284,7 +284,9 @@ def test_eps_in_l2_may_exceed_one_but_not_the_diagonal_of_the_images(victim: Vic
 
 
 def test_a_model_in_training_mode_is_refused(dense: type[Network], few: ImageSet) -> None:
-    victim = Victim(dense((1, 8, 8), 16), Softmax(16, 10), shape=(1, 8, 8), classes=10, device=torch.device("cpu"))
+    victim = Victim(
+        Composed(dense((1, 8, 8), 16), Softmax(16, 10)), shape=(1, 8, 8), classes=10, device=torch.device("cpu")
+    )
     victim.model.train()
     with pytest.raises(BadSetting, match=r"training mode.*\.eval\(\)"):
         perturb(attack("pgd"), victim, few.images, few.labels)

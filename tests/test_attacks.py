@@ -23,7 +23,7 @@ from advbench.models import Network
 from advbench.noise import Noise
 from advbench.training import build
 from advbench.types import ImageSet, Perturbed, Splits
-from advbench.victim import Victim
+from advbench.victim import Composed, Victim
 
 CPU = torch.device("cpu")
 EPS = 0.125  # a power of two: x +- eps is exact on the 17 grey levels of the digits
@@ -286,7 +286,7 @@ def test_targeted_fgsm_on_lgm_descends_equation_23_without_the_margin(
     head = LGM(12, 4, alpha=3.0, lam=lam)
     head.mu.data = torch.from_numpy(rng.uniform(0, 1, size=(4, 12))).float()
     network = linear_victim(torch.zeros(4, 12)).network
-    victim = Victim(network, head, shape=(1, 1, 12), classes=4, device=CPU)
+    victim = Victim(Composed(network, head), shape=(1, 1, 12), classes=4, device=CPU)
     x = rng.uniform(0.2, 0.8, size=(30, 12)).astype(np.float32).astype(np.float64)
     mu = head.mu.double().numpy()
     d = np.array([[((x[i] - mu[k]) ** 2).sum() / 2 for k in range(4)] for i in range(30)])
@@ -371,7 +371,7 @@ def test_targeted_fgsm_through_art_is_the_plain_torch_loop_bit_for_bit(
 @pytest.mark.parametrize("loss", ["softmax", "lgm"])
 def test_a_convolutional_network_gives_the_same_bits_through_art(loss: str, few: ImageSet) -> None:
     network, head = build("digits-cnn", 100, loss, {}, shape=(1, 8, 8), classes=10, seed=0)
-    victim = Victim(network, head, shape=(1, 8, 8), classes=10, device=CPU)
+    victim = Victim(Composed(network, head), shape=(1, 8, 8), classes=10, device=CPU)
     made = perturb(attack("fgsm", eps=0.3), victim, few.images, few.labels)
     assert torch.equal(made.images, plain_fgsm(victim, few.images, few.labels, 0.3))
     made = perturb(attack("targeted-fgsm", eps=0.3), victim, few.images, few.labels)
@@ -426,7 +426,7 @@ def test_the_art_classifier_predicts_the_logits_in_the_unit_range(victim: Victim
 
 def test_a_frozen_victim_leaves_no_gradients_behind(dense: type[Network], few: ImageSet) -> None:
     head = LGM(16, 10, covariance="diagonal")
-    victim = Victim(dense((1, 8, 8), 16), head, shape=(1, 8, 8), classes=10, device=CPU)
+    victim = Victim(Composed(dense((1, 8, 8), 16), head), shape=(1, 8, 8), classes=10, device=CPU)
     for name in ATTACKS:
         perturb(attack(name), victim, few.images, few.labels)
     assert [p.grad for p in victim.model.parameters()] == [None] * len(list(victim.model.parameters()))
@@ -436,7 +436,11 @@ def test_gradients_kept_for_other_eps_change_no_byte_and_are_taken_once_a_loss(
     victim: Victim, few: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keeping = Victim(
-        victim.network, victim.head, shape=victim.shape, classes=victim.classes, device=CPU, reuse_gradients=True
+        Composed(victim.network, victim.head),
+        shape=victim.shape,
+        classes=victim.classes,
+        device=CPU,
+        reuse_gradients=True,
     )
     chosen = [
         attack(name, eps=eps, clip=clip, exact_gradient=exact)

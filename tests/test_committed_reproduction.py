@@ -21,7 +21,7 @@ from advbench.reproduce.verdict import verdict
 from advbench.runs import sha256
 from advbench.training import build, within
 from advbench.types import Splits
-from advbench.victim import Victim
+from advbench.victim import Composed, Victim
 
 HOME = Path(__file__).resolve().parent.parent / "reports" / "mnist"
 RECORDS = {path.stem: records.read(path) for path in sorted((HOME / "cells").glob("*.json"))}
@@ -102,7 +102,7 @@ def victim_of(name: str) -> Victim:
     network, head = build("mnist-cnn", dim, found.model["loss"]["name"], loss, shape=(1, 28, 28), classes=10, seed=0)
     network.load_state_dict(within(found.tensors, "network"))
     head.load_state_dict(within(found.tensors, "head"))
-    return Victim(network, head, shape=(1, 28, 28), classes=10, device=torch.device("cpu"))
+    return Victim(Composed(network, head), shape=(1, 28, 28), classes=10, device=torch.device("cpu"))
 
 
 @pytest.mark.mnist

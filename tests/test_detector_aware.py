@@ -15,7 +15,7 @@ from advbench.errors import BadSetting, FailedCheck
 from advbench.losses.softmax import Softmax
 from advbench.parsing import attack_choices
 from advbench.types import Adversarials, ImageSet, Outputs, Splits
-from advbench.victim import Victim
+from advbench.victim import Composed, Victim
 from tests.conftest import Pixels
 from tests.test_evasion import guard_of
 
@@ -235,7 +235,7 @@ class Noisy(Pixels):
 
 def test_a_model_with_random_outputs_is_refused_and_told_what_takes_it() -> None:
     head = Softmax(4, 3)
-    victim = Victim(Noisy((1, 1, 4), 4), head, shape=(1, 1, 4), classes=3, device=torch.device("cpu"))
+    victim = Victim(Composed(Noisy((1, 1, 4), 4), head), shape=(1, 1, 4), classes=3, device=torch.device("cpu"))
     images = ImageSet("made", torch.rand(2, 1, 1, 4), torch.tensor([0, 1]), ("a", "b", "c"))
     guard = Guard(NO_DETECTOR, AcceptAll(), 1.0, False, victim.outputs(images.images), images.labels)
     with pytest.raises(BadSetting, match=r"stochastic.*samples"):

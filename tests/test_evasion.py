@@ -18,7 +18,7 @@ from advbench.losses.lgm import LGM
 from advbench.models import Network
 from advbench.objectives import margin
 from advbench.types import ImageSet, Outputs, Perturbed, Splits
-from advbench.victim import Victim
+from advbench.victim import Composed, Victim
 
 CPU = torch.device("cpu")
 AWARE = [n for n in catalog.names("attack") if issubclass(catalog.load("attack", n), AdaptiveAttack)]
@@ -159,7 +159,7 @@ def gaussian_pair() -> tuple[Victim, Guard]:
     network = Pixels()
     head = LGM(4, 2)
     head.mu.data = torch.from_numpy(MU).float()
-    victim = Victim(network, head, shape=(1, 1, 4), classes=2, device=CPU)
+    victim = Victim(Composed(network, head), shape=(1, 1, 4), classes=2, device=CPU)
     rng = np.random.default_rng(0)
     labels = torch.arange(200) % 2
     clean = torch.from_numpy(MU[labels.numpy()] + rng.normal(0, 0.04, size=(200, 4))).float()

@@ -9,7 +9,7 @@ from advbench import art_attacks, catalog, settings
 from advbench.errors import BadSetting, UnknownName
 from advbench.geometry import generator
 from advbench.types import ImageSet, Splits
-from advbench.victim import Victim
+from advbench.victim import Composed, Victim
 
 
 def wrong(victim: Victim, images: Tensor, labels: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def test_autoattack_is_the_authors_code_bit_for_bit(victims: dict[str, Victim], 
 def test_autoattack_needs_four_classes_and_the_unit_range(victims: dict[str, Victim], few: ImageSet) -> None:
     with pytest.raises(BadSetting, match="no-clip"):
         catalog.load("attack", "autoattack")(clip=False)
-    victim = Victim(victims["softmax"].network, victims["softmax"].head, shape=(1, 8, 8), classes=3,
+    victim = Victim(Composed(victims["softmax"].network, victims["softmax"].head), shape=(1, 8, 8), classes=3,
                     device=torch.device("cpu"))  # fmt: skip
     with pytest.raises(BadSetting, match="needs four classes, this model has 3"):
         catalog.load("attack", "autoattack")().perturb(victim, few.images, few.labels, torch.arange(24))
@@ -58,7 +58,9 @@ def test_square_wins_where_the_gradient_is_masked_and_pgd_does_not(victims: dict
             features: Tensor = victims["softmax"].network(images).detach() + 0 * images.flatten(1)[:, :16]
             return features
 
-    victim = Victim(Masked(), victims["softmax"].head, shape=(1, 8, 8), classes=10, device=torch.device("cpu"))
+    victim = Victim(
+        Composed(Masked(), victims["softmax"].head), shape=(1, 8, 8), classes=10, device=torch.device("cpu")
+    )
     seeds = torch.arange(len(few))
     plain = catalog.load("attack", "pgd")(eps=0.2).perturb(victim, few.images, few.labels, seeds)
     square = catalog.load("attack", "square")(eps=0.2, queries=500).perturb(victim, few.images, few.labels, seeds)

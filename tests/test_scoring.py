@@ -26,7 +26,7 @@ from advbench.place import Place
 from advbench.runs import Run
 from advbench.selection import Found
 from advbench.types import Adversarials, ImageSet, Outputs, Splits
-from advbench.victim import Victim
+from advbench.victim import Composed, Victim
 
 CPU = torch.device("cpu")
 Row = dict[str, Any]
@@ -168,7 +168,7 @@ def test_stored_outputs_are_what_the_stored_model_says_of_the_stored_images(stud
         network.load_state_dict({k.removeprefix("network."): v for k, v in weights.items() if k[0] == "n"})
         head = scoring.head_of(run, 10)
         made = artifacts.read_adversarials(run, attack_file(run, row, row["n"]))
-        outputs = Victim(network, head, shape=(1, 8, 8), classes=10, device=CPU).outputs(made.images)
+        outputs = Victim(Composed(network, head), shape=(1, 8, 8), classes=10, device=CPU).outputs(made.images)
         assert torch.allclose(outputs.features, made.outputs.features, rtol=1e-4, atol=1e-4)
         assert torch.allclose(outputs.logits, made.outputs.logits, rtol=1e-4, atol=1e-4)
 

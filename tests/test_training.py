@@ -20,7 +20,7 @@ from advbench.losses.softmax import Softmax
 from advbench.models import Network
 from advbench.training import Checkpoint, Trainer, build, within
 from advbench.types import ImageSet, Splits, Training
-from advbench.victim import Victim, is_out_of_memory
+from advbench.victim import Composed, Victim, is_out_of_memory
 
 CPU = torch.device("cpu")
 SHAPE = (1, 8, 8)
@@ -464,7 +464,9 @@ def hungry_victim(limit: int, error: Exception, batch_size: int) -> tuple[Victim
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         head: Head = Softmax(64, 10)
-    victim = Victim(network, head, shape=SHAPE, classes=10, device=CPU, batch_size=batch_size, say=said.append)
+    victim = Victim(
+        Composed(network, head), shape=SHAPE, classes=10, device=CPU, batch_size=batch_size, say=said.append
+    )
     return victim, network, said
 
 
@@ -542,6 +544,6 @@ def test_outputs_are_features_and_logits_of_one_forward_pass(victim: Victim, few
 
 def test_a_victim_is_frozen_and_in_evaluation_mode() -> None:
     network = Noisy(SHAPE, 2).train()
-    victim = Victim(network, Softmax(2, 10), shape=SHAPE, classes=10, device=CPU)
+    victim = Victim(Composed(network, Softmax(2, 10)), shape=SHAPE, classes=10, device=CPU)
     assert not any(module.training for module in victim.model.modules())
     assert not any(p.requires_grad for p in victim.model.parameters())

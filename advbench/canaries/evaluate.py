@@ -91,7 +91,7 @@ def evaluate(
             row |= attacking.evasion(choice, made, clean.take(slice(choice.n)), on, attacked(fgsm, None))
         results.append(result_of(row, made))
     part = Part(clean, splits.test.labels, splits.test.images[:8])
-    words = ("--dataset", "digits", "--loss", subject.model["loss"], "--seed", str(subject.model["seed"]))
+    words = ("attack", "--dataset", "digits", "--loss", subject.model["loss"], "--seed", str(subject.model["seed"]))
     rows = [row for r in results if r.attack in verified for row in verify_rows(r, guard(subject.name, 0.05), clean)]
     return Evidence(
         model=subject.model,

@@ -16,7 +16,7 @@ from advbench.losses.softmax import Softmax
 from advbench.models import Network, feature_layer
 from advbench.training import Trainer
 from advbench.types import AdversarialTraining, Outputs, Splits, Training
-from advbench.victim import Victim
+from advbench.victim import Composed, Victim
 
 CPU = torch.device("cpu")
 SHAPE, CLASSES, FEATURES = (1, 8, 8), 10, 16
@@ -63,7 +63,7 @@ def trained(splits: Splits, loss: str, *, seed: int = 0, adversarial: float | No
 
 def victim_of(network: Network, head: Head) -> Victim:
     """On the CPU, for the digits."""
-    return Victim(network, head, shape=SHAPE, classes=CLASSES, device=CPU)
+    return Victim(Composed(network, head), shape=SHAPE, classes=CLASSES, device=CPU)
 
 
 class Stepped(Network):

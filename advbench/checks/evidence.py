@@ -28,7 +28,7 @@ class Evidence:
     """One model, what was done to it, and the models beside it.
 
     model      the fields of its rows that say which model it is
-    words      the options of a command line that name it
+    words      the command and options that name it: attack --dataset ..., evaluate --model ...
     results    every attack on it
     verify     its verify rows
     clean      the clean test part as the model sees it
@@ -102,6 +102,11 @@ class Evidence:
         return DEFAULT_FPR if self.headline is None else float(self.headline.row["fpr"])
 
     @property
+    def supplied(self) -> bool:
+        """Whether the model was not trained here."""
+        return self.model["loss"] is None
+
+    @property
     def pixels(self) -> int:
         """How many numbers an image is."""
         images = self.results[0].made.images if self.images is None else self.images.images
@@ -155,7 +160,7 @@ class Evidence:
         **settings: Any,
     ) -> str:
         """The command line of attacks on this model, on as many images as the headline unless `n` says otherwise."""
-        parts = ["advbench", "attack", *(words or self.words), "--attack", ",".join(attacks)]
+        parts = ["advbench", *(words or self.words), "--attack", ",".join(attacks)]
         parts += ["--eps", f"{self.eps:g}" if eps is None else eps]
         norm = {} if self.at[0] == "linf" else {"norm": self.at[0]}
         parts += attack_options({**norm, **settings})
@@ -170,11 +175,13 @@ class Evidence:
 
     def verification(self) -> str:
         """The command line that scores with every detector what was attacked."""
+        if self.supplied:
+            return self.attack("fgsm", detector=",".join(self.detectors))
         return shlex.join(["advbench", "verify", *(w for k in WHICH for w in (f"--{k}", str(self.model[k])))])
 
     def other(self, loss: str, *more: str) -> tuple[str, ...]:
         """The words of a model of the same data set with another loss or other options."""
-        return ("--dataset", str(self.model["dataset"]), "--loss", loss, *more)
+        return ("attack", "--dataset", str(self.model["dataset"]), "--loss", loss, *more)
 
     def with_seed(self, seed: int) -> tuple[str, ...]:
         """The words of the same model from another seed."""

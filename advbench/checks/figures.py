@@ -131,6 +131,8 @@ def seeds(e: Evidence) -> Verdict:
     top = e.headline
     if top is None:
         return not_run("no headline to repeat", e.aware("detector-aware"))
+    if e.supplied:
+        return met("one supplied model: its figures are its own and claim nothing of a loss")
     own = {k: v for k, v in e.model.items() if k not in ("seed", "run")}
     rates = {}
     for one in (e, *e.others):

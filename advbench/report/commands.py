@@ -10,13 +10,30 @@ from advbench import artifacts, catalog
 from advbench.regimes import regime_options
 from advbench.report.subject import Row
 from advbench.runs import Run
+from advbench.scoring import SUPPLIED
 from advbench.settings import defaults
 from advbench.types import Recipe, Training
 
 
-def model_words(run: Run) -> list[str]:
-    """The options of `train` and `attack` that name this run's model."""
-    model = run.model
+def attacking(run: Run) -> list[str]:
+    """The command and the options that name this run's model; what it is attacked with comes after them."""
+    if SUPPLIED in run.model:
+        return ["evaluate", *_supplied_words(run.model)]
+    return ["attack", *_trained_words(run.model)]
+
+
+def _supplied_words(model: Mapping[str, Any]) -> list[str]:
+    """As it was named, less the folders that its files lay in; its weights by their file's name."""
+    own = model[SUPPLIED]
+    words = ["--dataset", model["dataset"], "--model", own["source"]]
+    for key in ("weights", "features", "mean", "std"):
+        if own.get(key) is not None:
+            value = own[key]
+            words += [f"--{key}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+    return words
+
+
+def _trained_words(model: Mapping[str, Any]) -> list[str]:
     words = ["--dataset", model["dataset"], "--loss", model["loss"]["name"], "--seed", str(model["seed"])]
     recipe: Recipe = catalog.load("data set", model["dataset"]).recipe
     usual_loss = defaults(catalog.load("loss", model["loss"]["name"]))
@@ -36,7 +53,7 @@ def model_words(run: Run) -> list[str]:
 
 def commands(run: Run, attacks: Mapping[str, Row]) -> list[str]:
     """Command lines that make this run again: one for each attack and its settings."""
-    words = model_words(run)
+    words = attacking(run)
     groups: dict[tuple[str, str, int], list[Row]] = {}
     for row in attacks.values():
         groups.setdefault((row["attack"], str(row["settings"]), row["n"]), []).append(row)
@@ -46,7 +63,7 @@ def commands(run: Run, attacks: Mapping[str, Row]) -> list[str]:
         eps = ",".join(str(r["eps"]) for r in sorted(rows, key=lambda r: r["eps"]))
         own = ["--attack", rows[0]["attack"], "--eps", eps, *attack_options(rows[0]["settings"])]
         own += ["--n", str(rows[0]["n"])] if rows[0]["n"] != n_test else []
-        lines.append(shlex.join(["advbench", "attack", *words, *own]))
+        lines.append(shlex.join(["advbench", *words, *own]))
     return lines
 
 

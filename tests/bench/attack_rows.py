@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from advbench import catalog, released
 from advbench.contracts import NO_DETECTOR, AcceptAll, Guard
 from advbench.training import build, within
-from advbench.victim import Victim
+from advbench.victim import Composed, Victim
 from tests.bench.mnist_rows import mnist
 from tests.bench.rows import BATCH, mnist_victim, some_images
 from tests.bench.timing import ratio, row
@@ -142,7 +142,7 @@ def _released(stem: str) -> Victim | None:
     network, head = build("mnist-cnn", 100, found.model["loss"]["name"], own, shape=shape, classes=10, seed=0)
     network.load_state_dict(within(found.tensors, "network"))
     head.load_state_dict(within(found.tensors, "head"))
-    return Victim(network, head, shape=shape, classes=10, device=torch.device("cpu"), batch_size=BATCH)
+    return Victim(Composed(network, head), shape=shape, classes=10, device=torch.device("cpu"), batch_size=BATCH)
 
 
 @functools.cache

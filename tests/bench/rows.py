@@ -17,7 +17,7 @@ from advbench import catalog, metrics
 from advbench.losses.lgm import LGM
 from advbench.training import build
 from advbench.types import Outputs
-from advbench.victim import Victim
+from advbench.victim import Composed, Victim
 from tests.bench.timing import ratio, row
 
 BATCH, BATCHES = 256, 2
@@ -27,7 +27,7 @@ def mnist_victim(loss: str = "lgm") -> Victim:
     """The MNIST network at its random first weights: times do not depend on them."""
     shape, classes = (1, 28, 28), 10
     network, head = build("mnist-cnn", 100, loss, {}, shape=shape, classes=classes, seed=0)
-    return Victim(network, head, shape=shape, classes=classes, device=torch.device("cpu"), batch_size=BATCH)
+    return Victim(Composed(network, head), shape=shape, classes=classes, device=torch.device("cpu"), batch_size=BATCH)
 
 
 def some_images() -> tuple[Tensor, Tensor]:
