@@ -11,14 +11,16 @@ from advbench.regimes import regime_options
 from advbench.report.subject import Row
 from advbench.runs import Run
 from advbench.settings import defaults
-from advbench.types import Recipe, Training
+from advbench.sources import recipe_of
+from advbench.sources.naming import option
+from advbench.types import Training
 
 
 def model_words(run: Run) -> list[str]:
     """The options of `train` and `attack` that name this run's model."""
     model = run.model
-    words = ["--dataset", model["dataset"], "--loss", model["loss"]["name"], "--seed", str(model["seed"])]
-    recipe: Recipe = catalog.load("data set", model["dataset"]).recipe
+    words = [*data_words(model), "--loss", model["loss"]["name"], "--seed", str(model["seed"])]
+    recipe = recipe_of(model["dataset"])
     usual_loss = defaults(catalog.load("loss", model["loss"]["name"]))
     usual_training = defaults(Training) | recipe.training_of(model.get("adversarial"))
     if model["network"] != recipe.network:
@@ -32,6 +34,12 @@ def model_words(run: Run) -> list[str]:
     words += _options(training)
     words += _options(regime_options(model.get("adversarial"), recipe.adversarial))
     return words
+
+
+def data_words(model: Mapping[str, Any]) -> list[str]:
+    """The options that name a model's data set; where a path belongs, all that was not recorded of it is PATH."""
+    size = model.get("image_size")
+    return ["--dataset", option(model["dataset"]), *([] if size is None else ["--image-size", str(size)])]
 
 
 def commands(run: Run, attacks: Mapping[str, Row]) -> list[str]:
