@@ -63,7 +63,7 @@ def pack_part(outputs: Outputs, part: ImageSet, *, examples: bool) -> bytes:
         "labels": part.labels,
         "index": torch.arange(len(part)),
     }
-    return pack(tensors | ({"examples": part.images[:EXAMPLES]} if examples else {}))
+    return pack(tensors | ({"examples": part.take(slice(EXAMPLES)).images} if examples else {}))
 
 
 def read_part(run: Run, name: str) -> Part:

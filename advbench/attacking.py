@@ -33,7 +33,7 @@ def perturb(
     seeds = torch.arange(len(images))
 
     def work(part: slice) -> Perturbed:
-        batch = victim, images.images[part], images.labels[part], seeds[part]
+        batch = victim, images.pixels[part], images.labels[part], seeds[part]
         if isinstance(attack, AdaptiveAttack):
             assert guard is not None
             result = attack.perturb(*batch, guard)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -84,12 +85,12 @@ def verify(options: Options) -> None:
 def report(options: Options) -> None:
     """Write an HTML page about every attacked model found, or about those selected."""
     from advbench import pipeline
-    from advbench.parsing import folder_name
+    from advbench.parsing import folder_name, study_name
 
     place = place_of(options)
     found = found_by(options, place)
     datasets = {f.run.model["dataset"] for f in found}
-    default = f"{datasets.pop()}-study" if len(datasets) == 1 else "all-data-sets"
+    default = study_name(datasets.pop()) if len(datasets) == 1 else "all-data-sets"
     name = folder_name(default if options["name"] is None else options["name"])
     page, rows = pipeline.report(name, found, detectors_of(options), place)
     emit("report", rows, options, page)
@@ -146,8 +147,9 @@ def audit(
 
     place = place_of(options)
     if options["complete"]:
-        complete(run, place, lambda words: app(words, prog_name="advbench", standalone_mode=False))
-    rows = rows_of(run, place)
+        command_line = functools.partial(app, prog_name="advbench", standalone_mode=False)
+        complete(run, place, command_line, options["dataset"])
+    rows = rows_of(run, place, options["dataset"])
     if options["json"]:
         emit("audit", rows, options)
     else:

@@ -11,38 +11,51 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from advbench import catalog, runs, selection
+from advbench import runs, selection
 from advbench.audit import audit
 from advbench.data import fingerprint, for_supplied
 from advbench.errors import BadData, BadRun, BadSetting, FailedCheck
 from advbench.place import Place
 from advbench.runs import Run
 from advbench.scoring import SUPPLIED
-from advbench.types import ImageSet, Splits
+from advbench.sources import label, source
+from advbench.sources.naming import option
+from advbench.types import ImageSet
 
 Row = dict[str, Any]
 SMALL = 100  # images of an attack that --complete runs, unless its command names a number up to
 ENOUGH = 200
 
 
-def rows_of(name: str, place: Place) -> list[Row]:
-    """The audit's rows of the run of that name: requirement, name, title, state, evidence, command."""
+def rows_of(name: str, place: Place, dataset: str | None = None) -> list[Row]:
+    """The audit's rows of the run of that name: requirement, name, title, state, evidence, command.
+
+    `dataset` is where the run's data lie, as `--dataset` takes it; without it a folder or file is not found.
+    """
     run = selection.by_name(place.runs_dir, name)
     if not run.has("outputs"):
         raise BadRun(f"{run.folder} holds no model's outputs; make it with: advbench train, and attack it")
     others = [selection.checked(other) for other in runs.find(run.folder.parent)]
-    return [asdict(finding) for finding in audit(run, others, images=_images(run, place))]
+    return [asdict(finding) for finding in audit(run, others, images=_images(run, place, dataset))]
 
 
-def _images(run: Run, place: Place) -> ImageSet | None:
+def _images(run: Run, place: Place, dataset: str | None = None) -> ImageSet | None:
     """The clean test images where the data are at hand and those of the run."""
     try:
-        splits: Splits = catalog.load("data set", run.model["dataset"])().load(place.data_dir)
+        splits = source(_data_name(run, dataset), run.model.get("image_size")).load(place.data_dir)
     except BadData as error:
         place.progress.say(f"checked against the few clean images that the run keeps: {error}")
         return None
     splits = for_supplied(splits) if SUPPLIED in run.model else splits
     return splits.test if fingerprint(splits) == run.model["data_sha256"] else None
+
+
+def _data_name(run: Run, dataset: str | None) -> str:
+    """What `--dataset` takes for the run's data; raises BadSetting where `dataset` is recorded under another name."""
+    recorded = str(run.model["dataset"])
+    if dataset is not None and label(dataset) != recorded:
+        raise BadSetting(f"--dataset {dataset} is recorded as {label(dataset)}, this run's data as {recorded}")
+    return dataset or option(recorded)
 
 
 def show_audit(rows: Sequence[Row]) -> None:
@@ -57,27 +70,36 @@ def show_audit(rows: Sequence[Row]) -> None:
     print(f"\n{len(rows)} checks: {', '.join(f'{n} {state}' for state, n in states.items())}")
 
 
-def complete(name: str, place: Place, command_line: Callable[[Sequence[str]], object]) -> None:
+def complete(
+    name: str, place: Place, command_line: Callable[[Sequence[str]], object], dataset: str | None = None
+) -> None:
     """Run the command of each check that was not run, in this place, on few images.
 
     What a command leaves is kept, so that a second call goes on. A command that cannot be run here is told and left.
     """
     done: set[str] = set()
-    while missing := [pair for pair in _missing(name, place) if pair[1] not in done]:
+    while missing := [pair for pair in _missing(name, place, dataset) if pair[1] not in done]:
         for check, command in missing:
             done.add(command)
             place.progress.say(f"{check}: {command}")
-            words = shlex.split(command)[1:]
+            words = _with_path(shlex.split(command)[1:], dataset)
             try:
                 with contextlib.redirect_stdout(sys.stderr):
                     command_line([*words, *_place_words(place, words)])
-            except (BadSetting, FailedCheck) as error:
+            except (BadSetting, BadData, FailedCheck) as error:
                 place.progress.say(f"left out: {error}")
 
 
-def _missing(name: str, place: Place) -> Iterator[tuple[str, str]]:
+def _with_path(words: list[str], dataset: str | None) -> list[str]:
+    """A command's words with the data named in full, where it works on data at all."""
+    if dataset is not None and "--dataset" in words and words[0] in ("train", "attack", "run"):
+        words[words.index("--dataset") + 1] = dataset
+    return words
+
+
+def _missing(name: str, place: Place, dataset: str | None) -> Iterator[tuple[str, str]]:
     """(check, command) of each check that was not run and that a command of ours could close."""
-    for row in rows_of(name, place):
+    for row in rows_of(name, place, dataset):
         for command in (row["command"] or "").split(" && ") if row["state"] == "not run" else ():
             if command.startswith("advbench ") and not command.startswith("advbench audit"):
                 yield f"{row['requirement']} {row['name']}", command

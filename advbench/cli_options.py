@@ -79,7 +79,15 @@ REGIME: Group = {
     ),
 }
 MODEL: Group = {
-    "dataset": _option(str, "--dataset", help="digits (default), mnist", panel=_MODEL),
+    "dataset": _option(
+        str,
+        "--dataset",
+        help="digits (default), another of `advbench list datasets`, or folder:PATH, npz:PATH, safetensors:PATH.",
+        panel=_MODEL,
+    ),
+    "image_size": _option(
+        int, "--image-size", help="Image folder: shorter side scaled to N, middle square taken.", panel=_MODEL
+    ),
     "loss": _option(
         str, "--loss", help="softmax (default), center, l-softmax, lgm; `run` takes a list", panel=_MODEL
     ),
@@ -148,7 +156,13 @@ REPRODUCE: Group = {
 AUDIT: Group = {
     "complete": Annotated[
         bool, typer.Option("--complete", help="Run what is missing first, on few images; a second call goes on.")
-    ]
+    ],
+    "dataset": _option(
+        str,
+        "--dataset",
+        help="Where the run's data lie, if they are a folder or file of yours: folder:PATH.",
+        panel=_MODEL,
+    ),
 }
 SELECT: Group = {
     key: _option(str, f"--{key}", help=f"Only {text}; separate several with commas.", panel="Selection")

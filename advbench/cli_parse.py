@@ -139,6 +139,7 @@ def _training_table(options: Options, spec: Mapping[str, Any]) -> dict[str, Any]
     of_spec = spec.get("training", {})
     return {
         "dataset": options["dataset"],
+        "image_size": options["image_size"],
         "network": options["network"],
         "feature_dim": None if options["feature_dim"] is None else whole(options["feature_dim"], "feature_dim"),
         "training": {**of_spec, **training} if training and isinstance(of_spec, Mapping) else spec.get("training"),
@@ -251,9 +252,13 @@ def selection_of(options: Options) -> Selection:
     from advbench.regimes import REGIMES
     from advbench.selection import Selection
     from advbench.settings import number
+    from advbench.sources import label
 
     wanted: dict[str, tuple[Any, ...]] = {}
-    for field, kind in (("dataset", "data set"), ("loss", "loss"), ("attack", "attack")):
+    datasets = words(options["dataset"], "dataset")
+    if datasets:
+        wanted["dataset"] = tuple(map(label, datasets))
+    for field, kind in (("loss", "loss"), ("attack", "attack")):
         names = words(options[field], field)
         for name in names or []:
             catalog.load(kind, name)

@@ -42,11 +42,12 @@ def ensure_outputs(run: Run, model: Model, splits: Splits, place: Place) -> None
     began = time.perf_counter()
     victim = victim_of(run, model, splits, place)
     files = {
-        f"outputs/{name}.safetensors": artifacts.pack_part(victim.outputs(part.images), part, examples=name == "test")
+        f"outputs/{name}.safetensors": artifacts.pack_part(victim.outputs(part.pixels), part, examples=name == "test")
         for name, part in parts_of(splits, model).items()
         if name in artifacts.PARTS
     }
-    run.write("outputs", files, seconds=time.perf_counter() - began)
+    info = {"excluded": dict(splits.excluded)} if splits.excluded else {}
+    run.write("outputs", files, seconds=time.perf_counter() - began, info=info)
 
 
 def untrained(model: Model, splits: Splits) -> tuple[Any, Any]:

@@ -13,6 +13,8 @@ from advbench.contracts import NO_DETECTOR, AdaptiveAttack
 from advbench.errors import BadSetting, UnknownName
 from advbench.regimes import adversarial_training
 from advbench.settings import convert, defaults, fill, number
+from advbench.sources import label, recipe_of, source
+from advbench.sources.naming import slug
 from advbench.spec import AttackChoice, Choice, Spec, TrainedLoss
 from advbench.types import Recipe, Training
 
@@ -20,6 +22,7 @@ DEFAULT_FPR = 0.05
 DEFAULTS: dict[str, Any] = {
     "name": None,
     "dataset": "digits",
+    "image_size": None,
     "network": None,
     "feature_dim": 100,
     "losses": [
@@ -68,7 +71,9 @@ def parse(table: Mapping[str, Any]) -> Spec:
             raise UnknownName("key of a spec", key, DEFAULTS)
     given = {**DEFAULTS, **table}
     dataset = text(given["dataset"], "dataset")
-    recipe: Recipe = catalog.load("data set", dataset).recipe
+    image_size = None if given["image_size"] is None else convert(given["image_size"], int, "image_size")
+    source(dataset, image_size)
+    recipe = recipe_of(dataset)
     network = given["network"]
     if network is not None:
         catalog.load("network", text(network, "network"))
@@ -80,8 +85,9 @@ def parse(table: Mapping[str, Any]) -> Spec:
     for name in detectors:
         catalog.load("detector", name)
     return Spec(
-        name=folder_name(given["name"] if given["name"] is not None else f"{dataset}-study"),
+        name=folder_name(given["name"] if given["name"] is not None else study_name(dataset)),
         dataset=dataset,
+        image_size=image_size,
         network=network,
         feature_dim=feature_dim,
         losses=unique(trained_loss(entry, recipe) for entry in listed(given["losses"], "losses")),
@@ -207,6 +213,11 @@ def seed(value: object) -> int:
     if not 0 <= result < 2**32:
         raise BadSetting(f"seed = {value!r} is out of range; it must be a whole number from 0 to 2^32 - 1")
     return int(result)
+
+
+def study_name(dataset: str) -> str:
+    """What a study of a data set is called unless told otherwise."""
+    return f"{slug(label(dataset)).lstrip('.')}-study"
 
 
 def folder_name(value: object) -> str:

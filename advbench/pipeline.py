@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from advbench.progress import Progress
 from advbench.runs import Run
 from advbench.scoring import Row
 from advbench.selection import Found
+from advbench.sources import label, source
+from advbench.sources.naming import slug
 from advbench.spec import AttackChoice, Model, Spec
 from advbench.types import Adversarials, ImageSet, Outputs, Splits
 from advbench.victim import Victim
@@ -34,13 +37,16 @@ class Study:
     def __init__(self, spec: Spec, place: Place, *, weights: Sequence[Path] | None = None) -> None:
         self.spec = spec
         self.place = place
-        self.weights = released.folders(place.reports_dir, spec.dataset) if weights is None else weights
+        self.weights = released.folders(place.reports_dir, slug(label(spec.dataset))) if weights is None else weights
 
     @cached_property
     def splits(self) -> Splits:
         """The four parts of the data set."""
-        source = catalog.load("data set", self.spec.dataset)()
-        splits: Splits = source.load(self.place.data_dir, download=self.place.download)
+        data = source(self.spec.dataset, self.spec.image_size)
+        splits = data.load(self.place.data_dir, download=self.place.download)
+        if splits.excluded:
+            left_out = ", ".join(f"{n:,} {why}" for why, n in splits.excluded.items())
+            self.place.progress.say(f"{label(self.spec.dataset)}: left out {left_out}")
         for choice in self.spec.attacks:
             if choice.n is not None and choice.n > len(splits.test):
                 raise BadSetting(
@@ -48,7 +54,7 @@ class Study:
                     "leave --n out to attack them all"
                 )
             attack = choice.attack
-            check_eps(attack.eps, attack.norm, splits.test.images[0].numel())
+            check_eps(attack.eps, attack.norm, math.prod(splits.test.shape))
             if isinstance(attack, FromSurrogate):
                 for model in self.spec.models():
                     surrogate_of(model, attack.source)
@@ -164,7 +170,9 @@ class Study:
 def surrogate_of(model: Model, source: str) -> Model:
     """A model of loss `source` to attack in the place of `model`; raises BadSetting where it is `model` itself."""
     loss = loss_choice(source)
-    other = Model(model.dataset, model.network, model.feature_dim, loss, model.training, seed=0)
+    other = Model(
+        model.dataset, model.network, model.feature_dim, loss, model.training, seed=0, image_size=model.image_size
+    )
     if other == model:
         raise BadSetting(
             f"source = {source!r} is the very model under attack, which makes no transfer attack; take another loss, "

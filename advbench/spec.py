@@ -12,7 +12,9 @@ from advbench.contracts import AdaptiveAttack, Attack, FromSurrogate
 from advbench.regimes import ADVERSARIAL, STANDARD, words
 from advbench.runs import digest
 from advbench.settings import defaults
-from advbench.types import AdversarialTraining, Recipe, Training
+from advbench.sources import label, recipe_of
+from advbench.sources.naming import slug
+from advbench.types import AdversarialTraining, Training
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class TrainedLoss(Choice):
 
 @dataclass(frozen=True)
 class Model:
-    """One model to train: what, together with the data, determines its weights."""
+    """One model to train: what, together with the data, determines its weights. `dataset` is the data set's label."""
 
     dataset: str
     network: str
@@ -46,6 +48,7 @@ class Model:
     training: Training
     seed: int
     adversarial: AdversarialTraining | None = None
+    image_size: int | None = None
 
     @property
     def regime(self) -> str:
@@ -53,8 +56,9 @@ class Model:
         return STANDARD if self.adversarial is None else ADVERSARIAL
 
     def record(self, data_fingerprint: str) -> dict[str, Any]:
-        """As JSON; a standard model's has no field `adversarial`."""
+        """As JSON; a standard model's has no field `adversarial`, nor has `image_size` where images keep theirs."""
         adversarial = {} if self.adversarial is None else {"adversarial": self.adversarial.record()}
+        size = {} if self.image_size is None else {"image_size": self.image_size}
         return {
             "dataset": self.dataset,
             "data_sha256": data_fingerprint,
@@ -65,11 +69,12 @@ class Model:
             "training": asdict(self.training),
             "seed": self.seed,
             **adversarial,
+            **size,
         }
 
     def run_name(self, data_fingerprint: str) -> str:
         """Readable, and ending in a digest of the whole record: different settings never share a folder."""
-        parts = [self.dataset, self.loss.name]
+        parts = [slug(self.dataset), self.loss.name]
         parts += [f"{k.replace('_', '-')}{v}" for k, v in self.loss.unusual("loss").items()]
         parts += ["2d"] if self.feature_dim == 2 else []
         parts += words(self.regime)
@@ -141,11 +146,13 @@ class AttackChoice:
 class Spec:
     """A study: every combination of losses and seeds is trained, attacked and verified.
 
-    `training` and `network` hold what differs from the data set's own recipe.
+    `dataset` is as `--dataset` takes it, so that it may hold a path; a model and its run know its label alone.
+    `training` and `network` hold what differs from the data set's own recipe; `image_size` is an image folder's.
     """
 
     name: str
     dataset: str = "digits"
+    image_size: int | None = None
     network: str | None = None
     feature_dim: int = 100
     losses: tuple[TrainedLoss, ...]
@@ -156,17 +163,18 @@ class Spec:
 
     def models(self) -> list[Model]:
         """Losses x seeds, with the data set's recipe filled in."""
-        recipe: Recipe = catalog.load("data set", self.dataset).recipe
+        recipe = recipe_of(self.dataset)
         network = self.network or recipe.network
         return [
             Model(
-                self.dataset,
+                label(self.dataset),
                 network,
                 self.feature_dim,
                 Choice(loss.name, loss.settings),
                 Training(**{**recipe.training_of(loss.adversarial), **self.training}),
                 seed,
                 loss.adversarial,
+                self.image_size,
             )
             for loss in self.losses
             for seed in self.seeds

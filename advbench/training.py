@@ -89,7 +89,7 @@ class Trainer:
         self.settings = settings
         self.adversarial = adversarial
         self.device = device
-        self.images = train.images.to(device)
+        self.images = train.pixels.to(device)
         self.labels = train.labels.to(device)
         self.validation = validation
         self.epochs: tuple[Epoch, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -10,14 +11,18 @@ from torch import Tensor
 
 from advbench.errors import BadSetting
 from advbench.settings import at_least
+from advbench.streaming import Streamed
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Labelled images: `images` float32 [n c h w] in [0, 1], `labels` int64 [n], `classes` k names."""
+    """Labelled images: `pixels` float32 [n c h w] in [0, 1], `labels` int64 [n], `classes` k names.
+
+    The pixels of a set larger than memory are `Streamed`: work on `pixels[rows]`, batch by batch.
+    """
 
     name: str
-    images: Tensor
+    pixels: Tensor | Streamed
     labels: Tensor
     classes: tuple[str, ...]
 
@@ -25,24 +30,36 @@ class ImageSet:
         return len(self.labels)
 
     @property
+    def images(self) -> Tensor:
+        """All the images in memory, float32 [n c h w]."""
+        return self.pixels if isinstance(self.pixels, Tensor) else self.pixels[:]
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width)."""
-        c, h, w = self.images.shape[1:]
+        c, h, w = self.pixels.shape[1:]
         return c, h, w
 
     def take(self, index: Tensor | slice) -> ImageSet:
         """The rows `index`, in that order."""
-        return ImageSet(self.name, self.images[index], self.labels[index], self.classes)
+        pixels = self.pixels[index] if isinstance(self.pixels, Tensor) else self.pixels.take(index)
+        return ImageSet(self.name, pixels, self.labels[index], self.classes)
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The four parts of a data set: to fit, to choose settings, to fix thresholds, to report."""
+    """The four parts of a data set: to fit, to choose settings, to fix thresholds, to report.
+
+    excluded            reason -> how many files were left out for it
+    calibration_given   whether the calibration part came as such, rather than as a share of the training part
+    """
 
     train: ImageSet
     validation: ImageSet
     calibration: ImageSet
     test: ImageSet
+    excluded: Mapping[str, int] = field(default_factory=dict, kw_only=True)
+    calibration_given: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True)

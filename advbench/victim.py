@@ -15,6 +15,7 @@ from advbench.art_losses import CrossEntropy
 from advbench.errors import BadSetting
 from advbench.losses import Head
 from advbench.models import Network
+from advbench.streaming import Streamed
 from advbench.types import Outputs
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class Victim:
         return results
 
     @torch.no_grad()
-    def outputs(self, images: Tensor) -> Outputs:
+    def outputs(self, images: Tensor | Streamed) -> Outputs:
         """Features and logits of images [n c h w], on the CPU, from one forward pass."""
 
         def forward(part: slice) -> tuple[Tensor, Tensor]:

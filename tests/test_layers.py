@@ -15,9 +15,11 @@ ROOT = Path(advbench.__file__).parent
 # A module may import from its own layer and from those before it.
 LAYERS = (
     {"errors", "settings"},
+    {"streaming"},
     {"types", "prelu", "objectives", "geometry"},
     {"hardening", "regimes"},
-    {"metrics", "data", "models", "losses", "catalog", "runs", "environment", "progress"},
+    {"metrics", "data", "models", "losses", "catalog", "runs", "environment", "progress", "arrays"},
+    {"sources"},
     {"art_losses", "artifacts"},
     {"victim", "art_classifier", "training"},
     {"contracts"},
@@ -37,6 +39,7 @@ LAYERS = (
 PLUGINS = ("attacks", "detectors", "losses", "models", "data")
 OPENERS = {"open", "fdopen", "read_text", "read_bytes", "write_text", "write_bytes", "save_file", "load_file"}
 MAY_OPEN = {"runs", "parsing", "catalog", "environment", "released"}
+MAY_OPEN |= {"sources.files", "sources.array_file"}
 MAY_OPEN |= {f"reproduce.{name}" for name in ("grid", "page", "records", "tuning")}  # under reports/
 HEAVY = ("torch", "torchvision", "art", "sklearn", "pandas", "matplotlib")
 

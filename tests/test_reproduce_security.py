@@ -231,7 +231,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Grid:
 
     grid = at(tmp_path_factory.mktemp("trained"))
     sizes = {"train": 64, "validation": 20, "calibration": 200, "test": 20}
-    grid.splits = Splits(**{name: part(name, n) for name, n in sizes.items()})
+    grid.splits = Splits(*(part(name, n) for name, n in sizes.items()))
     grid.train(Cell("softmax", 100, 0))
     return grid
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -109,8 +110,8 @@ class Evidence:
     @property
     def pixels(self) -> int:
         """How many numbers an image is."""
-        images = self.results[0].made.images if self.images is None else self.images.images
-        return images[0].numel()
+        images = self.results[0].made.images if self.images is None else self.images.pixels
+        return math.prod(images.shape[1:])
 
     @property
     def chance(self) -> float:
@@ -181,7 +182,8 @@ class Evidence:
 
     def other(self, loss: str, *more: str) -> tuple[str, ...]:
         """The words of a model of the same data set with another loss or other options."""
-        return ("attack", "--dataset", str(self.model["dataset"]), "--loss", loss, *more)
+        end = self.words.index("--model" if self.supplied else "--loss")
+        return ("attack", *self.words[1:end], "--loss", loss, *more)
 
     def with_seed(self, seed: int) -> tuple[str, ...]:
         """The words of the same model from another seed."""

@@ -12,7 +12,9 @@ from advbench.report.subject import Row
 from advbench.runs import Run
 from advbench.scoring import SUPPLIED
 from advbench.settings import defaults
-from advbench.types import Recipe, Training
+from advbench.sources import recipe_of
+from advbench.sources.naming import option
+from advbench.types import Training
 
 
 def attacking(run: Run) -> list[str]:
@@ -25,7 +27,7 @@ def attacking(run: Run) -> list[str]:
 def _supplied_words(model: Mapping[str, Any]) -> list[str]:
     """As it was named, less the folders that its files lay in; its weights by their file's name."""
     own = model[SUPPLIED]
-    words = ["--dataset", model["dataset"], "--model", own["source"]]
+    words = [*data_words(model), "--model", own["source"]]
     for key in ("weights", "features", "mean", "std"):
         if own.get(key) is not None:
             value = own[key]
@@ -34,8 +36,8 @@ def _supplied_words(model: Mapping[str, Any]) -> list[str]:
 
 
 def _trained_words(model: Mapping[str, Any]) -> list[str]:
-    words = ["--dataset", model["dataset"], "--loss", model["loss"]["name"], "--seed", str(model["seed"])]
-    recipe: Recipe = catalog.load("data set", model["dataset"]).recipe
+    words = [*data_words(model), "--loss", model["loss"]["name"], "--seed", str(model["seed"])]
+    recipe = recipe_of(model["dataset"])
     usual_loss = defaults(catalog.load("loss", model["loss"]["name"]))
     usual_training = defaults(Training) | recipe.training_of(model.get("adversarial"))
     if model["network"] != recipe.network:
@@ -49,6 +51,12 @@ def _trained_words(model: Mapping[str, Any]) -> list[str]:
     words += _options(training)
     words += _options(regime_options(model.get("adversarial"), recipe.adversarial))
     return words
+
+
+def data_words(model: Mapping[str, Any]) -> list[str]:
+    """The options that name a model's data set; where a path belongs, all that was not recorded of it is PATH."""
+    size = model.get("image_size")
+    return ["--dataset", option(model["dataset"]), *([] if size is None else ["--image-size", str(size)])]
 
 
 def commands(run: Run, attacks: Mapping[str, Row]) -> list[str]:

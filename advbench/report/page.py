@@ -20,6 +20,7 @@ from advbench.runs import Run
 from advbench.scoring import FPRS
 from advbench.selection import Found, attack_rows
 from advbench.settings import defaults
+from advbench.sources import recipe_of
 
 
 def render(
@@ -74,9 +75,7 @@ def _labels(runs: Sequence[Run]) -> dict[str, str]:
         usual = defaults(catalog.load("loss", loss["name"]))
         unusual = [f"{k} {v}" for k, v in loss.items() if k != "name" and usual.get(k) != v]
         dim = ["2-D"] if run.model["feature_dim"] == 2 else []
-        attack = regime_options(
-            run.model.get("adversarial"), catalog.load("data set", run.model["dataset"]).recipe.adversarial
-        )
+        attack = regime_options(run.model.get("adversarial"), recipe_of(run.model["dataset"]).adversarial)
         unusual += [f"{k.replace('adversarial_', 'training ')} {v}" for k, v in attack.items() if v is not True]
         full[run.name] = ", ".join([plain[run.name], *dim, *unusual, f"seed {run.model['seed']}"])
     if len(set(full.values())) == len(runs):

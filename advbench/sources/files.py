@@ -1,0 +1,110 @@
+"""Image files, decoded to arrays of one size; what cannot be used is told by its reason.
+
+Only the decoders of FORMATS are asked, and only after the header has been read: a file of another kind under an
+image's name reaches no other decoder, and one that would unpack to more than MOST_PIXELS is not unpacked.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
+MOST_PIXELS = 2**26  # 8192 x 8192
+MOST_BYTES = 2**28
+ORIENTATION = 0x0112  # EXIF tag
+GREY = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N")
+THREADS = min(4, os.cpu_count() or 1)  # Pillow unpacks without holding the interpreter
+PORTION = 64  # files a thread takes at a time
+
+Pixels = NDArray[np.uint8] | NDArray[np.float32]  # [h w] or [h w 3]; uint8, or float32 in [0, 1] of 16-bit files
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """Why a file is left out."""
+
+    reason: str
+
+
+def decode(path: Path, image_size: int | None = None) -> Pixels | Unusable:
+    """An image upright (EXIF), as [h w] where it is grey and [h w 3] where it is not, or why it cannot be had.
+
+    An alpha channel is dropped and a palette looked up, as torchvision's ImageFolder does; 16 bits of grey are kept;
+    of an animation the first picture counts. With `image_size` the shorter side is brought to it (bilinear, with
+    antialiasing) and the middle square taken.
+    """
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            return Unusable(f"more than {MOST_BYTES:,} bytes")
+        # read in one piece: Pillow's own small reads take longer than the decoding of a small picture
+        with Image.open(io.BytesIO(path.read_bytes()), formats=FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                return Unusable(f"more than {MOST_PIXELS:,} pixels")
+            return _pixels(image, image_size)
+    except PermissionError:
+        return Unusable("no permission to read")
+    except Image.DecompressionBombError:
+        return Unusable(f"more than {MOST_PIXELS:,} pixels")
+    except Exception:  # a hostile file can raise anything out of a decoder, struct.error included
+        return Unusable("empty" if path.is_file() and path.stat().st_size == 0 else "truncated or no image")
+
+
+def _pixels(image: Image.Image, image_size: int | None) -> Pixels | Unusable:
+    upright: Image.Image = image
+    if image.getexif().get(ORIENTATION, 1) != 1:
+        upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I;16") or (upright.mode == "I" and image.format == "PPM"):  # both reach to 65535
+        deep = Image.fromarray(np.asarray(upright).astype(np.float32) / 65535)
+        return np.asarray(_fitted(deep, image_size))
+    if upright.mode in ("I", "F"):
+        return Unusable("32-bit pixels, whose range is not known")
+    return np.asarray(_fitted(upright.convert("L" if upright.mode in GREY else "RGB"), image_size))
+
+
+def _fitted(image: Image.Image, size: int | None) -> Image.Image:
+    if size is None:
+        return image
+    scale = size / min(image.size)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    return resized.crop((left, top, left + size, top + size))
+
+
+def decode_all(paths: Sequence[Path], image_size: int | None, take: Callable[[int, Pixels | Unusable], None]) -> None:
+    """Decode files in a few threads, and hand each result to `take` with its place, in order, in this thread."""
+
+    def portion(start: int) -> list[Pixels | Unusable]:
+        return [decode(path, image_size) for path in paths[start : start + PORTION]]
+
+    with warnings.catch_warnings(), ThreadPoolExecutor(THREADS) as pool:
+        warnings.simplefilter("ignore")  # Pillow's, about odd but readable files
+        ahead = THREADS * 2 * PORTION
+        for first in range(0, len(paths), ahead):  # in rounds, so that decoded images do not pile up
+            starts = range(first, min(first + ahead, len(paths)), PORTION)
+            for start, results in zip(starts, pool.map(portion, starts), strict=True):
+                for offset, result in enumerate(results):
+                    take(start + offset, result)
+
+
+def batch_of(decoded: Sequence[Pixels], shape: tuple[int, int, int]) -> Tensor:
+    """Images of one size as float32 [n c h w] in [0, 1]; grey is repeated where there are three channels."""
+    images = np.empty((len(decoded), *shape), dtype=np.float32)
+    for image, pixels in zip(images, decoded, strict=True):
+        image[:] = pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        if pixels.dtype == np.uint8:
+            image /= 255
+    return torch.from_numpy(images)

@@ -1,0 +1,158 @@
+"""A folder of images as a data set: `train/<class>/<image>`, or `<class>/<image>`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from advbench.data import COLOUR, SHARES, SPLIT_SEED, DataSource, parts_of, shown
+from advbench.errors import BadData, BadSetting
+from advbench.sources.files import Pixels, Unusable, batch_of, decode_all
+from advbench.sources.listing import Listing, listing
+from advbench.sources.naming import printable
+from advbench.streaming import Streamed
+from advbench.types import ImageSet, Splits
+
+STREAM_ABOVE = 2 * 2**30  # bytes of float32 pixels: a set beyond stays on disk and is decoded batch by batch
+LARGEST = 1024  # pixels a side that --image-size may ask for
+
+
+class ImageFolder(DataSource):
+    """Images below `path`, decoded to float32 in [0, 1]; three channels, or one where every file is grey.
+
+    Parts are the folders train, validation, calibration and test; what is missing is split off train, with a fixed
+    seed (`parts_of`). Each part is in one fixed random order, so that its first n images are of all classes. Images
+    have one size, their own or `image_size` squared (`files.decode`). Files that cannot be used are left out and
+    counted. A set of more than `limit` bytes as float32 is streamed, with the same pixels and fingerprint.
+    """
+
+    recipe = COLOUR
+
+    def __init__(self, path: Path, name: str, image_size: int | None = None, *, limit: int = STREAM_ABOVE) -> None:
+        if image_size is not None and not 1 <= image_size <= LARGEST:
+            raise BadSetting(f"image_size = {image_size} is out of range; it must be from 1 to {LARGEST}")
+        self.path = path
+        self.name = name
+        self.image_size = image_size
+        self.limit = limit
+
+    def load(self, folder: Path | None, *, download: bool = False) -> Splits:  # noqa: ARG002
+        """The four parts; `folder` and `download` are not needed.
+
+        Raises BadData for a missing or empty folder, other classes under test than under train, a class without
+        usable images or with too few to be split, and images of different sizes.
+        """
+        found = listing(self.path)
+        files = [file for part in found.parts.values() for file in part]
+        scan = scanned(self.path, [path for path, _ in files], self.image_size, self.limit)
+        excluded = found.excluded + Counter(scan.unusable.values())
+        _refuse_empty_classes(self.path, found, scan, excluded)
+        parts, start = {}, 0
+        for name, listed in found.parts.items():
+            usable = [row for row in range(start, start + len(listed)) if row not in scan.unusable]
+            start += len(listed)
+            index = torch.tensor(usable)[
+                torch.randperm(len(usable), generator=torch.Generator().manual_seed(SPLIT_SEED))
+            ]
+            labels = torch.tensor([files[row][1] for row in index.tolist()])
+            parts[name] = ImageSet(self.name, Streamed(scan.read, index, scan.shape), labels, found.classes)
+        splits = parts_of(parts, excluded)
+        return splits if scan.kept is None else _in_memory(splits)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What decoding every file once has shown.
+
+    paths      the files; their place here is their row
+    shape      (c, h, w) of all usable ones
+    unusable   row -> reason
+    kept       row -> decoded pixels; None where they would exceed the limit
+    """
+
+    root: Path
+    paths: list[Path]
+    image_size: int | None
+    shape: tuple[int, int, int]
+    unusable: dict[int, str]
+    kept: dict[int, Pixels] | None
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Rows int64 [m] as float32 [m c h w]; raises BadData for a file that is not what it was at the scan."""
+        if self.kept is not None:
+            decoded = [self.kept[row] for row in rows.tolist()]
+        else:
+            decoded = []
+            chosen = [self.paths[row] for row in rows.tolist()]
+            decode_all(chosen, self.image_size, lambda place, made: decoded.append(self._same(chosen[place], made)))
+        return batch_of(decoded, self.shape)
+
+    def _same(self, path: Path, made: Pixels | Unusable) -> Pixels:
+        if isinstance(made, Unusable) or made.shape[:2] != self.shape[1:] or made.ndim == 3 > self.shape[0]:
+            raise BadData(f"{_inside(path, self.root)} changed while it was in use; run again")
+        return made
+
+
+def scanned(root: Path, paths: list[Path], image_size: int | None, limit: int) -> Scan:
+    """Decode every file; raises BadData where two have different sizes, or none can be used."""
+    unusable: dict[int, str] = {}
+    kept: dict[int, Pixels] = {}
+    first: tuple[int, tuple[int, ...]] | None = None
+    numbers, colour = 0, False
+
+    def take(row: int, made: Pixels | Unusable) -> None:
+        nonlocal first, numbers, colour
+        if isinstance(made, Unusable):
+            unusable[row] = made.reason
+            return
+        size = made.shape[:2]
+        first = first or (row, size)
+        if size != first[1]:
+            raise BadData(
+                f"{root}: {_inside(paths[first[0]], root)} has {first[1][1]} x {first[1][0]} pixels and "
+                f"{_inside(paths[row], root)} {size[1]} x {size[0]}; images must have one size, so choose one, for "
+                "example --image-size 64"
+            )
+        colour = colour or made.ndim == 3
+        numbers += made.size
+        kept[row] = made
+        if 4 * numbers > limit:  # as float32
+            kept.clear()
+
+    decode_all(paths, image_size, take)
+    if first is None:
+        raise BadData(f"{root} holds no usable image{_why(Counter(unusable.values()))}")
+    shape = (3 if colour else 1, first[1][0], first[1][1])
+    return Scan(root, paths, image_size, shape, unusable, None if 4 * numbers > limit else kept)
+
+
+def _refuse_empty_classes(root: Path, found: Listing, scan: Scan, excluded: Counter[str]) -> None:
+    row = 0
+    for part, listed in found.parts.items():
+        counts = Counter[int]()
+        for _, label in listed:
+            counts[label] += row not in scan.unusable
+            row += 1
+        for label, name in enumerate(found.classes):
+            if not counts[label] and part in ("train", "test"):
+                raise BadData(
+                    f"{root}: class {shown(name)} has no usable image under {part}{_why(excluded)}; give it some, or "
+                    "remove the class everywhere"
+                )
+
+
+def _why(excluded: Counter[str]) -> str:
+    return f" (left out: {', '.join(f'{n} {why}' for why, n in excluded.items())})" if excluded else ""
+
+
+def _inside(path: Path, root: Path) -> str:
+    return shown(printable(str(path.relative_to(root))))
+
+
+def _in_memory(splits: Splits) -> Splits:
+    parts = {name: getattr(splits, name) for name in SHARES}
+    return replace(splits, **{name: replace(part, pixels=part.images) for name, part in parts.items()})
