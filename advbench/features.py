@@ -1,0 +1,234 @@
+"""Tap the features of a supplied model: the input of its last layer, found by tracing, or a named layer's output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advbench.answers import logits_of
+from advbench.errors import BadSetting
+from advbench.types import Outputs
+from advbench.victim import Classifier
+
+MOST_NAMES = 30
+
+
+class Supplied(Classifier):
+    """A user's model with a normalisation in front and a tap at its features; frozen, in evaluation mode.
+
+    images     float32 [n c h w] in [0, 1]; `mean` and `std` (one value a channel, default 0 and 1) are applied here,
+               (image - mean) / std, so that eps stays in units of [0, 1]
+    layer      name of the tapped layer in the user's model
+    at_input   True: the features are the layer's input; False: its output
+
+    Features [n d] are float32. [n d] is taken as it is, maps [n c h w] are averaged over their positions, tokens
+    [n t d] over the tokens. Where a layer runs several times in one pass, its last call counts. No hook stays behind
+    and nothing is kept between calls.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        module: nn.Module,
+        layer: str,
+        *,
+        at_input: bool = False,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.layer = layer
+        self.at_input = at_input
+        self.register_buffer("mean", channels_of(mean, 0.0), persistent=False)
+        self.register_buffer("std", channels_of(std, 1.0), persistent=False)
+        self.eval().requires_grad_(False)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """What the user's model is given."""
+        return (images - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [n k]; raises BadSetting where the model gives anything else."""
+        return logits_of(self.module, self.normalised(images))
+
+    def outputs(self, images: Tensor) -> Outputs:
+        """Features [n d] and logits [n k], float32, from one forward pass, with their graph."""
+        seen: list[Tensor] = []
+
+        def keep(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:  # noqa: ARG001
+            tensor = first_tensor((*args, *kwargs.values()) if self.at_input else (output,))
+            seen[:] = [] if tensor is None else [pooled(tensor, self.layer)]
+
+        part = self.module.get_submodule(self.layer)
+        handle = (
+            part.register_forward_pre_hook(keep, with_kwargs=True)
+            if self.at_input
+            else part.register_forward_hook(keep, with_kwargs=True)
+        )
+        try:
+            logits = self(images)
+        finally:
+            handle.remove()
+        if not seen:
+            raise BadSetting(f"layer {self.layer!r} gave no tensor in a forward pass; name another one by --features")
+        return Outputs(seen[0], logits.float())
+
+
+def channels_of(values: Sequence[float] | None, default: float) -> Tensor:
+    """One value a channel as [1 c 1 1]."""
+    return torch.tensor([default] if values is None else list(values), dtype=torch.float32).reshape(1, -1, 1, 1)
+
+
+def pooled(tensor: Tensor, layer: str) -> Tensor:
+    """A layer's tensor as features float32 [n d]: a copy, which later in-place layers cannot alter."""
+    if tensor.ndim == 2:
+        return tensor.float().clone()
+    if tensor.ndim == 3:
+        return tensor.float().mean(dim=1)
+    if tensor.ndim == 4:
+        return tensor.float().mean(dim=(2, 3))
+    raise BadSetting(
+        f"layer {layer!r} gives a tensor of shape {list(tensor.shape)}; features are [n d], maps [n c h w] or tokens "
+        "[n t d]: name another layer by --features"
+    )
+
+
+def first_tensor(values: Iterable[Any]) -> Tensor | None:
+    """The first floating-point tensor among arguments or outputs; a tuple or list is looked into."""
+    for value in values:
+        if isinstance(value, (tuple, list)):
+            inner = first_tensor(value)
+            if inner is not None:
+                return inner
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return value
+    return None
+
+
+def tap(
+    module: nn.Module,
+    sample: Tensor,
+    *,
+    features: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Supplied:
+    """A user's model, ready to be attacked; `sample` is a few of the images it is for, float32 [n c h w] in [0, 1].
+
+    features   name of the layer whose output is the features; None = the input of the last layer, found by tracing
+
+    Raises BadSetting where the model cannot take the sample or gives no logits, where mean or std do not fit the
+    images, for an unknown layer, and where tracing finds none.
+    """
+    check_normalisation(mean, std, sample.shape[1])
+    made = Supplied(module, "", mean=mean, std=std)
+    if features is None:
+        made.layer, made.at_input = last_layer(made, sample), True
+    else:
+        made.layer = known_layer(module, features)
+    with torch.no_grad():
+        made.outputs(sample)
+    return made
+
+
+def check_normalisation(mean: Sequence[float] | None, std: Sequence[float] | None, channels: int) -> None:
+    """Refuse a mean or std that does not have one value, or one a channel, or a std that is not above 0."""
+    for name, values in (("mean", mean), ("std", std)):
+        if values is not None and len(values) not in (1, channels):
+            raise BadSetting(
+                f"{name} has {len(values)} values and the images have {channels} channels; give one value a channel, "
+                f"for example --{name} {','.join(['0.5'] * channels)}"
+            )
+    if std is not None and min(std) <= 0:
+        raise BadSetting(f"std = {min(std):g} is out of range; it must be greater than 0")
+
+
+def known_layer(module: nn.Module, name: str) -> str:
+    """`name`, where the model has a layer of that name; raises BadSetting with the names, the nearest first."""
+    names = [own for own, _ in module.named_modules() if own]
+    if name in names:
+        return name
+    near = get_close_matches(name, names, n=3, cutoff=0.4)
+    others = [own for own in names if own not in near]
+    listed = (near + others)[:MOST_NAMES]
+    more = f" and {len(names) - len(listed)} more" if len(names) > len(listed) else ""
+    raise BadSetting(f"the model has no layer {name!r}; its layers: {', '.join(listed) or 'none'}{more}")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A layer that ran on one vector (or map) an image and could be the last one: its name and its output."""
+
+    layer: str
+    output: Tensor
+
+
+def last_layer(model: Supplied, sample: Tensor) -> str:
+    """The last layer, in the order of calls, that makes k logits of features and whose output reaches the logits.
+
+    A candidate has a weight of its own (parameter or buffer) with the sizes d and k, is called on [n d] and gives
+    [n k], or is a 1x1 convolution from [n d h w] to [n k h w]. That holds for nn.Linear and for heads that are not.
+    Raises BadSetting where there is none.
+    """
+    named = {part: name for name, part in model.module.named_modules() if name}
+    calls: list[Call] = []
+
+    def note(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        given = first_tensor((*args, *kwargs.values()))
+        if given is not None and isinstance(output, Tensor) and may_be_last(part, given, output):
+            if not output.requires_grad:
+                output.requires_grad_()
+            calls.append(Call(named[part], output))
+
+    handles = [part.register_forward_hook(note, with_kwargs=True) for part in named]
+    try:
+        with torch.enable_grad():
+            logits = model(sample.clone().requires_grad_())
+    finally:
+        for handle in handles:
+            handle.remove()
+    found = [call.layer for call in calls if call.output.shape[1] == logits.shape[1] and reaches(call.output, logits)]
+    if not found:
+        raise BadSetting(
+            f"no layer was found that makes the {logits.shape[1]} logits of a vector of features; name the layer "
+            f"whose output is the features by --features, one of: {listing(named.values())}"
+        )
+    return found[-1]
+
+
+def listing(names: Iterable[str]) -> str:
+    """The last names of a model's layers, which are the likely ones."""
+    kept = list(names)
+    return ", ".join(reversed(kept[-MOST_NAMES:])) or "(the model has no layers with names)"
+
+
+def may_be_last(part: nn.Module, given: Tensor, output: Tensor) -> bool:
+    """Whether a layer maps [n d] to [n k] (or maps, position by position) by a weight of its own."""
+    if given.ndim not in (2, 4) or output.ndim != given.ndim or given.shape[2:] != output.shape[2:]:
+        return False
+    own = [*part.parameters(recurse=False), *part.buffers(recurse=False), getattr(part, "weight", None)]
+    sizes = sorted((given.shape[1], output.shape[1]))
+    return any(
+        isinstance(weight, Tensor)
+        and sorted(weight.shape[:2]) == sizes
+        and all(size == 1 for size in weight.shape[2:])
+        for weight in own
+    )
+
+
+def reaches(output: Tensor, logits: Tensor) -> bool:
+    """Whether a gradient of the logits arrives at a layer's output; yes where there are no gradients at all."""
+    if not logits.requires_grad:
+        return True
+    if output is logits:
+        return True
+    (gradient,) = torch.autograd.grad(logits.sum(), output, allow_unused=True, retain_graph=True)
+    return gradient is not None
