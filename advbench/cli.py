@@ -18,6 +18,7 @@ from advbench.cli_options import (
     ATTACK,
     AUDIT,
     AWARE,
+    DATA,
     JSON,
     MACHINE,
     MODEL,
@@ -26,6 +27,7 @@ from advbench.cli_options import (
     REPRODUCE,
     RUNS,
     SELECT,
+    SUPPLIED,
     Options,
     takes,
 )
@@ -110,6 +112,16 @@ def run(
     study = study_of(table, options)
     page, rows = study.run()
     emit("run", rows, options, page)
+
+
+@app.command()
+@takes(SUPPLIED, DATA, ATTACK, AWARE, {"name": PLURAL["name"]}, MACHINE, PLACE, JSON)
+def evaluate(options: Options) -> None:
+    """Attack and score a model of your own, on data of your own, and write its report."""
+    from advbench.cli_evaluate import evaluation_of
+
+    page, rows = evaluation_of(options).run()
+    emit("evaluate", rows, options, page)
 
 
 @app.command()
@@ -205,7 +217,11 @@ def emit(command: str, rows: list[Row], options: Options, page: Path | None = No
         return
     from advbench.cli_tables import show
 
-    show(table or command, rows, aware_of(rows, options) if command in ("verify", "run", "report") else None)
+    show(
+        table or command,
+        rows,
+        aware_of(rows, options) if command in ("verify", "run", "evaluate", "report") else None,
+    )
     if page is not None:
         sys.stdout.write(f"{page}\n")
 

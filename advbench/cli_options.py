@@ -78,7 +78,7 @@ REGIME: Group = {
         float, "--adversarial-ramp", help="Share of the training in which its eps rises from 0.", panel=_REGIME
     ),
 }
-MODEL: Group = {
+DATA: Group = {
     "dataset": _option(
         str,
         "--dataset",
@@ -88,6 +88,9 @@ MODEL: Group = {
     "image_size": _option(
         int, "--image-size", help="Image folder: shorter side scaled to N, middle square taken.", panel=_MODEL
     ),
+}
+MODEL: Group = {
+    **DATA,
     "loss": _option(
         str, "--loss", help="softmax (default), center, l-softmax, lgm; `run` takes a list", panel=_MODEL
     ),
@@ -136,6 +139,26 @@ AWARE: Group = {
         help="detector-aware: quick, standard (default) or thorough: 200, 2,000, 10,000 gradients.",
         panel=_ATTACK,
     ),
+}
+SUPPLIED: Group = {
+    "model": _option(
+        str,
+        "--model",
+        help="m.py:build, package.module:build, timm:NAME or archive.pt2: runs that code.",
+        panel=_MODEL,
+    ),
+    "weights": _option(
+        str, "--weights", help="Its weights: x.safetensors, or x.pt read as data alone.", panel=_MODEL
+    ),
+    "features": _option(
+        str, "--features", help="Layer whose output is the features (default: the last layer's input).", panel=_MODEL
+    ),
+    "mean": _option(str, "--mean", help="It is given (image - mean) / std: 0.5, or one a channel.", panel=_MODEL),
+    "std": _option(str, "--std", help="The std of that.", panel=_MODEL),
+    "trust": Annotated[
+        bool,
+        typer.Option("--trust", help="Open a torch.export archive, which is code.", rich_help_panel=_MODEL),
+    ],
 }
 PLURAL: Group = {
     "name": _option(str, "--name", help="Name of the study and its report's folder.", panel=_PLACE),
@@ -204,7 +227,7 @@ JSON: Group = {
     ]
 }
 _DEFAULTS = {"runs_dir": "runs", "reports_dir": "reports", "json": False}
-_DEFAULTS |= dict.fromkeys(("check", "no_train", "security", "complete"), False)
+_DEFAULTS |= dict.fromkeys(("check", "no_train", "security", "complete", "trust"), False)
 
 
 def takes(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:

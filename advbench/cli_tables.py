@@ -32,6 +32,8 @@ def interval(row: Row, key: str) -> str:
 
 def model(row: Row) -> str:
     """Data set, regime unless standard, loss and its settings, seed, and the run's folder."""
+    if row["loss"] is None:
+        return f"{row['dataset']}, supplied model: {row['run']}"
     settings = [f"{k} {row[k]:g}" for k in ("alpha", "lam") if row[k] is not None]
     settings += ["diagonal covariance"] if row["covariance"] == "diagonal" else []
     loss = f"{row['loss']} ({', '.join(settings)})" if settings else row["loss"]
@@ -90,6 +92,7 @@ COLUMNS: dict[str, list[Column]] = {
     ],
     "verify": VERIFY,
     "run": VERIFY,
+    "evaluate": VERIFY,
     "report": VERIFY,
     "runs": [
         ("run", lambda r: r["run"]),
@@ -132,7 +135,9 @@ COLUMNS |= {
         ("within", lambda r: "yes" if r["met"] else "NO"),
     ],
 }
-TITLES: dict[str, Callable[[Row], str]] = dict.fromkeys(("attack", "evasion", "verify", "run", "report"), model)
+TITLES: dict[str, Callable[[Row], str]] = dict.fromkeys(
+    ("attack", "evasion", "verify", "run", "evaluate", "report"), model
+)
 TITLES |= {"reproduce": lambda r: r["table"], "check": lambda r: r["cell"]}
 NOTES = {
     "verify": (
@@ -146,7 +151,7 @@ NOTES = {
         "--exact-gradient."
     ),
 }
-NOTES |= {"run": NOTES["verify"], "report": NOTES["verify"]}
+NOTES |= dict.fromkeys(("run", "evaluate", "report"), NOTES["verify"])
 NOTES["evasion"] = (
     "Undetected error: of all images, those that are wrong and pass the detector that the attack knows, at a "
     "threshold fixed on clean calibration images; its interval resamples calibration and test images. Error: wrong, "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +35,15 @@ def ensure_trained(run: Run, model: Model, splits: Splits, place: Place, weights
     run.drop("checkpoint")  # here, so that one that an interruption left behind goes too
 
 
-def ensure_outputs(run: Run, model: Model, splits: Splits, place: Place) -> None:
-    """Do the step `outputs` where it is not done: one forward pass over train, calibration and test."""
+def ensure_outputs(run: Run, parts: Mapping[str, ImageSet], victim_of: Callable[[], Victim], splits: Splits) -> None:
+    """Do the step `outputs` where it is not done: one forward pass over train, calibration and test of `parts`."""
     if run.has("outputs"):
         return
     began = time.perf_counter()
-    victim = victim_of(run, model, splits, place)
+    victim = victim_of()
     files = {
         f"outputs/{name}.safetensors": artifacts.pack_part(victim.outputs(part.pixels), part, examples=name == "test")
-        for name, part in parts_of(splits, model).items()
+        for name, part in parts.items()
         if name in artifacts.PARTS
     }
     info = {"excluded": dict(splits.excluded)} if splits.excluded else {}

@@ -23,7 +23,7 @@ from advbench.scoring import Row
 from advbench.selection import Found
 from advbench.sources import label, source
 from advbench.sources.naming import slug
-from advbench.spec import AttackChoice, Model, Spec
+from advbench.spec import AttackChoice, Model, Spec, SuppliedModel
 from advbench.types import Adversarials, ImageSet, Outputs, Splits
 from advbench.victim import Victim
 
@@ -39,15 +39,15 @@ class Study:
         self.place = place
         self.weights = released.folders(place.reports_dir, slug(label(spec.dataset))) if weights is None else weights
 
+    def models(self) -> Sequence[Model | SuppliedModel]:
+        """The models that it is about."""
+        return self.spec.models()
+
     @cached_property
     def splits(self) -> Splits:
         """The four parts of the data set."""
-        data = source(self.spec.dataset, self.spec.image_size)
-        splits = data.load(self.place.data_dir, download=self.place.download)
-        if splits.excluded:
-            left_out = ", ".join(f"{n:,} {why}" for why, n in splits.excluded.items())
-            self.place.progress.say(f"{label(self.spec.dataset)}: left out {left_out}")
-        for choice in self.spec.attacks:
+        splits = self._loaded()
+        for choice in self.attacks_for(len(splits.test)):
             if choice.n is not None and choice.n > len(splits.test):
                 raise BadSetting(
                     f"n = {choice.n} is more than the {len(splits.test)} test images of {self.spec.dataset}; "
@@ -56,8 +56,16 @@ class Study:
             attack = choice.attack
             check_eps(attack.eps, attack.norm, math.prod(splits.test.shape))
             if isinstance(attack, FromSurrogate):
-                for model in self.spec.models():
+                for model in self.models():
                     surrogate_of(model, attack.source)
+        return splits
+
+    def _loaded(self) -> Splits:
+        data = source(self.spec.dataset, self.spec.image_size)
+        splits = data.load(self.place.data_dir, download=self.place.download)
+        if splits.excluded:
+            left_out = ", ".join(f"{n:,} {why}" for why, n in splits.excluded.items())
+            self.place.progress.say(f"{label(self.spec.dataset)}: left out {left_out}")
         return splits
 
     @cached_property
@@ -68,11 +76,14 @@ class Study:
     @property
     def attacks(self) -> list[AttackChoice]:
         """The attacks of the spec; on all test images is the same as on no stated number of them."""
-        every = len(self.splits.test)
+        return self.attacks_for(len(self.splits.test))
+
+    def attacks_for(self, every: int) -> list[AttackChoice]:
+        """The same for a test part of so many images."""
         return [replace(choice, n=None if choice.n == every else choice.n) for choice in self.spec.attacks]
 
     @contextmanager
-    def run_of(self, model: Model) -> Iterator[Run]:
+    def run_of(self, model: Model | SuppliedModel) -> Iterator[Run]:
         """The model's run, held for this process."""
         name = model.run_name(self.fingerprint)
         with runs.hold(self.place.runs_dir / name):
@@ -88,7 +99,7 @@ class Study:
     def train(self) -> list[Row]:
         """Every model of the spec trained, with its outputs stored; a row each."""
         rows = []
-        for model in self.spec.models():
+        for model in self.models():
             with self.run_of(model) as run:
                 self._ensure_ready(run, model)
                 rows.append(training_row(run))
@@ -97,7 +108,7 @@ class Study:
     def attack(self) -> list[Row]:
         """Every model attacked, and trained first where it does not exist; a row for each model and attack."""
         rows = []
-        for model in self.spec.models():
+        for model in self.models():
             with self.run_of(model) as run:
                 self._ensure_ready(run, model)
                 rows += self._ensure_attacked(run, model)
@@ -109,27 +120,37 @@ class Study:
         self.attack()
         names = tuple(choice.file_name for choice in self.attacks)
         found = [
-            Found(runs.load(self.place.runs_dir / model.run_name(self.fingerprint)), names)
-            for model in self.spec.models()
+            Found(runs.load(self.place.runs_dir / model.run_name(self.fingerprint)), names) for model in self.models()
         ]
         return report(self.spec.name, found, self.spec.detectors, self.place)
 
-    def _ensure_ready(self, run: Run, model: Model) -> None:
+    def _ensure_ready(self, run: Run, model: Model | SuppliedModel) -> None:
+        """The model at hand, and its outputs stored."""
+        assert isinstance(model, Model)
         fitting.ensure_trained(run, model, self.splits, self.place, self.weights)
-        fitting.ensure_outputs(run, model, self.splits, self.place)
+        fitting.ensure_outputs(
+            run, fitting.parts_of(self.splits, model), lambda: self._victim(run, model), self.splits
+        )
+
+    def _victim(self, run: Run, model: Model | SuppliedModel) -> Victim:
+        """The model, ready to be attacked."""
+        assert isinstance(model, Model)
+        return fitting.victim_of(run, model, self.splits, self.place)
 
     # -- attack --------------------------------------------------------------------------------------------
 
-    def _ensure_attacked(self, run: Run, model: Model) -> list[Row]:
+    def _ensure_attacked(self, run: Run, model: Model | SuppliedModel) -> list[Row]:
         missing = [c for c in self.attacks if not run.has(f"attack {c.file_name}")]
         if missing:
-            victim = fitting.victim_of(run, model, self.splits, self.place)
+            victim = self._victim(run, model)
             clean = artifacts.read_part(run, "test").outputs
             for choice in missing:
                 self._attack(run, model, choice, victim, clean)
         return [scoring.attack_row(run, choice.file_name) for choice in self.attacks]
 
-    def _attack(self, run: Run, model: Model, choice: AttackChoice, victim: Victim, clean: Outputs) -> None:
+    def _attack(
+        self, run: Run, model: Model | SuppliedModel, choice: AttackChoice, victim: Victim, clean: Outputs
+    ) -> None:
         attack, surrogate, info = choice.attack, None, {}
         if isinstance(attack, FromSurrogate):
             other = surrogate_of(model, attack.source)
@@ -167,8 +188,13 @@ class Study:
             return fitting.victim_of(run, model, self.splits, self.place)
 
 
-def surrogate_of(model: Model, source: str) -> Model:
+def surrogate_of(model: Model | SuppliedModel, source: str) -> Model:
     """A model of loss `source` to attack in the place of `model`; raises BadSetting where it is `model` itself."""
+    if isinstance(model, SuppliedModel):
+        raise BadSetting(
+            "transfer makes its attack on another model trained here on the victim's training part, and a supplied "
+            "model has parts of its own; take square or art:HopSkipJump for a black box"
+        )
     loss = loss_choice(source)
     other = Model(
         model.dataset, model.network, model.feature_dim, loss, model.training, seed=0, image_size=model.image_size
@@ -199,7 +225,12 @@ def training_row(run: Run) -> Row:
 
 
 def verify_run(run: Run, attacks: Sequence[str], detectors: Sequence[str], progress: Progress) -> list[Row]:
-    """Verify rows of one run, saying so where something has to be computed."""
+    """Verify rows of one run, saying so where something has to be computed, or where a detector does not apply."""
+    able = scoring.applicable(run, detectors)
+    if len(able) < len(detectors):
+        left = ", ".join(d for d in detectors if d not in able)
+        progress.say(f"{run.name}: without {left}, which this run has nothing to fit on")
+    detectors = able
     progress.say(f"{run.name}: {len(attacks)} attacks x {len(detectors)} detectors")
     return scoring.verify(run, attacks, detectors)
 
@@ -213,12 +244,17 @@ def verify_found(found: Sequence[Found], detectors: Sequence[str], progress: Pro
     return rows
 
 
-def report(name: str, found: Sequence[Found], detectors: Sequence[str], place: Place) -> tuple[Path, list[Row]]:
-    """Write the page of these runs, verifying what is missing; its path and the rows on it."""
+def report(
+    name: str, found: Sequence[Found], detectors: Sequence[str], place: Place, page: Path | None = None
+) -> tuple[Path, list[Row]]:
+    """Write the page of these runs, verifying what is missing; its path and the rows on it.
+
+    `page` None = `<name>/index.html` under the place's reports folder.
+    """
     from advbench.audit import audit
     from advbench.report.page import render
 
-    page = place.reports_dir / name / "index.html"
+    page = place.reports_dir / name / "index.html" if page is None else page
     runs.check_folder(page.parent)
     rows = verify_found(found, detectors, place.progress)
     reported = [one.run for one in found]

@@ -63,6 +63,13 @@ def _distance(attack: AttackSettings, moved: Tensor, clean: Tensor) -> float:
     return float(delta.abs().max() if attack.norm == "linf" else delta.norm(dim=1).max())
 
 
+def applicable(run: Run, detectors: Sequence[str]) -> list[str]:
+    """Those of `detectors` that a run has what it takes to fit, in their order; all where that would be none."""
+    held = {"nothing"} | ({"outputs"} if len(artifacts.read_part(run, "train")) else set())
+    held |= set() if SUPPLIED in run.model else {"head"}
+    return [d for d in detectors if catalog.load("detector", d).fitted_on in held] or list(detectors)
+
+
 def fit(run: Run, name: str, train: artifacts.Part) -> FittedDetector:
     """Detector `name` fitted on a run's training outputs, or on its head.
 

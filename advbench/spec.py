@@ -90,15 +90,18 @@ class SuppliedModel:
 
     dataset: str
     identity: Mapping[str, Any]
+    image_size: int | None = None
 
     def record(self, data_fingerprint: str) -> dict[str, Any]:
-        """As JSON."""
-        return {"dataset": self.dataset, "data_sha256": data_fingerprint, "supplied": dict(self.identity)}
+        """As JSON; without `image_size` where images keep theirs."""
+        size = {} if self.image_size is None else {"image_size": self.image_size}
+        own = {"supplied": dict(self.identity)}
+        return {"dataset": self.dataset, "data_sha256": data_fingerprint, **own, **size}
 
     def run_name(self, data_fingerprint: str) -> str:
         """Readable, and ending in a digest of the whole record."""
         words = (self.dataset, self.identity["source"])
-        readable = "-".join(re.sub(r"[^\w.]+", "-", word).strip("-.")[:60] for word in words)
+        readable = "-".join(re.sub(r"[^\w.]+", "-", slug(word)).strip("-.") for word in words)
         return f"{readable}-{digest(self.record(data_fingerprint))}"
 
 

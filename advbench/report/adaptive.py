@@ -164,6 +164,7 @@ def calibrated(subjects: Sequence[Subject], detectors: Sequence[str], fprs: Sequ
         for s in subjects
         for name, row in s.attacks.items()
         for detector in detectors
+        if s.scored_by(detector)
     ]
 
 

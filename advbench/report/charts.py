@@ -36,12 +36,13 @@ def charts(
         }
         for i, s in enumerate(holders):
             about = f"{s.label}, {describe(known[name])}"
-            if "max-posterior" in detectors:
+            if s.scored_by("max-posterior"):
                 section["posteriors"].append(_posterior(s, name, about, f"{key}-p-{name}-{i}"))
-            if "likelihood" in detectors:
+            if s.scored_by("likelihood"):
                 section["likelihoods"].append(_likelihood(s, name, about, f"{key}-l-{name}-{i}"))
         for detector in detectors:
-            section["rocs"].append(_roc(holders, name, detector, f"{key}-r-{name}-{detector}"))
+            scored = [s for s in holders if s.scored_by(detector)]
+            section["rocs"].append(_roc(scored, name, detector, f"{key}-r-{name}-{detector}"))
         sections.append(section)
     return sections
 

@@ -17,7 +17,7 @@ from advbench.report.findings import Finding, block
 from advbench.report.security import security
 from advbench.report.subject import Row, Subject, describe, percent
 from advbench.runs import Run
-from advbench.scoring import FPRS
+from advbench.scoring import FPRS, SUPPLIED
 from advbench.selection import Found, attack_rows
 from advbench.settings import defaults
 from advbench.sources import recipe_of
@@ -66,11 +66,14 @@ def interval(low: float | None, high: float | None, digits: int = 1) -> str:
 
 def _labels(runs: Sequence[Run]) -> dict[str, str]:
     """Loss names, `adversarial` before that of a model trained so, with as much else as keeps two models apart."""
-    plain = {r.name: " ".join([*words(r.model["regime"]), r.model["loss"]["name"]]) for r in runs}
+    plain = {r.name: _plain_label(r) for r in runs}
     if len(set(plain.values())) == len(runs):
         return plain
     full = {}
     for run in runs:
+        if SUPPLIED in run.model:
+            full[run.name] = run.name
+            continue
         loss = run.model["loss"]
         usual = defaults(catalog.load("loss", loss["name"]))
         unusual = [f"{k} {v}" for k, v in loss.items() if k != "name" and usual.get(k) != v]
@@ -81,6 +84,12 @@ def _labels(runs: Sequence[Run]) -> dict[str, str]:
     if len(set(full.values())) == len(runs):
         return full
     return {r.name: r.name for r in runs}
+
+
+def _plain_label(run: Run) -> str:
+    if SUPPLIED in run.model:
+        return str(run.model[SUPPLIED]["source"])
+    return " ".join([*words(run.model["regime"]), run.model["loss"]["name"]])
 
 
 def _study(dataset: str, subjects: Sequence[Subject], audits: Mapping[str, Sequence[Finding]]) -> dict[str, Any]:
@@ -96,9 +105,10 @@ def _study(dataset: str, subjects: Sequence[Subject], audits: Mapping[str, Seque
                 "name": s.run.name,
                 "model": s.run.model,
                 "environment": s.run.manifest["environment"],
-                "seconds": s.run.steps["train"]["seconds"],
-                "n_train": s.run.info("train")["n_train"],
-                "validation_error": s.run.info("train")["validation_error"],
+                "trained": _training(s.run),
+                "door": s.run.info("door")["findings"] if "door" in s.run.steps else [],
+                "excluded": s.run.info("outputs").get("excluded", {}),
+                "classes": s.test.outputs.logits.shape[1],
                 "clean": _clean_error(s.test),
                 "commands": commands(s.run, s.attacks),
             }
@@ -116,6 +126,15 @@ def _study(dataset: str, subjects: Sequence[Subject], audits: Mapping[str, Seque
         "charts": charts(key, subjects, blind, detectors),
         "pictures": [p for s in subjects if (p := pictures(s))],
     }
+
+
+def _training(run: Run) -> dict[str, Any] | None:
+    """How a model was trained: seconds, n_train, validation_error; None for a supplied one."""
+    if "train" not in run.steps:
+        return None
+    info = run.info("train")
+    known = {k: info[k] for k in ("n_train", "validation_error")}
+    return {"seconds": run.steps["train"]["seconds"], **known}
 
 
 def _row(subjects: Sequence[Subject], name: str) -> Row:

@@ -29,6 +29,10 @@ class Subject:
     test: artifacts.Part
     known: Mapping[str, Row]
 
+    def scored_by(self, detector: str) -> bool:
+        """Whether this page holds rows of the detector on this model."""
+        return any(row["detector"] == detector for row in self.rows)
+
     def score(self, detector: str, source: str) -> metrics.Array:
         """Scores of a detector on `test` or an attack file, in image order."""
         return artifacts.scores_of(self.scores, detector, source)

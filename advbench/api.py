@@ -1,0 +1,197 @@
+"""The toolkit in Python: evaluate a model on images in memory, and read, plot or print the result."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from advbench import artifacts, catalog, metrics, pipeline, runs
+from advbench.arrays import check
+from advbench.contracts import AdaptiveAttack
+from advbench.data import for_supplied
+from advbench.errors import BadSetting, UnknownName
+from advbench.evaluation import DETECTORS, EPS, FPR, Evaluation, Given, Subject, usual_attacks
+from advbench.parsing import entries, parse
+from advbench.place import Place
+from advbench.progress import Quiet, Terminal
+from advbench.scoring import Row
+from advbench.selection import Found, attack_rows
+from advbench.types import ImageSet, Splits, resolve_device
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Images = Tensor | ArrayLike
+Pair = tuple[Images, Images]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an evaluation found. Where no folder was named for it, it is deleted together with this object.
+
+    rows      as `advbench verify --json` prints them: attack x detector x population
+    attacks   as `advbench attack --json` prints them, by the name of the attack's file
+    """
+
+    rows: Sequence[Row]
+    attacks: Mapping[str, Row]
+    _found: Found = field(repr=False)
+    _detectors: Sequence[str] = field(repr=False)
+    _place: Place = field(repr=False)
+    _keep: object = field(repr=False)
+
+    def table(self, population: str = "all") -> pd.DataFrame:
+        """A line for each attack and detector; rates are fractions, what is undefined is NaN.
+
+        error_rate                        misclassified, whatever a detector says
+        undetected_error_rate, _low, _high  misclassified and accepted at the fpr of an attack that knows this
+                                          detector; NaN for attacks that do not
+        """
+        import pandas as pd
+
+        lines = []
+        for row in self.rows:
+            if row["population"] == population:
+                attack = next(r for r in self.attacks.values() if _same(r, row))
+                aimed = attack if attack.get("detector") == row["detector"] else {}
+                known = {k: aimed.get(k) for k in ("undetected_error_rate", *_ENDS, "clean_rejected")}
+                lines.append({**row, "error_rate": attack["error_rate"], **known})
+        return pd.DataFrame(lines)
+
+    def roc(self, attack: str, detector: str) -> metrics.Roc:
+        """The ROC of a detector on an attack (its file's name, or the attack's where there is one of that name)."""
+        names = [name for name, row in self.attacks.items() if attack in (name, row["attack"])]
+        if len(names) != 1:
+            raise UnknownName("attack (by the name of its file)", attack, self.attacks)
+        if detector not in self._detectors:
+            raise UnknownName("detector of this evaluation", detector, self._detectors)
+        table = artifacts.read_scores(self._found.run)
+        clean, attacked = (artifacts.scores_of(table, detector, source) for source in ("test", names[0]))
+        return metrics.roc(clean[: len(attacked)], attacked)
+
+    def report(self, path: str | Path) -> Path:
+        """Write the HTML page to `path`: a file, or a folder for index.html; returns the page's path."""
+        page = Path(path)
+        page = page if page.suffix in (".html", ".htm") else page / "index.html"
+        return pipeline.report(page.stem, [self._found], self._detectors, self._place, page)[0]
+
+
+_ENDS = ("undetected_error_low", "undetected_error_high")
+
+
+def _same(attack: Row, row: Row) -> bool:
+    return all(attack[k] == row[k] for k in ("attack", "settings", "eps")) and attack["n"] == row["n_clean"]
+
+
+def evaluate(
+    model: nn.Module,
+    images: Images,
+    labels: Images,
+    attacks: Sequence[str | Mapping[str, Any]] | None = None,
+    detectors: Sequence[str] = DETECTORS,
+    *,
+    train: Pair | None = None,
+    calibration: Pair | None = None,
+    classes: Sequence[str] | int | None = None,
+    eps: float = EPS,
+    fpr: float = FPR,
+    n: int | None = None,
+    features: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    name: str = "data",
+    runs_dir: str | Path | None = None,
+    device: str | None = None,
+    batch_size: int = 256,
+    verbose: bool = False,
+) -> Result:
+    """Attack a model and say what its detectors notice.
+
+    model         images float32 [b c h w] in [0, 1] to logits [b k]; it is put into evaluation mode and frozen
+    images        test images float32 [n c h w] in [0, 1], labels int64 [n]; tensors or arrays
+    attacks       names, or tables such as {"name": "pgd", "eps": 4 / 255, "steps": 40}; default: FGSM, and the
+                  ensemble that knows each detector, on at most 200 images
+    train         (images, labels) that detectors of features are fitted on; not needed by those of logits alone
+    calibration   (images, labels) that fix the thresholds; default: a stratified half of the test images, which are
+                  then not attacked. The model must not have seen them.
+    classes       names or number; default: the largest label and those below it
+    eps, fpr      of the attacks that do not say otherwise
+    n             attack the first n test images; default: all
+    features      layer whose output is the features; default: the input of the last layer
+    mean, std     the model is given (image - mean) / std; eps stays in units of [0, 1]
+    runs_dir      where results are kept, so that the same call goes on from there; default: nowhere
+
+    Raises BadData for images or labels in another form, BadSetting for settings, and for a model that the check at
+    the door refuses; each in one sentence.
+    """
+    if not isinstance(model, nn.Module):
+        raise BadSetting(f"model is a {type(model).__name__}; give a torch.nn.Module from images to logits")
+    splits = _splits(images, labels, train, calibration, classes, name)
+    keep = None
+    if runs_dir is None:
+        keep = tempfile.TemporaryDirectory(prefix="advbench-")
+        runs_dir = keep.name
+    place = Place(
+        runs_dir=Path(runs_dir),
+        device=resolve_device(device),
+        batch_size=batch_size,
+        progress=Terminal() if verbose else Quiet(),
+    )
+    chosen = [_aimed(entry, eps, fpr, detectors) for entry in (usual_attacks() if attacks is None else attacks)]
+    table = {"name": name, "attacks": chosen, "detectors": list(detectors), "n": n}
+    subject = Subject(Given(model), features, mean, std)
+    study = Evaluation(parse(table), place, subject, data=splits, usual=attacks is None)
+    rows = study.attack()
+    (supplied,) = study.models()
+    run = runs.load(place.runs_dir / supplied.run_name(study.fingerprint))
+    found = Found(run, tuple(choice.file_name for choice in study.attacks))
+    verified = pipeline.verify_found([found], study.spec.detectors, place.progress)
+    known = attack_rows(runs.load(run.folder))
+    assert len(rows) == len(found.attacks)
+    found = Found(runs.load(run.folder), found.attacks)
+    return Result(verified, {a: known[a] for a in found.attacks}, found, study.spec.detectors, place, keep)
+
+
+def _aimed(entry: str | Mapping[str, Any], eps: float, fpr: float, detectors: Sequence[str]) -> dict[str, Any]:
+    """An attack's entry with what it leaves open: eps, and of an adaptive one the detectors and fpr."""
+    ((name, given),) = entries([entry], "attack")
+    aim = (
+        {"detector": list(detectors), "fpr": fpr} if issubclass(catalog.load("attack", name), AdaptiveAttack) else {}
+    )
+    return {"name": name, "eps": eps, **aim, **given}
+
+
+def _splits(
+    images: Images,
+    labels: Images,
+    train: Pair | None,
+    calibration: Pair | None,
+    classes: Sequence[str] | int | None,
+    name: str,
+) -> Splits:
+    """The parts of what was handed over; those not given are empty, or half of the test part."""
+    test = check(images, labels, classes, name)
+    given = {"train": train, "calibration": calibration}
+    parts = {}
+    for part, pair in given.items():
+        if pair is None:
+            parts[part] = test.take(slice(0))
+            continue
+        parts[part] = _like(check(*pair, test.classes, f"{part} part of {name}"), test)
+    nothing = test.take(slice(0))
+    splits = Splits(parts["train"], nothing, parts["calibration"], test, calibration_given=calibration is not None)
+    return for_supplied(splits)
+
+
+def _like(part: ImageSet, test: ImageSet) -> ImageSet:
+    if part.shape != test.shape:
+        raise BadSetting(
+            f"{part.name}: images are {part.shape}, the test images {test.shape}; give images of one shape"
+        )
+    return ImageSet(test.name, part.pixels, part.labels, test.classes)

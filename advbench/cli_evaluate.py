@@ -1,0 +1,69 @@
+"""From the options of `advbench evaluate` to an evaluation: the model, the data, what it is attacked with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from advbench import catalog
+from advbench.cli_options import Options
+from advbench.cli_parse import attack_entries, place_of, words
+from advbench.errors import BadSetting
+from advbench.settings import number
+
+if TYPE_CHECKING:
+    from advbench.evaluation import Evaluation, Subject
+
+
+def evaluation_of(options: Options) -> Evaluation:
+    """The evaluation that options ask for; raises BadSetting where they name no model."""
+    from advbench.evaluation import Evaluation
+    from advbench.parsing import parse
+
+    subject = subject_of(options)
+    return Evaluation(parse(table_of(options)), place_of(options), subject, usual=options["attack"] is None)
+
+
+def subject_of(options: Options) -> Subject:
+    """The model and how it takes its images."""
+    from advbench.evaluation import Named, Subject
+
+    if options["model"] is None:
+        raise BadSetting(
+            "no model is named; write for example --model m.py:build, where build() in m.py returns a torch.nn.Module"
+        )
+    weights = None if options["weights"] is None else Path(options["weights"])
+    return Subject(
+        Named(options["model"], weights, options["trust"]),
+        features=options["features"],
+        mean=_numbers(options, "mean"),
+        std=_numbers(options, "std"),
+    )
+
+
+def _numbers(options: Options, name: str) -> list[float] | None:
+    values = words(options[name], name)
+    return None if values is None else [number(value, name) for value in values]
+
+
+def table_of(options: Options) -> dict[str, Any]:
+    """The spec: --detector names what scores, and what an adaptive attack is aimed at."""
+    from advbench.contracts import NO_DETECTOR, AdaptiveAttack
+    from advbench.evaluation import DETECTORS, EPS, FPR, usual_attacks
+
+    detectors = words(options["detector"], "detector") or list(DETECTORS)
+    alone = {**options, "detector": None, "fpr": None}
+    entries = attack_entries(alone, usual_attacks(options["budget"] or "quick"))
+    for entry in entries:
+        entry.setdefault("eps", EPS)
+        if issubclass(catalog.load("attack", entry["name"]), AdaptiveAttack):
+            entry |= {"detector": detectors, "fpr": words(options["fpr"], "fpr") or FPR}
+    table = {
+        "dataset": options["dataset"],
+        "image_size": options["image_size"],
+        "name": options["name"],
+        "detectors": [d for d in detectors if d != NO_DETECTOR] or list(DETECTORS),
+        "attacks": entries,
+        "n": options["n"],
+    }
+    return {key: value for key, value in table.items() if value is not None}
