@@ -15,7 +15,7 @@ ROOT = Path(advbench.__file__).parent
 # A module may import from its own layer and from those before it.
 LAYERS = (
     {"errors", "settings"},
-    {"types", "prelu", "objectives", "geometry"},
+    {"types", "prelu", "objectives", "geometry", "moments"},
     {"hardening", "regimes"},
     {"metrics", "data", "models", "losses", "catalog", "runs", "environment", "progress"},
     {"art_losses", "artifacts"},
