@@ -66,13 +66,59 @@ def test_scores_are_one_float64_number_per_input(fitted: FittedDetector, clean: 
 @every_detector
 def test_an_inputs_score_does_not_depend_on_its_batch(fitted: FittedDetector, clean: Outputs) -> None:
     alone = torch.cat([fitted.score(clean.take(slice(i, i + 1))) for i in range(20)])
-    np.testing.assert_allclose(alone, fitted.score(clean)[:20], rtol=1e-12)
+    np.testing.assert_allclose(alone, fitted.score(clean)[:20], rtol=1e-10)
 
 
 @every_detector
-def test_extreme_outputs_never_score_nan(fitted: FittedDetector, clean: Outputs) -> None:
+def test_extreme_outputs_score_a_finite_number(fitted: FittedDetector, clean: Outputs) -> None:
     for scale in (0.0, 1e4, 1e18):
-        assert not torch.isnan(fitted.score(Outputs(clean.features * scale, clean.logits * scale))).any()
+        assert fitted.score(Outputs(clean.features * scale, clean.logits * scale)).isfinite().all()
+
+
+@every_detector
+def test_outputs_that_are_not_numbers_do_not_get_one(fitted: FittedDetector, clean: Outputs) -> None:
+    spoilt = Outputs(clean.features.clone(), clean.logits.clone())
+    spoilt.features[1], spoilt.logits[1] = torch.nan, torch.nan
+    assert fitted.score(spoilt).isnan().nonzero().flatten().tolist() == [1]
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_second_fit_scores_the_same_to_the_last_bit(name: str, victims: dict[str, Victim], digits: Splits) -> None:
+    train, test = (victims["softmax"].outputs(part.images[:200]) for part in (digits.train, digits.test))
+    first, second = (fit(name, victims["softmax"].head, train, digits.train.labels[:200]) for _ in range(2))
+    assert torch.equal(first.score(test), second.score(test))
+
+
+@every_detector
+def test_equal_outputs_score_equally_wherever_they_stand(fitted: FittedDetector, clean: Outputs) -> None:
+    scores = fitted.score(clean.take(torch.tensor([3, 0, 3, 7, 3])))
+    np.testing.assert_allclose(scores[[0, 2, 4]], fitted.score(clean)[3], rtol=1e-9)
+
+
+@every_detector
+def test_a_score_follows_the_class_assumed_or_no_class_at_all(fitted: FittedDetector, clean: Outputs) -> None:
+    assumed = Outputs(clean.features, clean.logits, clean.predictions)
+    assert torch.equal(fitted.score(assumed), fitted.score(clean))
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_dead_features_and_missing_classes_leave_every_score_and_gradient_finite(
+    name: str, victims: dict[str, Victim], digits: Splits
+) -> None:
+    head = victims["softmax"].head_in_float64()
+    features = victims["softmax"].outputs(digits.train.images[:200]).features.double()
+    features[:, 3:6] = 0.0
+    labels = digits.train.labels[:200].clone()
+    labels[labels == 9] = 8  # no sample of class 9, and one of class 7
+    labels[(labels == 7).nonzero()[1:]] = 6
+    detector = fit(name, head, Outputs(features, head(features).detach()), labels)
+    known = head(features).argmax(dim=1) < 9
+    x = (features[known] + 0.5).requires_grad_()
+    logits = head(x)
+    scores = detector.score(Outputs(x, logits, logits[:, :9].argmax(dim=1)))
+    (gradient,) = torch.autograd.grad(scores.sum(), x)
+    assert scores.isfinite().all()
+    assert gradient.isfinite().all()
 
 
 @pytest.mark.parametrize("name", DETECTORS)
@@ -102,7 +148,7 @@ def test_score_can_be_differentiated_in_the_outputs(
 ) -> None:
     if not catalog.load("detector", request.node.callspec.params["fitted"]).differentiable:
         pytest.skip("declares itself not differentiable")
-    features = clean.features[:8].double().requires_grad_()
+    features = (clean.features[:8] * 1.01).double().requires_grad_()  # near the training data, not on them
     head = victim.head_in_float64()
 
     def score(x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ ROOT = Path(advbench.__file__).parent
 LAYERS = (
     {"errors", "settings"},
     {"streaming"},
-    {"types", "prelu", "objectives", "geometry"},
+    {"types", "prelu", "objectives", "geometry", "moments"},
     {"hardening", "regimes"},
     {"metrics", "data", "models", "losses", "catalog", "runs", "environment", "progress", "arrays"},
     {"sources"},
