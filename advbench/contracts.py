@@ -216,7 +216,7 @@ class FromSurrogate(AttackSettings):
     """An attack made on another model of the same data set, the surrogate, and only tried on the victim.
 
     source   the loss that the surrogate is trained with: standard training, seed 0, that loss's default settings,
-             otherwise trained as the victim is
+             otherwise trained as the victim is, less what the data set's recipe changes for adversarial training
     """
 
     source: str

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 from advbench import artifacts, attacking, catalog, fitting, released, runs, scoring
@@ -21,7 +21,7 @@ from advbench.runs import Run
 from advbench.scoring import Row
 from advbench.selection import Found
 from advbench.spec import AttackChoice, Model, Spec
-from advbench.types import Adversarials, ImageSet, Outputs, Splits
+from advbench.types import Outputs, Splits
 from advbench.victim import Victim
 
 
@@ -119,11 +119,20 @@ class Study:
         if missing:
             victim = fitting.victim_of(run, model, self.splits, self.place)
             clean = artifacts.read_part(run, "test").outputs
+            fgsm = cache(partial(self._fgsm, victim, clean))
             for choice in missing:
-                self._attack(run, model, choice, victim, clean)
+                self._attack(run, model, choice, victim, clean, fgsm)
         return [scoring.attack_row(run, choice.file_name) for choice in self.attacks]
 
-    def _attack(self, run: Run, model: Model, choice: AttackChoice, victim: Victim, clean: Outputs) -> None:
+    def _attack(
+        self,
+        run: Run,
+        model: Model,
+        choice: AttackChoice,
+        victim: Victim,
+        clean: Outputs,
+        fgsm: Callable[[float, bool, int | None], Outputs],
+    ) -> None:
         attack, surrogate, info = choice.attack, None, {}
         if isinstance(attack, FromSurrogate):
             other = surrogate_of(model, attack.source)
@@ -138,7 +147,8 @@ class Study:
         clean = clean.take(slice(len(images)))
         row = attacking.effect(choice, made, clean)
         if guard is not None:
-            row |= attacking.evasion(choice, made, clean, guard, self._fgsm(choice, victim, images, clean))
+            beside = fgsm(attack.eps, attack.clip, choice.n) if attack.norm == "linf" else None
+            row |= attacking.evasion(choice, made, clean, guard, beside)
         run.write(
             f"attack {choice.file_name}",
             {f"attacks/{choice.file_name}.safetensors": artifacts.pack_adversarials(made)},
@@ -146,13 +156,11 @@ class Study:
             info={"row": row, **info},
         )
 
-    @staticmethod
-    def _fgsm(choice: AttackChoice, victim: Victim, images: ImageSet, clean: Outputs) -> Adversarials | None:
-        """FGSM at an adaptive attack's eps, for the figure beside its own; None outside L-inf."""
-        if choice.attack.norm != "linf":
-            return None
-        fgsm = catalog.load("attack", "fgsm")(eps=choice.attack.eps, clip=choice.attack.clip)
-        return attacking.perturb(fgsm, victim, images, clean, lambda done: None)
+    def _fgsm(self, victim: Victim, clean: Outputs, eps: float, clip: bool, n: int | None) -> Outputs:
+        """A model's outputs under FGSM at an adaptive attack's eps, for the figure beside its own."""
+        fgsm = catalog.load("attack", "fgsm")(eps=eps, clip=clip)
+        images = self.splits.test.take(slice(n))
+        return attacking.perturb(fgsm, victim, images, clean, lambda done: None).outputs
 
     def _trained(self, model: Model) -> Victim:
         """A model beside those of the spec, trained first where it does not exist."""
@@ -164,7 +172,7 @@ class Study:
 def surrogate_of(model: Model, source: str) -> Model:
     """A model of loss `source` to attack in the place of `model`; raises BadSetting where it is `model` itself."""
     loss = loss_choice(source)
-    other = Model(model.dataset, model.network, model.feature_dim, loss, model.training, seed=0)
+    other = Model(model.dataset, model.network, model.feature_dim, loss, model.standard_training, seed=0)
     if other == model:
         raise BadSetting(
             f"source = {source!r} is the very model under attack, which makes no transfer attack; take another loss, "
