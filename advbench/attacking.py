@@ -96,8 +96,10 @@ def effect(choice: AttackChoice, made: Adversarials, clean: Outputs) -> Row:
     }
 
 
-def evasion(choice: AttackChoice, made: Adversarials, clean: Outputs, guard: Guard, fgsm: Adversarials | None) -> Row:
+def evasion(choice: AttackChoice, made: Adversarials, clean: Outputs, guard: Guard, fgsm: Outputs | None) -> Row:
     """What an adaptive attack did to a guarded model: the further fields of its row.
+
+    `clean` and `fgsm` are the model's outputs on the same images, as they were and after FGSM at the same eps.
 
     undetected_error_rate, _low, _high   share of all images that are wrong and pass the guard, and its interval
     rejected_rate, clean_rejected        shares of the attacked and of the clean images that the guard rejects
@@ -113,7 +115,7 @@ def evasion(choice: AttackChoice, made: Adversarials, clean: Outputs, guard: Gua
         **_interval(choice, made, guard, lost),
         "rejected_rate": float((guard.slack(made.outputs) < 0).double().mean()),
         "clean_rejected": float((guard.slack(clean) < 0).double().mean()),
-        "fgsm_undetected_error_rate": None if fgsm is None else float(wrong_and_passed(fgsm, guard).mean()),
+        "fgsm_undetected_error_rate": None if fgsm is None else float(_lost(fgsm, made.labels, guard).mean()),
     }
     if made.member is not None:
         winners = np.bincount(made.member.numpy()[lost], minlength=len(made.members))
@@ -123,7 +125,12 @@ def evasion(choice: AttackChoice, made: Adversarials, clean: Outputs, guard: Gua
 
 def wrong_and_passed(made: Adversarials, guard: Guard) -> metrics.Mask:
     """Bool [n]: misclassified, and not rejected by the guard."""
-    return ((made.outputs.predictions != made.labels) & (guard.slack(made.outputs) >= 0)).numpy()
+    return _lost(made.outputs, made.labels, guard)
+
+
+def _lost(outputs: Outputs, labels: Tensor, guard: Guard) -> metrics.Mask:
+    lost: metrics.Mask = ((outputs.predictions != labels) & (guard.slack(outputs) >= 0)).numpy()
+    return lost
 
 
 def _interval(choice: AttackChoice, made: Adversarials, guard: Guard, lost: metrics.Mask) -> Row:

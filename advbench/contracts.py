@@ -88,6 +88,7 @@ class FittedDetector(ABC):
         return None
 
 
+FittedOn = Literal["outputs", "head", "nothing"]
 NO_DETECTOR = "none"  # the name under which an adaptive attack is told that there is none
 
 
@@ -98,7 +99,7 @@ class Detector(ABC):
     """
 
     differentiable: ClassVar[bool] = True
-    fitted_on: ClassVar[Literal["outputs", "head", "nothing"]] = "outputs"
+    fitted_on: ClassVar[FittedOn] = "outputs"
 
     @abstractmethod
     def fit(self, head: Head | None, outputs: Outputs, labels: Tensor) -> FittedDetector:
@@ -223,7 +224,7 @@ class FromSurrogate(AttackSettings):
     """An attack made on another model of the same data set, the surrogate, and only tried on the victim.
 
     source   the loss that the surrogate is trained with: standard training, seed 0, that loss's default settings,
-             otherwise trained as the victim is
+             otherwise trained as the victim is, less what the data set's recipe changes for adversarial training
     """
 
     source: str

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 from advbench import artifacts, attacking, catalog, fitting, released, runs, scoring
@@ -24,7 +24,7 @@ from advbench.selection import Found
 from advbench.sources import label, source
 from advbench.sources.naming import slug
 from advbench.spec import AttackChoice, Model, Spec, SuppliedModel
-from advbench.types import Adversarials, ImageSet, Outputs, Splits
+from advbench.types import Outputs, Splits
 from advbench.victim import Victim
 
 
@@ -144,12 +144,19 @@ class Study:
         if missing:
             victim = self._victim(run, model)
             clean = artifacts.read_part(run, "test").outputs
+            fgsm = cache(partial(self._fgsm, victim, clean))
             for choice in missing:
-                self._attack(run, model, choice, victim, clean)
+                self._attack(run, model, choice, victim, clean, fgsm)
         return [scoring.attack_row(run, choice.file_name) for choice in self.attacks]
 
     def _attack(
-        self, run: Run, model: Model | SuppliedModel, choice: AttackChoice, victim: Victim, clean: Outputs
+        self,
+        run: Run,
+        model: Model | SuppliedModel,
+        choice: AttackChoice,
+        victim: Victim,
+        clean: Outputs,
+        fgsm: Callable[[float, bool, int | None], Outputs],
     ) -> None:
         attack, surrogate, info = choice.attack, None, {}
         if isinstance(attack, FromSurrogate):
@@ -165,7 +172,8 @@ class Study:
         clean = clean.take(slice(len(images)))
         row = attacking.effect(choice, made, clean)
         if guard is not None:
-            row |= attacking.evasion(choice, made, clean, guard, self._fgsm(choice, victim, images, clean))
+            beside = fgsm(attack.eps, attack.clip, choice.n) if attack.norm == "linf" else None
+            row |= attacking.evasion(choice, made, clean, guard, beside)
         run.write(
             f"attack {choice.file_name}",
             {f"attacks/{choice.file_name}.safetensors": artifacts.pack_adversarials(made)},
@@ -173,13 +181,11 @@ class Study:
             info={"row": row, **info},
         )
 
-    @staticmethod
-    def _fgsm(choice: AttackChoice, victim: Victim, images: ImageSet, clean: Outputs) -> Adversarials | None:
-        """FGSM at an adaptive attack's eps, for the figure beside its own; None outside L-inf."""
-        if choice.attack.norm != "linf":
-            return None
-        fgsm = catalog.load("attack", "fgsm")(eps=choice.attack.eps, clip=choice.attack.clip)
-        return attacking.perturb(fgsm, victim, images, clean, lambda done: None)
+    def _fgsm(self, victim: Victim, clean: Outputs, eps: float, clip: bool, n: int | None) -> Outputs:
+        """A model's outputs under FGSM at an adaptive attack's eps, for the figure beside its own."""
+        fgsm = catalog.load("attack", "fgsm")(eps=eps, clip=clip)
+        images = self.splits.test.take(slice(n))
+        return attacking.perturb(fgsm, victim, images, clean, lambda done: None).outputs
 
     def _trained(self, model: Model) -> Victim:
         """A model beside those of the spec, trained first where it does not exist."""
@@ -197,7 +203,13 @@ def surrogate_of(model: Model | SuppliedModel, source: str) -> Model:
         )
     loss = loss_choice(source)
     other = Model(
-        model.dataset, model.network, model.feature_dim, loss, model.training, seed=0, image_size=model.image_size
+        model.dataset,
+        model.network,
+        model.feature_dim,
+        loss,
+        model.standard_training,
+        seed=0,
+        image_size=model.image_size,
     )
     if other == model:
         raise BadSetting(

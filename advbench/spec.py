@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from advbench import catalog
@@ -54,6 +54,16 @@ class Model:
     def regime(self) -> str:
         """Whether clean or adversarial images are trained on: `standard` or `adversarial`."""
         return STANDARD if self.adversarial is None else ADVERSARIAL
+
+    @property
+    def standard_training(self) -> Training:
+        """As its like is trained on clean images: less what the recipe changes for adversarial training."""
+        recipe: Recipe = catalog.load("data set", self.dataset).recipe
+        hardened = {} if self.adversarial is None else recipe.hardened
+        usual = Training(**recipe.training)
+        return replace(
+            self.training, **{k: getattr(usual, k) for k, v in hardened.items() if getattr(self.training, k) == v}
+        )
 
     def record(self, data_fingerprint: str) -> dict[str, Any]:
         """As JSON; a standard model's has no field `adversarial`, nor has `image_size` where images keep theirs."""

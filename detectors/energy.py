@@ -1,10 +1,11 @@
 """The free energy of the logits: little evidence for any class is suspicious."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from advbench.contracts import Detector, FittedDetector
+from advbench.contracts import Detector, FittedDetector, FittedOn
 from advbench.losses import Head
 from advbench.types import Outputs
 
@@ -21,6 +22,8 @@ class FittedEnergy(FittedDetector):
 @dataclass(frozen=True)
 class Energy(Detector):
     """Liu et al. 2020 (arXiv:2010.03759). For L-GM's logits: minus the mixture's log-density, up to a constant."""
+
+    fitted_on: ClassVar[FittedOn] = "nothing"
 
     def fit(self, head: Head | None, outputs: Outputs, labels: Tensor) -> FittedEnergy:  # noqa: ARG002
         """Nothing is fitted."""

@@ -2,11 +2,11 @@
 
 import copy
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torch import Tensor
 
-from advbench.contracts import Detector, FittedDetector
+from advbench.contracts import Detector, FittedDetector, FittedOn
 from advbench.errors import BadSetting
 from advbench.losses import Head
 from advbench.types import Outputs
@@ -31,7 +31,7 @@ class Likelihood(Detector):
     likewise with its centres; softmax: the affinity `w^T x + b`. Nothing is estimated from data.
     """
 
-    fitted_on: ClassVar[Literal["outputs", "head", "nothing"]] = "head"
+    fitted_on: ClassVar[FittedOn] = "head"
 
     def fit(self, head: Head | None, outputs: Outputs, labels: Tensor) -> FittedLikelihood:  # noqa: ARG002
         """Copies the head; outputs and labels are not used. Raises BadSetting where there is no head."""

@@ -1,10 +1,11 @@
 """The logit of the predicted class: little evidence for it is suspicious."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from advbench.contracts import Detector, FittedDetector
+from advbench.contracts import Detector, FittedDetector, FittedOn
 from advbench.losses import Head
 from advbench.types import Outputs
 
@@ -21,6 +22,8 @@ class FittedMaxLogit(FittedDetector):
 @dataclass(frozen=True)
 class MaxLogit(Detector):
     """Hendrycks et al. 2022 (arXiv:1911.11132)."""
+
+    fitted_on: ClassVar[FittedOn] = "nothing"
 
     def fit(self, head: Head | None, outputs: Outputs, labels: Tensor) -> FittedMaxLogit:  # noqa: ARG002
         """Nothing is fitted."""

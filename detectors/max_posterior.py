@@ -1,12 +1,12 @@
 """The posterior of the predicted class: an unsure model is suspicious."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from advbench.contracts import Detector, FittedDetector
+from advbench.contracts import Detector, FittedDetector, FittedOn
 from advbench.losses import Head
 from advbench.types import Outputs
 
@@ -31,7 +31,7 @@ class FittedMaxPosterior(FittedDetector):
 class MaxPosterior(Detector):
     """`p_max = max_k p(k|x)` (Hendrycks and Gimpel 2017; Wan et al. 2018, sec. 4.3 and Fig. 3)."""
 
-    fitted_on: ClassVar[Literal["outputs", "head", "nothing"]] = "nothing"
+    fitted_on: ClassVar[FittedOn] = "nothing"
 
     def fit(self, head: Head | None, outputs: Outputs, labels: Tensor) -> FittedMaxPosterior:  # noqa: ARG002
         """Nothing is fitted."""

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from advbench import artifacts, pipeline, runs
+from advbench import artifacts, catalog, pipeline, runs
 from advbench.errors import BadRun, BadSetting
 from advbench.parsing import parse
 from advbench.pipeline import Study
@@ -263,6 +263,32 @@ def test_n_and_settings_get_files_of_their_own_and_leave_the_others(copy: Path) 
     assert all(re.fullmatch(r"fgsm-eps0\.1-[0-9a-f]{8}\.safetensors", name) for name in names[:-1])
     after = contents(copy / "runs")
     assert {name for name in before if after[name] != before[name]} == {f"{only_run(copy).name}/manifest.json"}
+
+
+def test_fgsms_figure_is_taken_once_for_an_eps_whatever_the_detectors_and_their_rates(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fgsm, made = catalog.load("attack", "fgsm"), []
+    perturb = fgsm.perturb
+
+    def counted(attack: Any, victim: Any, images: Any, *more: Any) -> Any:
+        made.append((attack.eps, attack.clip, len(images)))
+        return perturb(attack, victim, images, *more)
+
+    monkeypatch.setattr(fgsm, "perturb", counted)
+    guards = {"detector": ["likelihood", "max-posterior", "none"], "fpr": [0.05, 0.1], "eps": [0.05, 0.1]}
+    attacks = [
+        {"name": "feature-matching", "steps": 1, **guards},
+        {"name": "detector-square", "queries": 2, **guards},
+    ]
+    rows = study(copy, attacks=attacks, n=20).attack()
+    assert len(rows) == 20
+    assert made == [(0.05, True, 20), (0.1, True, 20)]
+    alone = study(copy, attacks={"name": "fgsm", "eps": [0.05, 0.1]}, n=20).attack()
+    blind = [row["fgsm_undetected_error_rate"] for row in rows if row["detector"] == "none"]
+    assert blind == 2 * [row["error_rate"] for row in alone]
+    study(copy, attacks=[{**attacks[0], "eps": 0.5, "norm": "l2"}], n=20).attack()
+    assert len(made) == 4
 
 
 def test_the_first_n_images_are_attacked_as_among_all(copy: Path, digits: Splits) -> None:

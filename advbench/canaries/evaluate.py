@@ -88,7 +88,7 @@ def evaluate(
         row = subject.model | attacking.effect(choice, made, clean.take(slice(choice.n)))
         if on is not None:
             (fgsm,) = attack_choices({"name": "fgsm", "eps": entry["eps"], "n": entry["n"]})
-            row |= attacking.evasion(choice, made, clean.take(slice(choice.n)), on, attacked(fgsm, None))
+            row |= attacking.evasion(choice, made, clean.take(slice(choice.n)), on, attacked(fgsm, None).outputs)
         results.append(result_of(row, made))
     part = Part(clean, splits.test.labels, splits.test.images[:8])
     words = ("attack", "--dataset", "digits", "--loss", subject.model["loss"], "--seed", str(subject.model["seed"]))
