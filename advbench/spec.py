@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from advbench import catalog
@@ -61,7 +61,7 @@ class Model:
             "feature_dim": self.feature_dim,
             "loss": {"name": self.loss.name, **self.loss.settings},
             "regime": self.regime,
-            "training": asdict(self.training),
+            "training": self.training.record(),
             "seed": self.seed,
             **adversarial,
         }

@@ -16,7 +16,7 @@ ROOT = Path(advbench.__file__).parent
 LAYERS = (
     {"errors", "settings"},
     {"types", "prelu", "objectives", "geometry"},
-    {"hardening", "regimes"},
+    {"arithmetic", "augmentation", "hardening", "regimes"},
     {"metrics", "data", "models", "losses", "catalog", "runs", "environment", "progress"},
     {"art_losses", "artifacts"},
     {"victim", "art_classifier", "training"},
