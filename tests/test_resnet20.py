@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from advbench import artifacts, fitting, released, runs
 from advbench.artifacts import pack
 from advbench.data.digits import Digits
+from advbench.errors import BadSetting
 from advbench.models.resnet20 import Block, ResNet20
 from advbench.parsing import parse
 from advbench.pipeline import Study
@@ -42,9 +43,10 @@ def test_it_has_twenty_layers_and_the_papers_quarter_of_a_million_weights() -> N
     convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
     linear = [m for m in network.modules() if isinstance(m, nn.Linear)]
     assert (len(convolutions), len(linear)) == (19, 1)
-    # with the paper's classifier, 64 to 10, in the place of our features: 0.27 M (He et al. 2016, table 6)
-    assert count(network) - count(linear[0]) + 64 * 10 + 10 == 269_722
-    assert count(network) == 269_072 + 64 * 100 + 100
+    # with the paper's classifier, 64 to 10, in the place of our last two layers: 0.27 M (He et al. 2016, table 6)
+    ours = [m for m in network.modules() if isinstance(m, nn.BatchNorm1d)] + linear
+    assert count(network) - sum(map(count, ours)) + 64 * 10 + 10 == 269_722
+    assert count(network) == 269_072 + 2 * 64 + 64 * 100 + 100
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (1, 8, 8), (3, 33, 47), (4, 1, 1)])
@@ -73,6 +75,13 @@ def test_a_block_adds_its_residual_to_a_shortcut_without_parameters(inputs: int,
     assert torch.equal(x, before)
     nn.init.zeros_(block.residual[-1].weight)  # type: ignore[arg-type]
     torch.testing.assert_close(block(x), F.relu(shortcut))
+
+
+def test_a_single_training_image_is_refused() -> None:
+    network = ResNet20((3, 8, 8), 100)
+    with pytest.raises(BadSetting, match=r"batch of 1 image.*--train-batch-size"):
+        network(torch.rand(1, 3, 8, 8))
+    assert network.eval()(torch.rand(1, 3, 8, 8)).shape == (1, 100)
 
 
 def test_its_gradient_is_that_of_finite_differences() -> None:
@@ -117,7 +126,7 @@ def test_a_resumed_training_with_statistics_and_augmentation_ends_in_the_same_bi
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     tracked = [name for name in first if name.endswith("num_batches_tracked")]
-    assert len(tracked) == 19
+    assert len(tracked) == 20
     assert all(first[name].dtype == torch.int64 and int(first[name]) == 6 for name in tracked)
 
 

@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from advbench.errors import BadSetting
 from advbench.models import Network, feature_layer
 
 BLOCKS = 3  # in each stage: 6 n + 2 = 20 weighted layers, with the last one ours
@@ -14,6 +15,9 @@ class ResNet20(Network):
     He et al. 2016 (arXiv:1512.03385, sec. 4.2): batch normalisation after each convolution, shortcuts without
     parameters (option A). Their classifier is two layers here: the features, and a head's logits. Images of any size;
     the second and third stage halve it.
+
+    Ours alone is the batch normalisation of the averages. Those of different images are nearly equal at first: L-GM,
+    which pulls features towards means near zero, moved all of them at once, until their ReLUs never opened again.
     """
 
     def __init__(self, shape: tuple[int, int, int], feature_dim: int) -> None:
@@ -25,10 +29,20 @@ class ResNet20(Network):
             for _ in range(BLOCKS):
                 layers.append(Block(width, out))
                 width = out
-        self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), feature_layer(width, feature_dim))
+        self.layers = nn.Sequential(
+            *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(width), feature_layer(width, feature_dim)
+        )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features [b d]; pixels are scaled from [0, 1] to [-1, 1] here."""
+        """Features [b d]; pixels are scaled from [0, 1] to [-1, 1] here.
+
+        Raises BadSetting for a single image in training mode, which has no variance.
+        """
+        if self.training and len(images) < 2:
+            raise BadSetting(
+                "resnet20 cannot train on a batch of 1 image, because batch normalisation needs several; use a "
+                "larger --train-batch-size"
+            )
         features: Tensor = self.layers(images * 2 - 1)
         return features
 
