@@ -58,7 +58,12 @@ TRAINING: Group = {
     "max_gradient_norm": _option(
         float, "--max-gradient-norm", help="Longer gradients are shortened.", panel=_TRAINING
     ),
-    "precision": _option(str, "--precision", help="fp32 or bf16 (autocast).", panel=_TRAINING),
+    "precision": _option(
+        str, "--precision", help="fp32, or bf16 (autocast) where the device has it.", panel=_TRAINING
+    ),
+    "augmentation": _option(
+        str, "--augmentation", help="none, or mirror-crop: mirrored and shifted at random.", panel=_TRAINING
+    ),
     "full_train": _option(
         bool, "--full-train/--no-full-train", help="Join validation to the training part.", panel=_TRAINING
     ),

@@ -81,6 +81,8 @@ def train(run: Run, model: Model, splits: Splits, place: Place) -> None:
         say(f"{run.name}: going on after epoch {len(trainer.epochs)} of {model.training.epochs}")
     else:
         say(f"{run.name}: training {model.training.epochs} epochs on {len(parts['train'])} images")
+    if trainer.arithmetic != model.training.precision:
+        say(f"{run.name}: in float32, because this {place.device.type} does not compute bf16 natively")
     total = model.training.epochs * len(parts["train"])
     with place.progress.bar(run.name, total) as advance:
 
@@ -102,6 +104,7 @@ def train(run: Run, model: Model, splits: Splits, place: Place) -> None:
             "loss": last.loss,
             "validation_error": last.validation_error,
             "n_train": len(parts["train"]),
+            "arithmetic": trainer.arithmetic,
         },
     )
 

@@ -52,3 +52,19 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, the modes as they were afterwards.
+
+    With batch normalisation in training mode, an attack would ascend a gradient that depends on the images beside,
+    and count attacked images in the running statistics once for each of its steps.
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        module.eval()
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode

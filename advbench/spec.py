@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from advbench import catalog
@@ -58,7 +58,7 @@ class Model:
     @property
     def standard_training(self) -> Training:
         """As its like is trained on clean images: less what the recipe changes for adversarial training."""
-        recipe: Recipe = catalog.load("data set", self.dataset).recipe
+        recipe = recipe_of(self.dataset)
         hardened = {} if self.adversarial is None else recipe.hardened
         usual = Training(**recipe.training)
         return replace(
@@ -76,7 +76,7 @@ class Model:
             "feature_dim": self.feature_dim,
             "loss": {"name": self.loss.name, **self.loss.settings},
             "regime": self.regime,
-            "training": asdict(self.training),
+            "training": self.training.record(),
             "seed": self.seed,
             **adversarial,
             **size,

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from advbench import catalog
+from advbench.arithmetic import Arithmetic, arithmetic_of, computes_bf16
+from advbench.augmentation import mirror_crop
 from advbench.errors import BadSetting
-from advbench.hardening import attacked, frozen
+from advbench.hardening import attacked, evaluating, frozen
 from advbench.losses import Head
 from advbench.models import Network
 from advbench.types import AdversarialTraining, ImageSet, Training
@@ -70,7 +72,11 @@ def build(
 
 
 class Trainer:
-    """The state of one training: `run` goes on from the epoch it stands at."""
+    """The state of one training: `run` goes on from the epoch it stands at.
+
+    arithmetic   what the network really computes in: bf16 where the settings ask for it and `native` says that the
+                 device has it, else float32
+    """
 
     def __init__(
         self,
@@ -83,17 +89,19 @@ class Trainer:
         seed: int,
         device: torch.device,
         adversarial: AdversarialTraining | None = None,
+        native: Callable[[torch.device], bool] = computes_bf16,
     ) -> None:
         self.network = network.to(device).to(memory_format=torch.channels_last)
         self.head = head.to(device)
         self.settings = settings
         self.adversarial = adversarial
         self.device = device
+        self.arithmetic: Arithmetic = arithmetic_of(settings.precision, device, native)
         self.images = train.pixels.to(device)
         self.labels = train.labels.to(device)
         self.validation = validation
         self.epochs: tuple[Epoch, ...] = ()
-        self.order = torch.Generator().manual_seed(seed)  # of the batches, and of the starts of their attack
+        self.order = torch.Generator().manual_seed(seed)  # of the batches, their augmentation and attack
         self.noise = torch.Generator().manual_seed(seed).get_state()  # torch's own stream: dropout and the like
         self.optimizer = torch.optim.SGD(
             list(self._groups()),
@@ -206,13 +214,15 @@ class Trainer:
         )
 
     def _batch(self, index: Tensor, step: int) -> tuple[Tensor, Tensor, float]:
-        """Images, attacked in adversarial training, labels and learning rate of step 0, 1, ..."""
+        """Images, augmented and then attacked where that is asked for, labels and learning rate of step 0, 1, ..."""
         images, labels, rate = self.images[index], self.labels[index], self.learning_rate(step)
+        if self.settings.augmentation == "mirror-crop":
+            images = mirror_crop(images, self.order)
         settings = self.adversarial
         if settings is not None:
             ramp = settings.ramp * self.settings.epochs * self.steps_per_epoch
             share = min(1.0, (step + 1) / max(1.0, ramp))
-            with frozen(self.parameters):
+            with frozen(self.parameters), evaluating(self.network):
                 images = attacked(self._logits, images, labels, settings, eps=share * settings.eps, rng=self.order)
         return images, labels, rate
 
@@ -235,8 +245,8 @@ class Trainer:
         return loss.detach(), right
 
     def _features(self, images: Tensor) -> Tensor:
-        """Of the network at the training precision, given as float32 [b d]."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+        """Of the network in the training's arithmetic, given as float32 [b d]."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.arithmetic == "bf16"):
             features: Tensor = self.network(images)
         return features.float()
 
@@ -244,7 +254,7 @@ class Trainer:
     def validation_error(self) -> float:
         """Share of wrong validation images; network and head are left in evaluation mode.
 
-        At the training precision: with bf16 an image or two may fall otherwise than in the float32 of attacks and
+        In the training's arithmetic: with bf16 an image or two may fall otherwise than in the float32 of attacks and
         evaluation.
         """
         self.network.eval()

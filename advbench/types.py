@@ -159,8 +159,9 @@ class Training:
     SGD with Nesterov momentum; the learning rate rises linearly for `warmup` epochs, then falls to 0 by a
     half cosine. `batch_size` images a step; a last batch of less than half of it is left out of the epoch.
     A gradient longer than `max_gradient_norm` (Euclidean, all parameters together) is scaled down to it.
-    `precision` bf16 = autocast of the network (the head stays in float32). `full_train` joins the validation
-    part to the training part.
+    `precision` bf16 = autocast of the network (the head stays in float32) where the device computes bf16 natively,
+    float32 elsewhere. `full_train` joins the validation part to the training part. `augmentation` mirror-crop = each
+    training image mirrored or not and shifted by up to 4 pixels, at random (`advbench.augmentation`).
     """
 
     epochs: int = 30
@@ -172,6 +173,7 @@ class Training:
     max_gradient_norm: float = 2.0
     precision: Literal["fp32", "bf16"] = "fp32"
     full_train: bool = False
+    augmentation: Literal["none", "mirror-crop"] = "none"
 
     def __post_init__(self) -> None:
         at_least("epochs", self.epochs, 1)
@@ -183,6 +185,13 @@ class Training:
         at_least("weight_decay", self.weight_decay, 0)
         at_least("warmup", self.warmup, 0)
         at_least("max_gradient_norm", self.max_gradient_norm, 0, above=True)
+
+    def record(self) -> dict[str, Any]:
+        """As JSON; a training without augmentation has no field for it, as records had before there was any."""
+        record = asdict(self)
+        if self.augmentation == "none":
+            del record["augmentation"]
+        return record
 
 
 @dataclass(frozen=True, kw_only=True)

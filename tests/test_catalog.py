@@ -19,7 +19,7 @@ from advbench.types import Recipe, Training
 
 CONTRACTS = {"attack": AttackSettings, "detector": Detector, "loss": Head, "network": Network, "data set": DataSource}
 PLUGINS = [(kind, name) for kind in catalog.FOLDERS for name in catalog.names(kind)]
-SHAPES = {"digits-cnn": (1, 8, 8), "mnist-cnn": (1, 28, 28)}
+SHAPES = {"digits-cnn": (1, 8, 8), "mnist-cnn": (1, 28, 28), "resnet20": (3, 32, 32)}
 
 
 def test_the_catalog_names_the_plug_ins_of_each_kind_in_order() -> None:

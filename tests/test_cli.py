@@ -471,6 +471,7 @@ def test_a_command_line_that_cannot_be_parsed_is_refused_in_one_line(words: tupl
         (("train", "--dataset", "minst"), "mnist"),
         (("train", "--loss", "lgm", "--covariance", "diagnal"), "diagonal"),
         (("train", "--precision", "fp23"), "fp32"),
+        (("train", "--augmentation", "miror-crop"), "mirror-crop"),
         (("train", "--network", "digit-cnn"), "digits-cnn"),
         (("list", "atacks"), "attacks"),
     ],
@@ -926,13 +927,14 @@ momentum = 0.5
 weight_decay = 0.001
 warmup = 0.5
 precision = "bf16"
+augmentation = "mirror-crop"
 full_train = true
 """
 TWIN_WORDS = """
 --name twin --dataset digits --network digits-cnn --feature-dim 2 --loss softmax,lgm --alpha 0.5 --lam 0.2
 --covariance diagonal --log-var-floor -3 --seed 3,4 --attack fgsm,targeted-fgsm --eps 8/255,0.1 --no-clip
 --exact-gradient --detector max-posterior --n 40 --epochs 1 --train-batch-size 100 --learning-rate 0.01
---momentum 0.5 --weight-decay 0.001 --warmup 0.5 --precision bf16 --full-train
+--momentum 0.5 --weight-decay 0.001 --warmup 0.5 --precision bf16 --augmentation mirror-crop --full-train
 """
 
 
@@ -943,6 +945,7 @@ def test_every_key_of_a_spec_has_an_option_that_means_the_same(tmp_path: Path, s
     assert by_options == spec_of(path) == parse(read_toml(path))
     assert by_options != spec_of()
     assert by_options.training["precision"] == "bf16"
+    assert by_options.training["augmentation"] == "mirror-crop"
 
 
 def test_center_settings_have_options_too(spec_of: Callable[..., Spec]) -> None:

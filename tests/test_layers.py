@@ -17,7 +17,7 @@ LAYERS = (
     {"errors", "settings"},
     {"streaming"},
     {"types", "prelu", "objectives", "geometry", "moments"},
-    {"hardening", "regimes"},
+    {"arithmetic", "augmentation", "hardening", "regimes"},
     {"metrics", "data", "models", "losses", "catalog", "runs", "environment", "progress", "arrays"},
     {"sources"},
     {"art_losses", "artifacts"},

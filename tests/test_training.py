@@ -90,6 +90,7 @@ def trainer(small: ImageSet, validation: ImageSet) -> Make:
         network: Network | None = None,
         train: ImageSet = small,
         seed: int = 0,
+        native: bool = True,
         **settings: Any,
     ) -> Trainer:
         with torch.random.fork_rng(devices=[]):
@@ -97,7 +98,7 @@ def trainer(small: ImageSet, validation: ImageSet) -> Make:
             body = Noisy(SHAPE, 2) if network is None else network
             head = catalog.load("loss", loss)(body.feature_dim, 10, **(loss_settings or {}))
         training = Training(**{"epochs": 4, "batch_size": 32} | settings)
-        return Trainer(body, head, train, validation, training, seed=seed, device=CPU)
+        return Trainer(body, head, train, validation, training, seed=seed, device=CPU, native=lambda device: native)
 
     return make
 

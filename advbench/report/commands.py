@@ -45,7 +45,8 @@ def _trained_words(model: Mapping[str, Any]) -> list[str]:
     if model["feature_dim"] != 100:
         words += ["--feature-dim", str(model["feature_dim"])]
     words += _options({k: v for k, v in model["loss"].items() if k != "name" and usual_loss.get(k) != v})
-    training = {k: v for k, v in model["training"].items() if usual_training[k] != v}
+    recorded = defaults(Training) | model["training"]  # a record may leave out what is at its default
+    training = {k: v for k, v in recorded.items() if usual_training[k] != v}
     if "batch_size" in training:
         training["train_batch_size"] = training.pop("batch_size")
     words += _options(training)
