@@ -199,7 +199,9 @@ def test_an_attack_leaves_parameters_gradients_and_statistics_as_they_are(traine
 def test_eps_rises_over_its_share_of_the_training(trainer: Callable[..., Trainer]) -> None:
     running = trainer("softmax", AdversarialTraining(eps=0.2, ramp=0.5, step=0.4), epochs=5, batch_size=12)
     everything = torch.arange(120)
-    reach = [float((running._batch(everything, s)[0] - running.images[:]).abs().max()) for s in (0, 4, 12, 24, 30, 49)]
+    reach = [
+        float((running._batch(everything, s)[0] - running.images[:]).abs().max()) for s in (0, 4, 12, 24, 30, 49)
+    ]
     assert reach == pytest.approx([0.2 * share for share in (1 / 25, 5 / 25, 13 / 25, 1, 1, 1)], abs=1e-5)
 
 
