@@ -212,7 +212,7 @@ MACHINE: Group = {
     "batch_size": _option(int, "--batch-size", help="Evaluation batch (default 256).", panel=_MACHINE),
     "threads": _option(int, "--threads", help="CPU threads (default: torch's).", panel=_MACHINE),
     "data_dir": _option(
-        str, "--data-dir", help="The folder that holds MNIST/raw/.", panel=_PLACE, envvar="ADVBENCH_DATA"
+        str, "--data-dir", help="The folder that holds MNIST/raw/ and the like.", panel=_PLACE, envvar="ADVBENCH_DATA"
     ),
     "download": _option(bool, "--download", help="Fetch missing data into the data folder.", panel=_PLACE),
 }

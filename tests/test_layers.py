@@ -18,7 +18,7 @@ LAYERS = (
     {"streaming"},
     {"types", "prelu", "objectives", "geometry", "moments"},
     {"arithmetic", "augmentation", "hardening", "regimes"},
-    {"metrics", "data", "models", "losses", "catalog", "runs", "environment", "progress", "arrays"},
+    {"metrics", "data", "models", "losses", "catalog", "runs", "environment", "progress", "arrays", "official"},
     {"sources"},
     {"art_losses", "artifacts"},
     {"victim", "art_classifier", "training"},
