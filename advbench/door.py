@@ -1,0 +1,219 @@
+"""Check a supplied model before anything is measured on it: each mistake has its own message and way out.
+
+The findings about what goes in and comes out are here; those that need labels are in `agreement.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from advbench.agreement import agreement
+from advbench.errors import BadSetting
+from advbench.features import Supplied
+from advbench.findings import Finding, refuse, warn
+
+MOST_IMAGES = 500
+FEW = 8
+
+
+def inspect(
+    model: Supplied,
+    images: Tensor,
+    labels: Tensor,
+    classes: int,
+    *,
+    batch_size: int = 100,
+    gradients: bool = True,
+) -> list[Finding]:
+    """What is wrong or doubtful about a model on labelled images; an empty list = nothing was found.
+
+    images, labels   float32 [n c h w] in [0, 1] and int64 [n], on any device; at most 500 of them, evenly spaced, are
+                     used
+    classes          k of the data
+    gradients        whether an attack that needs gradients is to be run: without them such a model is refused
+
+    A fault hides what follows from it: a model with NaN logits is not called inaccurate as well. About 2,000 forward
+    passes of one image, most of them for `agreement`. The caller's random state stays as it is.
+    """
+    chosen = torch.linspace(0, len(images) - 1, min(len(images), MOST_IMAGES)).long()
+    images, labels = images[chosen].to(model.mean.device), labels[chosen].to(model.mean.device)
+    devices = [images.device] if images.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        found = list(mode_and_weights(model.module))
+        if found:
+            return found
+        try:
+            logits = in_batches(model, images, batch_size)
+        except BadSetting as error:
+            return [refuse("answer", str(error))]
+        found = list(of_logits(logits, classes))
+        if any(finding.severity == "error" for finding in found):
+            return found
+        dependent = list(dependence(model, images))
+        if not any(finding.name == "batch" for finding in dependent):
+            found += [*dependent, *of_gradients(model, images[:FEW], required=gradients)]
+            if len(images) >= 2 * FEW:
+                found += agreement(model, images, labels, logits, batch_size)
+            return found
+        return found + dependent
+
+
+@torch.no_grad()
+def in_batches(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
+    """Logits [n k] of all images."""
+    return torch.cat([model(part) for part in torch.split(images, batch_size)])
+
+
+def mode_and_weights(module: nn.Module) -> Iterator[Finding]:
+    """A part still in training mode, weights that are no numbers."""
+    training = [name or "the model itself" for name, part in module.named_modules() if part.training]
+    if training:
+        yield refuse(
+            "training-mode",
+            f"{training[0]} is still in training mode after eval(), and {len(training) - 1} more parts with it; let "
+            "its train() pass the mode on, or build the model without that part",
+        )
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    spoilt = [name for name, tensor in tensors if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if spoilt:
+        yield refuse(
+            "weights-not-finite",
+            f"{len(spoilt)} of the model's {len(tensors)} tensors hold NaN or infinite values, {spoilt[0]} first; "
+            "its training diverged or the file is damaged: take other weights",
+        )
+
+
+def of_logits(logits: Tensor, classes: int) -> Iterator[Finding]:
+    """The number of classes, NaN and infinite values, precision, and outputs that are probabilities."""
+    n, k = logits.shape
+    if k != classes:
+        yield refuse("class-count", wrong_count(k, classes))
+        return
+    for what, bad in (("NaN", logits.isnan()), ("infinite", logits.isinf())):
+        rows = int(bad.any(dim=1).sum())
+        if rows:
+            yield refuse(
+                f"{what.lower()}-logits",
+                f"the model gives {what} logits for {rows} of {n} images; look for a division by zero, a logarithm "
+                "or root of 0, or an overflow in it, and leave out images that cause it",
+            )
+            return
+    if logits.dtype != torch.float32:
+        yield warn(
+            "precision",
+            f"the model's logits are {str(logits.dtype).removeprefix('torch.')}, not float32; they are compared in "
+            "float32, and gradients keep the model's precision",
+        )
+    yield from as_probabilities(logits.double(), coarse=logits.dtype in (torch.float16, torch.bfloat16))
+
+
+def wrong_count(k: int, classes: int) -> str:
+    """What a model with k outputs for data of another number of classes most likely is."""
+    if k == 1:
+        return (
+            f"the model gives one value an image and the data have {classes} classes; for two classes let build wrap "
+            "it in a module that returns torch.cat([torch.zeros_like(z), z], dim=1)"
+        )
+    if k == classes + 1:
+        return (
+            f"the model gives {k} logits, one more than the data's {classes} classes; if it has a background class, "
+            "let build wrap it in a module that leaves that column out, for example model(images)[:, 1:]"
+        )
+    if k == classes - 1:
+        return (
+            f"the model gives {k} logits, one fewer than the data's {classes} classes; look for a folder or label "
+            "among the data that is no class (background, unlabelled, a hidden folder), or take a model for all of "
+            "them"
+        )
+    return (
+        f"the model gives {k} logits and the data have {classes} classes; take a model trained on these classes, or "
+        "let build take the number as its parameter num_classes"
+    )
+
+
+def as_probabilities(logits: Tensor, *, coarse: bool) -> Iterator[Finding]:
+    """Outputs that are softmax, log-softmax or sigmoid values where logits are wanted."""
+    tolerance = 1e-2 if coarse else 1e-4
+    zero, one = logits.new_tensor(0.0), logits.new_tensor(1.0)
+    inside = bool(((logits >= 0) & (logits <= 1)).all())
+    if inside and torch.allclose(logits.sum(dim=1), one, atol=tolerance):
+        yield refuse(
+            "probabilities",
+            "the model's outputs add up to 1: they are probabilities (softmax), and logits are wanted, or gradients "
+            "and scores mean something else; leave its softmax out",
+        )
+    elif torch.allclose(logits.logsumexp(dim=1), zero, atol=tolerance):
+        yield warn(
+            "log-probabilities",
+            "the exponentials of the model's outputs add up to 1: they are log-probabilities (log-softmax); attacks "
+            "see the same loss, but detectors on raw logits (energy, max-logit) lose what was taken off: leave it "
+            "out",
+        )
+    elif inside:
+        yield warn(
+            "sigmoid",
+            "all the model's outputs lie in [0, 1], as a sigmoid's do, and logits are wanted; leave its sigmoid out",
+        )
+
+
+@torch.no_grad()
+def dependence(model: Supplied, images: Tensor) -> Iterator[Finding]:
+    """Logits that change from pass to pass, or with the other images of the batch."""
+    few, others = images[:FEW], images[FEW : 2 * FEW]
+    first = model(few)
+    if not alike(first, model(few)) or not alike(first, model(few)):
+        yield warn(
+            "stochastic",
+            "two passes over one image differ: the model is stochastic (dropout, noise, random resizing), and one "
+            "gradient of it means little; switch that off, or use attacks with samples (EoT), for example: --attack "
+            "pgd --set samples=20",
+        )
+    elif len(others) and not alike(
+        model(torch.cat([few, others]))[: len(few)], model(torch.cat([few, 1 - others]))[: len(few)]
+    ):
+        yield refuse(
+            "batch",
+            "an image's logits change with the other images of its batch, as with BatchNorm in training mode; take "
+            "the running statistics (eval(), track_running_stats=True), and export archives after eval()",
+        )
+
+
+def alike(first: Tensor, second: Tensor) -> bool:
+    """Equal within the noise of the kernels."""
+    return torch.allclose(first, second, rtol=1e-3, atol=1e-4 * max(1.0, float(first.abs().max())))
+
+
+def of_gradients(model: Supplied, images: Tensor, *, required: bool) -> Iterator[Finding]:
+    """No gradient at the pixels, zero for all images, or NaN for some."""
+    state = refuse if required else warn
+    with torch.enable_grad():
+        given = images.clone().requires_grad_()
+        logits = model(given)
+        # a fixed random direction: the sum of all logits is constant for some models
+        weight = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)).to(logits)
+        gradient = None
+        if logits.requires_grad:
+            (gradient,) = torch.autograd.grad((logits * weight).sum(), given, allow_unused=True)
+    way = "let a module with a stand-in gradient do that step, or use an attack without gradients, for example square"
+    if gradient is None:
+        yield state(
+            "no-gradient",
+            "no gradient of the logits reaches the pixels (detach, no_grad, a detour over NumPy, argmax); take it "
+            "out, " + way,
+        )
+    elif not gradient.isfinite().all():
+        rows = int((~gradient.isfinite()).flatten(1).any(dim=1).sum())
+        yield state(
+            "nan-gradient",
+            f"the gradient at the pixels is NaN or infinite for {rows} of {len(images)} images; look for a root, "
+            "norm or logarithm taken at 0",
+        )
+    elif not gradient.any():
+        yield state(
+            "zero-gradient",
+            f"the gradient at the pixels is zero for all of {len(images)} images (rounding, a threshold, "
+            f"saturation), so that attacks would seem to fail; {way}",
+        )
