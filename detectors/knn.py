@@ -26,13 +26,14 @@ class FittedKNN(FittedDetector):
 
     def score(self, outputs: Outputs) -> Tensor:
         """`||z - z_(k)||` [n], in 0 ... 2, of unit vectors; a feature of length 0 stays the origin."""
-        return torch.cat([self._distance(part) for part in outputs.features.split(QUERIES)])
+        return torch.cat([self._distance(part) for part in torch.split(outputs.features, QUERIES)])
 
     def _distance(self, features: Tensor) -> Tensor:
         z = F.normalize(features.double())
         # the gradient is that of the distance to the neighbour found, which only moves on where two are equally far
         nearest = self.bank[self._kth_nearest(z.detach())]
-        return torch.linalg.vector_norm(z - F.normalize(nearest.double()), dim=1)
+        distance: Tensor = torch.linalg.vector_norm(z - F.normalize(nearest.double()), dim=1)
+        return distance
 
     @torch.no_grad()
     def _kth_nearest(self, z: Tensor) -> Tensor:
@@ -66,6 +67,6 @@ class KNN(Detector):
         bank = outputs.features
         if self.k > len(bank):
             raise BadSetting(f"knn: k = {self.k} neighbours of {len(bank)} training images; take a smaller k")
-        lengths = torch.cat([torch.linalg.vector_norm(rows.double(), dim=1) for rows in bank.split(ROWS)])
+        lengths = torch.cat([torch.linalg.vector_norm(rows.double(), dim=1) for rows in torch.split(bank, ROWS)])
         check_finite(bank, lengths)
         return FittedKNN(bank, lengths, self.k)

@@ -16,7 +16,7 @@ from advbench.models.resnet20 import Block, ResNet20
 from advbench.parsing import parse
 from advbench.pipeline import Study
 from advbench.place import Place
-from advbench.report.commands import model_words
+from advbench.report.commands import attacking
 from advbench.training import Checkpoint, Trainer, build
 from advbench.types import AdversarialTraining, Recipe, Splits, Training
 
@@ -180,14 +180,14 @@ def test_released_weights_keep_statistics_and_counters(home: Path, tmp_path: Pat
 
 def test_its_command_line_names_network_and_augmentation(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (run,) = runs.find(home / "runs")
-    words = " ".join(model_words(run))
+    words = " ".join(attacking(run)[1:])
     assert words == "--dataset digits --loss lgm --seed 0 --network resnet20 --epochs 1 --augmentation mirror-crop"
     augmented = Recipe("resnet20", {"epochs": 1, "augmentation": "mirror-crop"}, {"eps": 0.1})
     monkeypatch.setattr(Digits, "recipe", augmented)
-    assert model_words(run) == ["--dataset", "digits", "--loss", "lgm", "--seed", "0"]
+    assert attacking(run) == ["attack", "--dataset", "digits", "--loss", "lgm", "--seed", "0"]
     plain = parse({"losses": ["lgm"], "training": {"augmentation": "none"}}).models()[0].record("")
     unusual = runs.Run(run.folder, {**run.manifest, "model": plain})
-    assert model_words(unusual)[-2:] == ["--augmentation", "none"]
+    assert attacking(unusual)[-2:] == ["--augmentation", "none"]
 
 
 def test_the_model_under_test_uses_its_statistics_and_leaves_them_alone(home: Path, digits: Splits) -> None:
