@@ -50,7 +50,7 @@ def inspect(
         except BadSetting as error:
             return [refuse("answer", str(error))]
         found = list(of_logits(logits, classes))
-        if any(finding.severity == "error" for finding in found):
+        if any(finding.severity == "error" or finding.name == "constant-logits" for finding in found):
             return found
         dependent = list(dependence(model, images))
         if not any(finding.name == "batch" for finding in dependent):
@@ -101,6 +101,13 @@ def of_logits(logits: Tensor, classes: int) -> Iterator[Finding]:
                 "or root of 0, or an overflow in it, and leave out images that cause it",
             )
             return
+    if n > 1 and not (logits != logits[0]).any():
+        yield warn(
+            "constant-logits",
+            "the model gives the same logits for every image, as with a last layer of zeros: its weights are "
+            "untrained or were not given (--weights), and attacks find no gradient in it",
+        )
+        return
     if logits.dtype != torch.float32:
         yield warn(
             "precision",
@@ -152,7 +159,7 @@ def as_probabilities(logits: Tensor, *, coarse: bool) -> Iterator[Finding]:
             "see the same loss, but detectors on raw logits (energy, max-logit) lose what was taken off: leave it "
             "out",
         )
-    elif inside:
+    elif inside and logits.max() - logits.min() > 0.5:  # an untrained network's logits are all small and may be > 0
         yield warn(
             "sigmoid",
             "all the model's outputs lie in [0, 1], as a sigmoid's do, and logits are wanted; leave its sigmoid out",

@@ -128,6 +128,11 @@ def tap(
     Raises BadSetting where the model cannot take the sample or gives no logits, where mean or std do not fit the
     images, for an unknown layer, and where tracing finds none.
     """
+    if isinstance(module, torch.jit.ScriptModule):
+        raise BadSetting(
+            "the model is a TorchScript program, whose layers cannot be tapped; build it from its Python code, or "
+            "export it anew with torch.export"
+        )
     check_normalisation(mean, std, sample.shape[1])
     made = Supplied(module, "", mean=mean, std=std)
     if features is None:

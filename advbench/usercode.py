@@ -69,11 +69,17 @@ def explained(what: str, folder: Path | None) -> Iterator[None]:
         raise BadSetting(f"{name}, line {error.lineno}: SyntaxError: {error.msg}; mend the file") from error
     except SystemExit as error:
         raise BadSetting(
-            f"{what}: {place_of(error, folder)} calls sys.exit({error.code!r}); a file that builds a model must only "
+            f"{located(what, error, folder)} calls sys.exit({error.code!r}); a file that builds a model must only "
             'define it: put the rest under if __name__ == "__main__"'
         ) from error
     except Exception as error:
-        raise BadSetting(f"{what}: {place_of(error, folder)} raised {in_words(error)}") from error
+        raise BadSetting(f"{located(what, error, folder)} raised {in_words(error)}; mend it there") from error
+
+
+def located(what: str, error: BaseException, folder: Path | None) -> str:
+    """Where an error of `what` came from, its name said once."""
+    place = place_of(error, folder)
+    return place if place.startswith(f"{what}, ") else f"{what}: {place}"
 
 
 def in_words(error: BaseException) -> str:
@@ -84,14 +90,19 @@ def in_words(error: BaseException) -> str:
 
 
 def place_of(error: BaseException, folder: Path | None) -> str:
-    """`file, line n` of the last frame below `folder`, or of the last frame of all; the file's name only."""
+    """`file, line n` of the user's last frame, or of the last frame of all; the file's name only.
+
+    The user's are the frames below `folder` (None = anywhere), without installed packages and this one.
+    """
     frames = traceback.extract_tb(error.__traceback__)
-    own = [
-        f
-        for f in frames
-        if folder is not None and folder in Path(f.filename).parents and "site-packages" not in f.filename
-    ]
-    frame = (own or frames)[-1]
+    here = Path(__file__).parent
+
+    def is_users(file: Path) -> bool:
+        return (
+            "site-packages" not in file.parts and here not in file.parents and (folder or file.parent) in file.parents
+        )
+
+    frame = ([f for f in frames if is_users(Path(f.filename))] or frames)[-1]
     return f"{Path(frame.filename).name}, line {frame.lineno}"
 
 

@@ -104,6 +104,24 @@ def test_constant_predictions_name_the_class(net: nn.Module, digits: Splits) -> 
     assert "every image is predicted as class 3" in text
 
 
+def test_two_classes_and_small_positive_logits_are_no_sigmoid(digits: Splits) -> None:
+    torch.manual_seed(0)
+    last = nn.Linear(32, 2)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), last)
+    with torch.no_grad():
+        last.weight.mul_(0.1)
+        last.bias.copy_(torch.tensor([0.4, 0.5]))
+    images = digits.test.images
+    found = inspect(tap(net, images[:2]), images, torch.arange(len(images)) % 2, 2)
+    the_one(found, "chance", "warning")
+
+
+def test_a_last_layer_of_zeros_is_accepted_and_named(digits: Splits) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    nn.init.zeros_(net[3].weight)  # type: ignore[arg-type]
+    assert "last layer of zeros" in the_one(check(net, digits), "constant-logits", "warning")
+
+
 @pytest.mark.parametrize(
     ("before", "said"),
     [
@@ -266,8 +284,8 @@ def test_a_missing_gradient_is_refused_where_an_attack_needs_one(
 def test_outputs_that_are_no_float32_logits_say_what_they_are(
     net: nn.Module, digits: Splits, name: str, severity: str, after: Change
 ) -> None:
-    # logits as small as an early network's, so that no probability is exactly 0 or 1
-    found = check(Around(net, after=lambda z: after(z * 0.3)), digits)
+    scale = 1.0 if name in ("sigmoid", "precision") else 0.3  # so small that no probability is exactly 0 or 1
+    found = check(Around(net, after=lambda z: after(z * scale)), digits)
     the_one([finding for finding in found if finding.name != "zero-gradient"], name, severity)
 
 

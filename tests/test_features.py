@@ -1,6 +1,7 @@
 """The tap at a supplied model's features: which layer it finds, what it reads there, and that it leaves no trace."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from advbench.errors import BadSetting
 from advbench.features import tap
 from advbench.losses.lgm import LGM
+from advbench.supplied import load_model
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -215,6 +217,32 @@ def test_where_tracing_finds_nothing_the_message_says_to_name_a_layer() -> None:
     with pytest.raises(BadSetting, match="name the layer whose output is the features by --features, one of: body"):
         tap(Functional(), IMAGES)
     assert tap(Functional(), IMAGES, features="body").outputs(IMAGES).features.shape == (2, 6)
+
+
+def test_an_error_inside_a_forward_pass_names_the_line_of_the_users_file(tmp_path: Path) -> None:
+    text = "from torch import nn\nclass Net(nn.Module):\n    def forward(self, x):\n        return x.reshape(7, -1)\n"
+    (tmp_path / "m.py").write_text(text, encoding="utf-8")
+    model = load_model(f"{tmp_path / 'm.py'}:Net", classes=10, shape=(3, 32, 32))
+    with pytest.raises(BadSetting, match=r"\[n 3 32 32\]: m.py, line 4 raised RuntimeError: shape '\[7, -1\]'"):
+        tap(model, IMAGES)
+
+
+def test_the_first_file_of_the_documentation_builds_a_network_with_features(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "models.md").read_text(encoding="utf-8")
+    (tmp_path / "m.py").write_text(page.split("```python")[1].split("```")[0], encoding="utf-8")
+    model = tap(load_model(f"{tmp_path / 'm.py'}:build", classes=7, shape=(3, 32, 32)), IMAGES)
+    assert model.layer == "fc"
+    assert model(IMAGES).shape == (2, 7)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_a_torchscript_program_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    text = "import torch\nfrom torch import nn\ndef build():\n"
+    text += "    return torch.jit.trace(nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), torch.rand(2, 3, 32, 32))\n"
+    (tmp_path / "m.py").write_text(text, encoding="utf-8")
+    model = load_model(f"{tmp_path / 'm.py'}:build", classes=10, shape=(3, 32, 32))
+    with pytest.raises(BadSetting, match="a TorchScript program, whose layers cannot be tapped"):
+        tap(model, IMAGES)
 
 
 def test_an_exported_archive_is_traced_by_the_names_of_its_modules() -> None:
