@@ -30,6 +30,10 @@ class Criterion(ABC):
     def merit(self, outputs: Outputs, rows: Tensor) -> Tensor:
         """How far inside success each image is [b], float64; positive = success."""
 
+    def misclassified(self, outputs: Outputs, rows: Tensor, merit: Tensor) -> Tensor:  # noqa: ARG002
+        """Bool [b]: another class's logit is above that of the label; `merit` is that of the same outputs."""
+        return margin(outputs.logits, self.labels[rows]) > 0
+
 
 @dataclass(frozen=True)
 class Misclassified(Criterion):
@@ -40,6 +44,10 @@ class Misclassified(Criterion):
     def merit(self, outputs: Outputs, rows: Tensor) -> Tensor:
         """The margin of the best other class."""
         return margin(outputs.logits, self.labels[rows])
+
+    def misclassified(self, outputs: Outputs, rows: Tensor, merit: Tensor) -> Tensor:  # noqa: ARG002
+        """Its merit says so already."""
+        return merit > 0
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from advbench.contracts import AttackSettings
 from advbench.errors import FailedCheck
 from advbench.geometry import generator
 from advbench.goals import Criterion, Goal
-from advbench.objectives import margin
 from advbench.types import Outputs, Perturbed
 from advbench.victim import Victim
 
@@ -100,20 +99,20 @@ class Search:
 
     def climb(self, goal: Goal, rows: Tensor, x: Tensor) -> Climbed:
         """One gradient of `goal` at points x [b c h w] (the mean of `samples` of them); notes what was found."""
-        outputs = []
-        total_values, total_gradients = torch.zeros((), device=x.device), torch.zeros((), device=x.device)
+        climbed, outputs = [], []
         for _ in range(self.samples):
             leaf = x.detach().requires_grad_()
             with self._own_randomness():
                 found = self.victim.differentiable_outputs(leaf)
-                values, gradients = goal.climb(found, rows, leaf)
+                climbed.append(goal.climb(found, rows, leaf))
             outputs.append(Outputs(found.features.detach(), found.logits.detach()))
-            total_values = total_values + values
-            total_gradients = total_gradients + gradients
+        values, gradients = climbed[0]
+        if self.samples > 1:
+            values, gradients = (sum(parts) / self.samples for parts in zip(*climbed, strict=True))
         self._note(rows, x, mean(outputs))
         self.gradients[rows] += goal.backwards * self.samples
-        self.zero_gradients[rows] |= ~total_gradients.flatten(1).any(dim=1)
-        return Climbed(total_values / self.samples, total_gradients / self.samples)
+        self.zero_gradients[rows] |= ~gradients.flatten(1).any(dim=1)
+        return Climbed(values, gradients)
 
     @torch.no_grad()
     def look(self, rows: Tensor, x: Tensor) -> Outputs:
@@ -145,11 +144,13 @@ class Search:
         first = rows[(merit > 0) & (self.first_success[rows] < 0)]
         self.first_success[first] = (self.forwards if self.in_queries else self.gradients)[first]
         self.forwards[rows] += self.samples
-        self.misclassified[rows] |= margin(outputs.logits, self.criterion.labels[rows]) > 0
+        self.misclassified[rows] |= self.criterion.misclassified(outputs, rows, merit)
         better = merit > self.merit[rows]
-        self.found_by[rows[better]] = self.by
-        self.merit[rows] = torch.maximum(merit, self.merit[rows])
-        self.images[rows[better]] = x.detach()[better]
+        gained = rows[better]
+        if len(gained):
+            self.found_by[gained] = self.by
+            self.merit[gained] = merit[better]
+            self.images[gained] = x.detach()[better]
 
     def result(self, members: tuple[str, ...] = ()) -> Perturbed:
         """The record of the attack; of an ensemble with its `members`, by the numbers that `by` took."""

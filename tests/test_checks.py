@@ -455,3 +455,16 @@ def test_every_command_that_a_check_gives_is_one_that_the_command_line_takes(
         assert words[0] == "advbench"
         assert cli.main(words[1:]) == 0, line
     assert {"attack", "verify", "selftest", "audit"} <= set(seen)
+
+
+def test_outside_l_inf_no_command_names_an_attack_that_knows_no_other_norm() -> None:
+    import shlex
+
+    from advbench.checks.evidence import Evidence
+
+    e = object.__new__(Evidence)
+    e.__dict__.update(words=("--dataset", "digits"), at=("l2", 1.0), headline=None)
+    assert shlex.split(e.attack("fgsm", "pgd")) == [
+        "advbench", "attack", "--dataset", "digits", "--attack", "pgd", "--eps", "1", "--set", "norm=l2",
+    ]  # fmt: skip
+    assert "norm" not in e.attack("targeted-fgsm", eps="0.3")

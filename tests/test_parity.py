@@ -72,32 +72,48 @@ def test_fgsm_misclassifies_exactly_what_foolbox_does(loss: str, victims: dict[s
     assert ((here - there).abs() < 1e-6).double().mean() > 0.999
 
 
-def test_apgd_ce_and_dlr_leave_no_more_images_robust_than_pyautoattack_at_equal_budget(
-    victims: dict[str, Victim], digits: Splits
-) -> None:
+CELLS = [  # loss, norm, eps, robust accuracy between 10 and 90 %
+    ("softmax", "linf", 0.05), ("softmax", "linf", 0.08), ("softmax", "l2", 0.5),
+    ("lgm", "linf", 0.05), ("lgm", "linf", 0.08), ("lgm", "l2", 0.5),
+]  # fmt: skip
+STARTS = 3  # restarts of ours, and of theirs
+SEEDS = (0, 1, 2)
+BUDGET = 50  # gradients of a start
+
+
+def robust_after_ours(victim: Victim, images: Tensor, labels: Tensor, norm: str, eps: float, seed: int) -> int:
+    """Images that withstand APGD-CE and APGD-DLR both."""
+    seeds, left = 1000 * seed + torch.arange(len(images)), victim.outputs(images).predictions == labels
+    for objective in ("ce", "dlr"):
+        which = catalog.load("attack", "apgd")(
+            eps=eps, norm=norm, objective=objective, steps=BUDGET, restarts=STARTS, stop=True
+        )
+        rows = torch.nonzero(left).squeeze(1)
+        moved = which.perturb(victim, images[rows], labels[rows], seeds[rows]).images
+        left[rows] = victim.outputs(moved).predictions == labels[rows]
+    return int(left.sum())
+
+
+def robust_after_theirs(victim: Victim, images: Tensor, labels: Tensor, norm: str, eps: float, seed: int) -> int:
+    """The same two of pyautoattack."""
     from pyautoattack import AutoAttack
 
-    images, labels = digits.test.images, digits.test.labels
-    here, there = [], []
-    for victim in (victims["softmax"], victims["lgm"]):
-        for norm, eps in EPS.items():
-            lost = torch.zeros(len(labels), dtype=torch.bool)
-            for objective in ("ce", "dlr"):
-                moved = ours("apgd", victim, images, labels, eps=eps, norm=norm, objective=objective, steps=100)
-                lost |= victim.outputs(moved).predictions != labels
-            here.append(lost.double().mean().item())
-            reference = AutoAttack(
-                victim.model,
-                norm={"linf": "Linf", "l2": "L2"}[norm],
-                eps=eps,
-                version="custom",
-                attacks=["apgd-ce", "apgd-dlr"],
-                seed=0,
-            )
-            reference.apgd.n_restarts = 1
-            theirs = reference.run_standard_evaluation(images, labels, batch_size=len(images))[0]
-            there.append(share_wrong(victim, theirs, labels))
-    assert all(0.15 < share < 0.9 for share in there)
-    # another random start moves any one of these shares by up to a point; their mean has to stand
-    assert np.mean(here) >= np.mean(there) - 1e-9
-    assert min(h - t for h, t in zip(here, there, strict=True)) > -0.015
+    reference = AutoAttack(
+        victim.model, norm={"linf": "Linf", "l2": "L2"}[norm], eps=eps, version="custom",
+        attacks=["apgd-ce", "apgd-dlr"], seed=seed,
+    )  # fmt: skip
+    reference.apgd.n_restarts, reference.apgd.n_iter = STARTS, BUDGET
+    moved = reference.run_standard_evaluation(images, labels, batch_size=len(images))[0]
+    return int((victim.outputs(moved).predictions == labels).sum())
+
+
+@pytest.mark.parametrize(("loss", "norm", "eps"), CELLS)
+def test_apgd_ce_and_dlr_leave_no_more_images_robust_than_pyautoattack_in_any_cell(
+    loss: str, norm: str, eps: float, victims: dict[str, Victim], digits: Splits
+) -> None:
+    victim, images, labels = victims[loss], digits.test.images, digits.test.labels
+    here = [robust_after_ours(victim, images, labels, norm, eps, seed) for seed in SEEDS]
+    there = [robust_after_theirs(victim, images, labels, norm, eps, seed) for seed in SEEDS]
+    assert all(0.1 < count / len(labels) < 0.9 for count in there)
+    # one image of 300: random starts differ
+    assert np.mean(here) <= np.mean(there) + 1, (here, there)

@@ -160,10 +160,15 @@ class Evidence:
         words: tuple[str, ...] = (),
         **settings: Any,
     ) -> str:
-        """The command line of attacks on this model, on as many images as the headline unless `n` says otherwise."""
+        """The command line of attacks on this model, on as many images as the headline unless `n` says otherwise.
+
+        Outside L-inf, where there is no FGSM, PGD takes its place.
+        """
+        if self.at[0] != "linf":
+            attacks = tuple(dict.fromkeys("pgd" if a == "fgsm" else a for a in attacks))
         parts = ["advbench", *(words or self.words), "--attack", ",".join(attacks)]
         parts += ["--eps", f"{self.eps:g}" if eps is None else eps]
-        norm = {} if self.at[0] == "linf" else {"norm": self.at[0]}
+        norm = {} if self.at[0] == "linf" or set(attacks) <= {"targeted-fgsm"} else {"norm": self.at[0]}
         parts += attack_options({**norm, **settings})
         wanted = n if n is not None else None if self.headline is None else self.headline.n
         if wanted is not None and wanted < len(self.clean):

@@ -138,7 +138,8 @@ def seeds(e: Evidence) -> Verdict:
     for one in (e, *e.others):
         alike = {k: v for k, v in one.model.items() if k not in ("seed", "run")} == own
         for r in one.results if alike else ():
-            if r.attack == top.attack and r.detector == top.detector and r.row["eps"] == top.row["eps"]:
+            ball = r.row["norm"], r.row["eps"]
+            if (r.attack, r.detector, ball) == (top.attack, top.detector, e.at):
                 rates[int(one.model["seed"])] = float(r.row["undetected_error_rate"])
     said = ", ".join(f"seed {k} {percent(v)}" for k, v in sorted(rates.items()))
     said = f"undetected and wrong, {top.detector}, eps {e.eps:g}: {said}"

@@ -30,7 +30,9 @@ def black_box(e: Evidence, attack: str, words: str, command: str) -> Verdict:
 
 
 def gradient_free(e: Evidence) -> Verdict:
-    """R10, random search."""
+    """R10, random search; it moves in L-inf alone, and `decision_based` stands for it elsewhere."""
+    if e.at[0] != "linf":
+        return Verdict("not run", "square moves in L-inf alone; see the attack by labels alone")
     return black_box(e, "square", "square", e.attack("square", n=FEW))
 
 
@@ -49,6 +51,8 @@ def transfer(e: Evidence) -> Verdict:
 
 def detector_gradient_free(e: Evidence) -> Verdict:
     """R10 against the detector: random search loses no image that the gradients of model and score do not."""
+    if e.at[0] != "linf":
+        return Verdict("not run", "detector-square moves in L-inf alone; no random search on a score is offered here")
     top, found = e.headline, [r for r in e.of("detector-square") if r.detector == e.detector]
     if top is None or not found:
         commands = [e.aware(ENSEMBLE)] * (top is None) + [e.aware("detector-square", n=FEW)] * (not found)

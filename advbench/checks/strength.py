@@ -37,14 +37,18 @@ def objectives(e: Evidence) -> Verdict:
 
 def iterative(e: Evidence) -> Verdict:
     """R9: many steps do at least what one does."""
-    single, many = e.of("fgsm"), e.of(*ITERATIVE)
+    # in L2 the single step is PGD's first one from the image itself
+    step: dict[str, Any] = {} if e.at[0] == "linf" else {"steps": 1, "step": e.eps, "random_start": False}
+    name = "pgd" if step else "fgsm"
+    single, many = e.of(name, **step), [r for r in e.of(*ITERATIVE) if r.setting("steps") > 1]
     if not single or not many:
-        missing = [*(() if single else ("fgsm",)), *(() if many else ("pgd",))]
-        return not_run(f"{' and '.join(missing)} not run at eps {e.eps:g}", e.attack(*missing))
+        missing = ["a single step"] * (not single) + ["pgd"] * (not many)
+        commands = [e.attack(name, **step)] * (not single) + [e.attack("pgd")] * (not many)
+        return not_run(f"{' and '.join(missing)} not run at eps {e.eps:g}", " && ".join(commands))
     n = common(single[0], *many)
     best = max(many, key=lambda r: _rate(r, n))
     gain = _rate(best, n) - _rate(single[0], n)
-    said = f"{best.label} {count(best.wrong[:n])}; fgsm {percent(_rate(single[0], n))} wrong"
+    said = f"{best.label} {count(best.wrong[:n])}; {single[0].label} {percent(_rate(single[0], n))} wrong"
     return either(gain >= -POINT, said, e.attack("apgd", objective="margin"))
 
 

@@ -79,7 +79,7 @@ def headline(e: Evidence) -> Verdict:
     low, high = row.get("undetected_error_low"), row.get("undetected_error_high")
     fgsm = row.get("fgsm_undetected_error_rate")
     said = (
-        f"{e.detector}, eps {e.eps:g}, FPR {100 * e.fpr:g} %, budget {top.setting('budget')}: "
+        f"{e.detector}, {e.at[0]} eps {e.eps:g}, FPR {100 * e.fpr:g} %, budget {top.setting('budget')}: "
         f"{percent(lost.mean())} [{100 * (low or 0):.1f}, {100 * (high or 0):.1f}] of {top.n} undetected and wrong; "
         f"clean error {percent(row['clean_error_rate'])}, clean rejected {percent(row['clean_rejected'])}; "
         f"FGSM {'n/a' if fgsm is None else percent(fgsm)}"
@@ -112,8 +112,9 @@ def worst_case(e: Evidence) -> Verdict:
 def targeted(e: Evidence) -> Verdict:
     """R6: where an attack has targets, success and target reached are both reported."""
     rows = [r.row for r in e.results if r.row["target_rate"] is not None]
+    command = e.attack("targeted-fgsm", eps=None if e.at[0] == "linf" else "0.3")  # L-inf only, at its usual eps
     if not rows:
-        return not_run("no targeted attack", e.attack("targeted-fgsm"))
+        return not_run("no targeted attack", command)
     good = all(
         r["success_rate"] is not None and 0 <= r["target_rate"] <= 1 and r["error_rate"] is not None for r in rows
     )
@@ -123,7 +124,7 @@ def targeted(e: Evidence) -> Verdict:
         f"{percent(row['success_rate'] if row['success_rate'] is not None else math.nan)} of the clean-correct of "
         f"{row['n']}"
     )
-    return either(good, said, e.attack("targeted-fgsm"))
+    return either(good, said, command)
 
 
 def adaptive(e: Evidence) -> Verdict:
