@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from advbench.report.adaptive import Shown
+    from advbench.settings import as_text
+from advbench.report.adaptive import Shown
 
 Row = dict[str, Any]
 Column = tuple[str, Callable[[Row], str]]
@@ -50,7 +51,7 @@ def attack(row: Row) -> str:
 def unguarded(row: Row) -> str:
     """The same without the detector that an adaptive attack knows."""
     own = {k: v for k, v in row["settings"].items() if k not in ("detector", "fpr")}
-    return f"{row['attack']} {row['eps']:g}" + "".join(f" {k}={v}" for k, v in own.items())
+    return f"{row['attack']} {as_text(row['eps'])}" + "".join(f" {k}={v}" for k, v in own.items())
 
 
 def guard(row: Row) -> str:

@@ -12,6 +12,7 @@ from advbench.checks.evidence import Evidence
 from advbench.checks.results import ENSEMBLE, ITERATIVE, NOISE, NOT_ATTACKS, Result, common, count, percent, worst
 from advbench.contracts import NO_DETECTOR
 from advbench.parsing import DEFAULT_FPR
+from advbench.settings import as_text
 
 AS_OFTEN = 0.10  # noise within so much of the attacks counts as flagged as often
 GREY_LEVEL = 1 / 255
@@ -30,7 +31,7 @@ def noise(e: Evidence) -> Verdict:
     attacks = [r for r in attacks if r.attack not in NOT_ATTACKS]
     if len({r.attack for r in controls}) < len(NOISE) or not attacks:
         missing = [name for name in NOISE if not e.of(name)] + ["fgsm"] * (not attacks)
-        return not_run(f"missing at eps {e.eps:g}: {', '.join(missing)}", e.attack(*missing))
+        return not_run(f"missing at eps {as_text(e.eps)}: {', '.join(missing)}", e.attack(*missing))
     said, good = [], True
     for name in e.detectors:
         guard = e.guard(name, DEFAULT_FPR)
@@ -85,7 +86,7 @@ def undefended(e: Evidence) -> Verdict:
     tried = [(o, r) for o in models if (r := _robust(e, o, names)) is not None]
     if not tried:
         command = e.attack("pgd", words=e.other("softmax"))
-        return not_run(f"no softmax model attacked at eps {e.eps:g}", command)
+        return not_run(f"no softmax model attacked at eps {as_text(e.eps)}", command)
     model, best = max(tried, key=lambda pair: float(pair[1].wrong.mean()))
     said = f"{best.attack} on {model.model['run']}: robust accuracy {count(~best.wrong)}"
     return either(bool((~best.wrong).mean() <= BROKEN), said, e.attack("apgd", words=e.other("softmax"), targets=9))
@@ -109,8 +110,8 @@ def hardened(e: Evidence) -> Verdict:
         if gap > AGREEMENT + 1e-9:
             return not_met(said[0], command)
     if not said:
-        names = ", ".join(str(o.model["run"]) for o in models) or "none"
-        return not_run(f"adversarially trained models: {names}; not attacked by both at eps {e.eps:g}", command)
+        names, at = ", ".join(str(o.model["run"]) for o in models) or "none", as_text(e.eps)
+        return not_run(f"adversarially trained models: {names}; not attacked by both at eps {at}", command)
     return met(said[0])
 
 
@@ -129,9 +130,9 @@ def half_eps(e: Evidence) -> Verdict:
     kept = ~(lost | e.clean_wrong[: len(lost)] | (guard.slack(clean) < 0).numpy())
     half = e.eps / 2
     own = [r for r in e.of(*ITERATIVE, ENSEMBLE, eps=half) if r.detector is None]
-    said = f"implied robust accuracy at eps {half:g}: {count(kept)}"
+    said = f"implied robust accuracy at eps {as_text(half)}: {count(kept)}"
     if not own:
-        return not_run(f"{said}; the classifier was not attacked there", e.attack("apgd", eps=f"{half:g}"))
+        return not_run(f"{said}; the classifier was not attacked there", e.attack("apgd", eps=f"{as_text(half)}"))
     n = common(*own)
     robust = ~worst(own, n)
     said += f"; the classifier's own {count(robust)}"
@@ -145,7 +146,7 @@ def half_eps(e: Evidence) -> Verdict:
         if r.detector is None and r.row["norm"] == e.at[0]
     ]
     if not hard:
-        command = e.attack("apgd", eps=f"{half:g}", words=e.other("softmax", "--adversarial"))
+        command = e.attack("apgd", eps=f"{as_text(half)}", words=e.other("softmax", "--adversarial"))
         return not_run(f"{said}; no adversarially trained model to compare with", command)
     best = min(hard, key=lambda r: float(r.wrong.mean()))
     said += f"; adversarially trained {count(~best.wrong)}"
@@ -172,7 +173,7 @@ def forced_rejection(e: Evidence) -> Verdict:
     for by_eps, _ in e.at_any_eps("force-rejection"):
         rows |= {x: r for x, r in by_eps.items() if x < e.eps and r.detector == e.detector}
     if not rows:
-        return not_run(f"no radius below eps {e.eps:g}", e.aware("force-rejection", eps=radii))
+        return not_run(f"no radius below eps {as_text(e.eps)}", e.aware("force-rejection", eps=radii))
     rows = dict(sorted(rows.items()))
     guard, n = e.guard(e.detector, e.fpr), common(*rows.values())
     shares = {x: float(r.flagged(guard)[:n].mean()) for x, r in rows.items()}

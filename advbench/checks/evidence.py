@@ -17,6 +17,7 @@ from advbench.metrics import Mask
 from advbench.parsing import DEFAULT_FPR
 from advbench.report.commands import attack_options
 from advbench.scoring import Row
+from advbench.settings import as_text
 from advbench.types import ImageSet
 from advbench.victim import Victim
 
@@ -167,7 +168,7 @@ class Evidence:
         if self.at[0] != "linf":
             attacks = tuple(dict.fromkeys("pgd" if a == "fgsm" else a for a in attacks))
         parts = ["advbench", *(words or self.words), "--attack", ",".join(attacks)]
-        parts += ["--eps", f"{self.eps:g}" if eps is None else eps]
+        parts += ["--eps", f"{as_text(self.eps)}" if eps is None else eps]
         norm = {} if self.at[0] == "linf" or set(attacks) <= {"targeted-fgsm"} else {"norm": self.at[0]}
         parts += attack_options({**norm, **settings})
         wanted = n if n is not None else None if self.headline is None else self.headline.n

@@ -11,6 +11,7 @@ from advbench.checks.evidence import Evidence
 from advbench.checks.results import NOT_ATTACKS, percent
 from advbench.metrics import Array
 from advbench.parsing import DEFAULT_FPR
+from advbench.settings import as_text
 
 SEEDS = 3
 
@@ -37,7 +38,7 @@ def sign(e: Evidence) -> Verdict:
             wins = np.searchsorted(clean, attacked, side="left") + np.searchsorted(clean, attacked, side="right")
             worst, n = max(worst, abs(wins.mean() / (2 * len(clean)) - row["auroc"])), n + 1
     if not n:
-        return not_run(f"no EER or AUROC at {e.at[0]} eps {e.eps:g}", e.verification())
+        return not_run(f"no EER or AUROC at {e.at[0]} eps {as_text(e.eps)}", e.verification())
     said = f"positive = adversarial, higher = more suspicious: {n} AUROCs counted anew differ by at most {worst:.1e}"
     return either(worst < 1e-6, said, e.verification())
 
@@ -54,7 +55,7 @@ def better_than_chance(e: Evidence) -> Verdict:
         best = max((r for r in rows if r["detector"] == name), key=lambda r: _plainness(e, r))
         good &= best["auroc_low"] > 0.5
         tpr = best["tpr_at_fpr05"]
-        found = f"{best['attack']} {best['eps']:g}, {best['n_clean']}+{best['n_attacked']}"
+        found = f"{best['attack']} {as_text(best['eps'])}, {best['n_clean']}+{best['n_attacked']}"
         said.append(
             f"{name}: AUROC {percent(best['auroc'])} [{100 * best['auroc_low']:.1f}, {100 * best['auroc_high']:.1f}]"
         )
@@ -80,7 +81,7 @@ def eer_definition(e: Evidence) -> Verdict:
         if both is not None and row["eer"] is not None:
             worst, n = max(worst, abs(eer(*both) - row["eer"])), n + 1
     if not n:
-        return not_run(f"no EER at {e.at[0]} eps {e.eps:g}", e.verification())
+        return not_run(f"no EER at {e.at[0]} eps {as_text(e.eps)}", e.verification())
     said = (
         "linear interpolation of the ROC where FPR = FNR, ties as one threshold, threshold chosen with the attack in "
         f"view; {n} EERs computed anew differ by at most {worst:.1e}"
@@ -107,7 +108,7 @@ def intervals(e: Evidence) -> Verdict:
     if not rows and not aware:
         return not_run("no figures of a detector", e.verification())
     outside = [
-        f"{row['attack']} {row['eps']:g} {name}"
+        f"{row['attack']} {as_text(row['eps'])} {name}"
         for found, figures in ((rows, ("eer", "auroc")), (aware, ("undetected_error",)))
         for row in found
         for name in figures
@@ -142,7 +143,7 @@ def seeds(e: Evidence) -> Verdict:
             if (r.attack, r.detector, ball) == (top.attack, top.detector, e.at):
                 rates[int(one.model["seed"])] = float(r.row["undetected_error_rate"])
     said = ", ".join(f"seed {k} {percent(v)}" for k, v in sorted(rates.items()))
-    said = f"undetected and wrong, {top.detector}, eps {e.eps:g}: {said}"
+    said = f"undetected and wrong, {top.detector}, eps {as_text(e.eps)}: {said}"
     free = [s for s in range(SEEDS + 1) if s not in rates][: max(0, SEEDS - len(rates))]
     commands = [e.aware("detector-aware", words=e.with_seed(s), budget=top.setting("budget")) for s in free]
     return met(said) if len(rates) >= SEEDS else not_run(said, " && ".join(commands))

@@ -7,6 +7,7 @@ import torch
 from advbench.checks import POINT, Check, Verdict, either, met, not_met, not_run
 from advbench.checks.evidence import Evidence
 from advbench.checks.results import ENSEMBLE, ITERATIVE, Result, common, count, percent, worst
+from advbench.settings import as_text
 from advbench.types import Outputs
 
 FEW = 100  # images for attacks by queries alone
@@ -19,7 +20,7 @@ def black_box(e: Evidence, attack: str, words: str, command: str) -> Verdict:
     if not found or not white:
         missing = [words] * (not found) + ["a white-box attack"] * (not white)
         commands = [e.attack("pgd")] * (not white) + [command] * (not found)
-        return not_run(f"missing at eps {e.eps:g}: {', '.join(missing)}", " && ".join(commands))
+        return not_run(f"missing at eps {as_text(e.eps)}: {', '.join(missing)}", " && ".join(commands))
     n = common(found[0], *white)
     blind, seeing = found[0].wrong[:n], worst(white, n)
     only = int((blind & ~seeing).sum())
@@ -99,7 +100,7 @@ def zero_gradients(e: Evidence) -> Verdict:
     """R10: beside an attack whose gradients vanish stands one of its kind whose gradients do not."""
     kinds = {"fgsm": e.of("fgsm"), "many steps": e.of(*ITERATIVE)}
     if not any(kinds.values()):
-        return not_run(f"no gradient attack at eps {e.eps:g}", e.attack("fgsm"))
+        return not_run(f"no gradient attack at eps {as_text(e.eps)}", e.attack("fgsm"))
     said, good, commands = [], True, []
     for kind, results in kinds.items():
         shares = [int(r.row["zero_gradients"]) / r.n for r in results]

@@ -11,6 +11,7 @@ from advbench.checks.evidence import Evidence
 from advbench.checks.results import ENSEMBLE, common, count, percent
 from advbench.errors import AdvbenchError
 from advbench.scoring import check_perturbation
+from advbench.settings import as_text
 from advbench.types import Adversarials
 
 ART_PGD = "art:ProjectedGradientDescentPyTorch"
@@ -28,9 +29,7 @@ def eight_bit(e: Evidence) -> Verdict:
     rounded = e.victim().outputs((made.images[:n].float() * 255).round() / 255)
     wrong = (rounded.predictions != made.labels[:n]).numpy()
     before = (made.outputs.predictions != made.labels)[:n].numpy()
-    said = (
-        f"{found.attack} eps {found.row['eps']:g}, stored as {str(made.images.dtype).removeprefix('torch.')}: wrong "
-    )
+    said = f"{found.attack} eps {as_text(found.row['eps'])}, stored as {str(made.images.dtype).removeprefix('torch.')}: wrong "
     said += f"{percent(float(before.mean()))}, in 8 bits {count(wrong)}"
     if found.detector is not None:
         guard = e.guard(e.detector, e.fpr)

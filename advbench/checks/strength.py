@@ -9,6 +9,7 @@ from typing import Any
 from advbench.checks import POINT, Check, Verdict, either, met, not_run
 from advbench.checks.evidence import Evidence
 from advbench.checks.results import ENSEMBLE, ITERATIVE, Result, common, count, percent
+from advbench.settings import as_text
 
 OBJECTIVES = ("ce", "margin", "dlr", "logits")
 CLIMBERS = (*ITERATIVE, ENSEMBLE)
@@ -44,7 +45,7 @@ def iterative(e: Evidence) -> Verdict:
     if not single or not many:
         missing = ["a single step"] * (not single) + ["pgd"] * (not many)
         commands = [e.attack(name, **step)] * (not single) + [e.attack("pgd")] * (not many)
-        return not_run(f"{' and '.join(missing)} not run at eps {e.eps:g}", " && ".join(commands))
+        return not_run(f"{' and '.join(missing)} not run at eps {as_text(e.eps)}", " && ".join(commands))
     n = common(single[0], *many)
     best = max(many, key=lambda r: _rate(r, n))
     gain = _rate(best, n) - _rate(single[0], n)
@@ -101,7 +102,7 @@ def monotone(e: Evidence) -> Verdict:
     """R9: a larger ball is never safer, for attacks of many steps."""
     curves = [(by_eps, label) for by_eps, label in e.at_any_eps(*CLIMBERS) if len(by_eps) > 1]
     if not curves:
-        radii = ",".join(f"{share * e.eps:g}" for share in (0.25, 0.5, 0.75, 1))
+        radii = ",".join(f"{as_text(round(share * e.eps, 12))}" for share in (0.25, 0.5, 0.75, 1))
         command = e.attack("pgd", eps=radii) if e.headline is None else _again(e, e.headline, eps=radii)
         return not_run("no attack of many steps at two eps", command)
     falls, said = 0.0, ""
@@ -120,14 +121,16 @@ def large_eps(e: Evidence) -> Verdict:
     least = 0.5 if e.at[0] == "linf" else 0.5 * math.sqrt(e.pixels)
     large = [r for by_eps, _ in e.at_any_eps(*CLIMBERS) for x, r in by_eps.items() if x >= least - 1e-9]
     if not large:
-        return not_run(f"nothing at eps {least:g}", e.attack("pgd", eps=f"{least:g}", objective="margin"))
+        return not_run(f"nothing at eps {as_text(least)}", e.attack("pgd", eps=as_text(least), objective="margin"))
     best = max(large, key=lambda r: float(r.wrong.mean()))
-    said = f"{best.label} at eps {best.row['eps']:g}: {count(best.wrong)} wrong; a guess {percent(1 - e.chance)}"
+    said = (
+        f"{best.label} at eps {as_text(best.row['eps'])}: {count(best.wrong)} wrong; a guess {percent(1 - e.chance)}"
+    )
     chance = 1 - e.chance - 2 * math.sqrt(e.chance * (1 - e.chance) / len(best.wrong))
     return either(
         float(best.wrong.mean()) >= chance,
         said,
-        e.attack("apgd", eps=f"{least:g}", objective="margin", targets=9),
+        e.attack("apgd", eps=as_text(least), objective="margin", targets=9),
     )
 
 

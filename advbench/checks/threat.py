@@ -8,6 +8,7 @@ from advbench.checks import POINT, Check, Verdict, either, met, not_met, not_run
 from advbench.checks.evidence import Evidence
 from advbench.checks.results import NOT_ATTACKS, count, percent
 from advbench.parsing import DEFAULT_FPR
+from advbench.settings import as_text
 
 FAMILIES = ("joint", "selective", "orthogonal", "feature-matching")
 WITHOUT_GRADIENT = ("feature-matching", "detector-square")
@@ -19,9 +20,9 @@ def threat_model(e: Evidence) -> Verdict:
     here = [r for r in e.results if (r.row["norm"], r.row["eps"]) == e.at and r.attack not in NOT_ATTACKS]
     full = sorted({f"{r.attack} ({r.detector})" for r in here if r.detector is not None})
     zero = sorted({r.attack for r in here if r.detector is None})
-    said = f"{e.at[0]}, eps {e.eps:g}; zero knowledge: {', '.join(zero) or 'none'}; full: {', '.join(full) or 'none'}"
+    said = f"{e.at[0]}, eps {as_text(e.eps)}; zero knowledge: {', '.join(zero) or 'none'}; full: {', '.join(full) or 'none'}"
     if not here:
-        return not_run(f"no attack at {e.at[0]} eps {e.eps:g}", e.aware("detector-aware"))
+        return not_run(f"no attack at {e.at[0]} eps {as_text(e.eps)}", e.aware("detector-aware"))
     if not full:
         return not_met(said, e.aware("detector-aware"))
     return met(said) if zero else not_run(said, e.attack("fgsm"))
@@ -79,7 +80,7 @@ def headline(e: Evidence) -> Verdict:
     low, high = row.get("undetected_error_low"), row.get("undetected_error_high")
     fgsm = row.get("fgsm_undetected_error_rate")
     said = (
-        f"{e.detector}, {e.at[0]} eps {e.eps:g}, FPR {100 * e.fpr:g} %, budget {top.setting('budget')}: "
+        f"{e.detector}, {e.at[0]} eps {as_text(e.eps)}, FPR {100 * e.fpr:g} %, budget {top.setting('budget')}: "
         f"{percent(lost.mean())} [{100 * (low or 0):.1f}, {100 * (high or 0):.1f}] of {top.n} undetected and wrong; "
         f"clean error {percent(row['clean_error_rate'])}, clean rejected {percent(row['clean_rejected'])}; "
         f"FGSM {'n/a' if fgsm is None else percent(fgsm)}"
@@ -99,7 +100,7 @@ def worst_case(e: Evidence) -> Verdict:
     more = [r for r in e.results if r is not top and (r.row["norm"], r.row["eps"]) == e.at]
     more = [r for r in more if r.attack != "force-rejection" and r.setting("clip") is not False]
     if not more:
-        return not_run(f"nothing beside the headline at eps {e.eps:g}", e.attack("fgsm", "pgd"))
+        return not_run(f"nothing beside the headline at eps {as_text(e.eps)}", e.attack("fgsm", "pgd"))
     union = lost.copy()
     for r in more:
         m = min(r.n, len(union))
@@ -120,7 +121,7 @@ def targeted(e: Evidence) -> Verdict:
     )
     row = max(rows, key=lambda r: ((r["norm"], r["eps"]) == e.at, r["n"]))
     said = (
-        f"{row['attack']} {row['eps']:g}: target reached {percent(row['target_rate'])}, wrong label "
+        f"{row['attack']} {as_text(row['eps'])}: target reached {percent(row['target_rate'])}, wrong label "
         f"{percent(row['success_rate'] if row['success_rate'] is not None else math.nan)} of the clean-correct of "
         f"{row['n']}"
     )

@@ -11,6 +11,7 @@ from advbench.report.commands import commands
 from advbench.report.subject import Row, Subject
 from advbench.runs import Run
 from advbench.selection import attack_rows
+from advbench.settings import as_text
 
 AWARE = "detector-aware"
 REJECTION = "force-rejection"  # wants images rejected, not errors undetected: it has a chart of its own
@@ -127,7 +128,7 @@ def beside_eers(subjects: Sequence[Subject], detectors: Sequence[str]) -> list[d
 def entry(row: Row) -> str:
     """An adaptive row's attack, eps and settings, without what it is aimed at."""
     own = [f"{k} {v}" for k, v in row["settings"].items() if k not in ("detector", "fpr")]
-    return ", ".join([f"{row['attack']} eps {row['eps']:g}", *own])
+    return ", ".join([f"{row['attack']} eps {as_text(row['eps'])}", *own])
 
 
 def aim(row: Row) -> str:

@@ -11,7 +11,7 @@ from advbench.regimes import regime_options
 from advbench.report.subject import Row
 from advbench.runs import Run
 from advbench.scoring import SUPPLIED
-from advbench.settings import defaults
+from advbench.settings import as_text, defaults
 from advbench.sources import recipe_of
 from advbench.sources.naming import option
 from advbench.types import Training
@@ -69,7 +69,7 @@ def commands(run: Run, attacks: Mapping[str, Row]) -> list[str]:
     n_test = len(artifacts.read_part(run, "test"))
     lines = []
     for rows in groups.values():
-        eps = ",".join(str(r["eps"]) for r in sorted(rows, key=lambda r: r["eps"]))
+        eps = ",".join(as_text(r["eps"]) for r in sorted(rows, key=lambda r: r["eps"]))
         own = ["--attack", rows[0]["attack"], "--eps", eps, *attack_options(rows[0]["settings"])]
         own += ["--n", str(rows[0]["n"])] if rows[0]["n"] != n_test else []
         lines.append(shlex.join(["advbench", *words, *own]))

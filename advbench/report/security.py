@@ -16,7 +16,7 @@ from advbench.report import figures
 from advbench.report.adaptive import AWARE, EPS, REJECTION, aim, order
 from advbench.report.rejection import Cost, costs, interval
 from advbench.report.subject import Row, Subject, percent
-from advbench.settings import defaults
+from advbench.settings import as_text, defaults
 from advbench.types import Adversarials
 
 SQUARE = "detector-square"
@@ -92,7 +92,7 @@ def _over_effort(key: str, subjects: Sequence[Subject], attack: str, xlabel: str
         for i, names in holders.items():
             for name in (a for a in names if subjects[i].attacks[a]["eps"] == eps):
                 row = subjects[i].attacks[name]
-                about = f"eps {eps:g}, {_about(row)}"
+                about = f"eps {as_text(eps)}, {_about(row)}"
                 made = artifacts.read_adversarials(subjects[i].run, name)
                 if made.first_success is not None:
                     line = within(subjects[i].label, effort(made), row["n"], most(row))
@@ -150,7 +150,7 @@ def _rejection_cost(key: str, subjects: Sequence[Subject]) -> Iterator[dict[str,
             radii = {r["eps"]: a for a, r in aimed.items() if r["attack"] == REJECTION and r["eps"] <= eps}
             if radii:
                 curve = _costs(s, name, radii, eps)
-                about = f"eps {eps:g}, {aim(ensemble[name])}, n {curve[0].n:,}"
+                about = f"eps {as_text(eps)}, {aim(ensemble[name])}, n {curve[0].n:,}"
                 ends = [interval(point) for point in curve]
                 x, y = (np.array([getattr(point, field) for point in curve]) for field in ("alpha", "rate"))
                 low, high = (np.array([getattr(end, side) for end in ends]) for side in ("low", "high"))

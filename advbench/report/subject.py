@@ -10,6 +10,7 @@ import pandas as pd
 
 from advbench import artifacts, metrics
 from advbench.runs import Run
+from advbench.settings import as_text
 
 Row = dict[str, Any]
 
@@ -53,4 +54,4 @@ def percent(value: float | None, digits: int = 1) -> str:
 def describe(row: Row) -> str:
     """An attack row's attack, eps and settings in words."""
     extra = [f"{k} {v}" for k, v in row["settings"].items()]
-    return ", ".join([f"{row['attack']} eps {row['eps']:g}", *extra])
+    return ", ".join([f"{row['attack']} eps {as_text(row['eps'])}", *extra])
