@@ -53,8 +53,8 @@ class OfficialSet(DataSource):
         if folder is None:
             held = f"{self.place}/" if self.place else next(iter(self.files))
             raise BadData(
-                f"{self.name} needs a data folder; name the one that holds {held} with --data-dir or ADVBENCH_DATA, or "
-                "a new one together with --download"
+                f"{self.name} needs a data folder; name the one that holds {held} with --data-dir or ADVBENCH_DATA, "
+                "or a new one together with --download"
             )
         train = self.read(folder, train=True, download=download)
         return parts_of({"train": train, "test": self.read(folder, train=False, download=download)})
