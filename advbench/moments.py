@@ -17,7 +17,7 @@ def check_finite(features: Tensor, sums: Tensor) -> None:
     """Raise BadData where `features` [n d] are not all finite, as `sums` over them show without another pass."""
     if sums.isfinite().all():
         return
-    bad = sum(int((~rows.isfinite()).any(dim=1).sum()) for rows in features.split(ROWS))
+    bad = sum(int((~rows.isfinite()).any(dim=1).sum()) for rows in torch.split(features, ROWS))
     raise BadData(
         f"the features of {bad} of {len(features)} training images are not finite, and no detector can be fitted "
         "to them; leave these images out, or mend the model"
@@ -35,7 +35,7 @@ class ClassMeans:
     def of(cls, features: Tensor, labels: Tensor, classes: int) -> ClassMeans:
         """Of features [n d] and int64 labels [n]; raises BadData where a feature is not finite."""
         totals = torch.zeros(classes, features.shape[1], dtype=torch.float64)
-        for rows, own in zip(features.split(ROWS), labels.split(ROWS), strict=True):
+        for rows, own in zip(torch.split(features, ROWS), torch.split(labels, ROWS), strict=True):
             totals.index_add_(0, own, rows.double())
         check_finite(features, totals)
         counts = torch.bincount(labels, minlength=classes)
@@ -48,7 +48,7 @@ class ClassMeans:
 
     def residuals(self, features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """`x - mu_z` float64 [b d] with the labels [b], block by block."""
-        for rows, own in zip(features.split(ROWS), labels.split(ROWS), strict=True):
+        for rows, own in zip(torch.split(features, ROWS), torch.split(labels, ROWS), strict=True):
             yield rows.double().sub_(self.means[own]), own
 
 

@@ -339,11 +339,11 @@ def test_more_neighbours_than_training_images_are_refused(train: tuple[Outputs, 
         catalog.load("detector", "knn")(k=0)
 
 
-class Largest(TorchDispatchMode):
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the bytes of the largest storage that any operation touches and that was not there before."""
 
     def __init__(self, *known: Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.known = {x.untyped_storage().data_ptr() for x in known}
         self.bytes = 0
 
