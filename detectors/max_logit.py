@@ -16,7 +16,9 @@ class FittedMaxLogit(FittedDetector):
 
     def score(self, outputs: Outputs) -> Tensor:
         """`-max_k s_k` [n]; of the class assumed where there is one."""
-        return -outputs.logits.double().gather(1, outputs.predictions[:, None]).squeeze(1)
+        if outputs.assumed is None:
+            return -outputs.logits.amax(dim=1).double()
+        return -outputs.logits.gather(1, outputs.assumed[:, None]).squeeze(1).double()
 
 
 @dataclass(frozen=True)

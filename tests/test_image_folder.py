@@ -24,7 +24,7 @@ from advbench.sources import source
 from advbench.sources.folder import ImageFolder
 from advbench.streaming import Streamed
 from advbench.types import ImageSet, Splits, Training
-from advbench.victim import Victim
+from advbench.victim import Composed, Victim
 
 Bytes = NDArray[np.uint8]
 Make = Callable[..., Path]
@@ -259,7 +259,7 @@ def test_training_and_outputs_are_the_same_bits_from_disk(both: tuple[Splits, Sp
         settings = Training(epochs=2, batch_size=16)
         trainer = Trainer(body, head, splits.train, splits.validation, settings, seed=0, device=cpu)
         trainer.run()
-        victim = Victim(body, head, shape=(3, 8, 8), classes=2, device=cpu, batch_size=7)
+        victim = Victim(Composed(body, head), shape=(3, 8, 8), classes=2, device=cpu, batch_size=7)
         results.append(
             (trainer.epochs[-1].loss, trainer.epochs[-1].validation_error, victim.outputs(splits.test.pixels))
         )

@@ -20,7 +20,8 @@ def threat_model(e: Evidence) -> Verdict:
     here = [r for r in e.results if (r.row["norm"], r.row["eps"]) == e.at and r.attack not in NOT_ATTACKS]
     full = sorted({f"{r.attack} ({r.detector})" for r in here if r.detector is not None})
     zero = sorted({r.attack for r in here if r.detector is None})
-    said = f"{e.at[0]}, eps {as_text(e.eps)}; zero knowledge: {', '.join(zero) or 'none'}; full: {', '.join(full) or 'none'}"
+    said = f"{e.at[0]}, eps {as_text(e.eps)}; zero knowledge: {', '.join(zero) or 'none'}; "
+    said += f"full: {', '.join(full) or 'none'}"
     if not here:
         return not_run(f"no attack at {e.at[0]} eps {as_text(e.eps)}", e.aware("detector-aware"))
     if not full:

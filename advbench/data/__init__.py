@@ -18,7 +18,7 @@ SPLIT_SEED = 20180618  # of the splits alone: a run's --seed never moves an imag
 SHARES = {"train": 10, "validation": 1, "calibration": 1, "test": 2}  # of data that come in one piece; MNIST's own
 COLOUR = Recipe(  # of small colour pictures, and of any folder or file of images
     "resnet20",
-    {"epochs": 30, "batch_size": 128, "learning_rate": 0.1},
+    {"epochs": 30, "batch_size": 64, "learning_rate": 0.1, "precision": "bf16", "augmentation": "mirror-crop"},
     {"eps": 8 / 255},
 )
 AT_ONCE = 1024  # images held for a fingerprint

@@ -1,9 +1,15 @@
-"""Losses: one file each, as heads over features; the contract."""
+"""Losses: one file each, as heads over features; the contract.
 
+`from advbench.losses import LGM` works for `Softmax`, `Center`, `LSoftmax` and `LGM`: see docs/losses.md.
+"""
+
+from __future__ import annotations
+
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -70,3 +76,17 @@ class Head(nn.Module, ABC):
 def half_squared_distance(x: Tensor, y: Tensor) -> Tensor:
     """`||x - y||^2 / 2` row by row [b]."""
     return (x - y).square().sum(dim=1) / 2
+
+
+_LOSSES = {"Center": "center", "LGM": "lgm", "LSoftmax": "l_softmax", "Softmax": "softmax"}
+
+
+def __getattr__(name: str) -> Any:
+    """A loss by its class's name; imported when it is asked for, since each of them imports this module."""
+    if name not in _LOSSES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LOSSES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LOSSES])

@@ -88,7 +88,9 @@ def command(run: Run, detectors: Sequence[str]) -> str:
     """The command line that attacks this model and these detectors with the ensemble."""
     settings = {"detector": ",".join(detectors), "fpr": FPR, "budget": COMMAND_BUDGET}
     n = min(COMMAND_N, len(artifacts.read_part(run, "test")))
-    (line,) = commands(run, {"": {"attack": AWARE, "eps": EPS, "settings": settings, "n": n}})
+    used = {row["eps"] for row in attack_rows(run).values() if row["norm"] == "linf"} or {EPS}
+    eps = EPS if EPS in used else max(used)
+    (line,) = commands(run, {"": {"attack": AWARE, "eps": eps, "settings": settings, "n": n}})
     return line
 
 

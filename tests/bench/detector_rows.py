@@ -49,7 +49,7 @@ def over(name: str, theirs: Callable[[Outputs, Tensor, Outputs], Any], n: int = 
     def ours() -> Tensor:
         with torch.no_grad():
             scores: Tensor = catalog.load("detector", name)().fit(head(), train, labels).score(test)
-        return scores
+            return scores
 
     np.testing.assert_allclose(ours(), theirs(train, labels, test), rtol=1e-3, atol=1e-9)
     return ratio(ours, lambda: theirs(train, labels, test), REPEATS)
@@ -62,8 +62,8 @@ def mahalanobis() -> float:
 
     def theirs(train: Outputs, labels: Tensor, test: Outputs) -> Tensor:
         fitted = Mahalanobis(None).fit_features(train.features, labels)
-        distances: Tensor = fitted.predict_features(test.features)
-        return 2 * len(labels) * distances  # halved and undivided there
+        scores: Tensor = 2 * len(labels) * fitted.predict_features(test.features)  # halved and undivided there
+        return scores
 
     return over("mahalanobis", theirs)
 
