@@ -29,8 +29,8 @@ def eight_bit(e: Evidence) -> Verdict:
     rounded = e.victim().outputs((made.images[:n].float() * 255).round() / 255)
     wrong = (rounded.predictions != made.labels[:n]).numpy()
     before = (made.outputs.predictions != made.labels)[:n].numpy()
-    said = f"{found.attack} eps {as_text(found.row['eps'])}, stored as "
- f"{str(made.images.dtype).removeprefix('torch.')}: wrong "
+    stored = str(made.images.dtype).removeprefix("torch.")
+    said = f"{found.attack} eps {as_text(found.row['eps'])}, stored as {stored}: wrong "
     said += f"{percent(float(before.mean()))}, in 8 bits {count(wrong)}"
     if found.detector is not None:
         guard = e.guard(e.detector, e.fpr)

@@ -123,10 +123,8 @@ def large_eps(e: Evidence) -> Verdict:
     if not large:
         return not_run(f"nothing at eps {as_text(least)}", e.attack("pgd", eps=as_text(least), objective="margin"))
     best = max(large, key=lambda r: float(r.wrong.mean()))
-    said = (
-        f"{best.label} at eps {as_text(best.row['eps'])}: {count(best.wrong)} wrong; "
-    said += f"a guess {percent(1 - e.chance)}"
-    )
+    said = f"{best.label} at eps {as_text(best.row['eps'])}: {count(best.wrong)} wrong; a guess "
+    said += percent(1 - e.chance)
     chance = 1 - e.chance - 2 * math.sqrt(e.chance * (1 - e.chance) / len(best.wrong))
     return either(
         float(best.wrong.mean()) >= chance,
