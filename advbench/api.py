@@ -100,7 +100,7 @@ def evaluate(
     calibration: Pair | None = None,
     classes: Sequence[str] | int | None = None,
     eps: float = EPS,
-    fpr: float = FPR,
+    fpr: float | None = None,
     n: int | None = None,
     features: str | None = None,
     mean: Sequence[float] | None = None,
@@ -121,7 +121,8 @@ def evaluate(
     calibration   (images, labels) that fix the thresholds; default: a stratified half of the test images, which are
                   then not attacked. The model must not have seen them.
     classes       names or number; default: the largest label and those below it
-    eps, fpr      of the attacks that do not say otherwise
+    eps, fpr      of the attacks that do not say otherwise; fpr None: 5 %, and of the default attacks 10 % where there
+                  are fewer than 200 calibration images (with fewer than 100, those that want one are not run)
     n             attack the first n test images; default: all
     features      layer whose output is the features; default: the input of the last layer
     mean, std     the model is given (image - mean) / std; eps stays in units of [0, 1]
@@ -143,10 +144,10 @@ def evaluate(
         batch_size=batch_size,
         progress=Terminal() if verbose else Quiet(),
     )
-    chosen = [_aimed(entry, eps, fpr, detectors) for entry in (usual_attacks() if attacks is None else attacks)]
+    chosen = [_aimed(entry, eps, FPR if fpr is None else fpr, detectors) for entry in (usual_attacks() if attacks is None else attacks)]
     table = {"name": name, "attacks": chosen, "detectors": list(detectors), "n": n}
     subject = Subject(Given(model), features, mean, std)
-    study = Evaluation(parse(table), place, subject, data=splits, usual=attacks is None)
+    study = Evaluation(parse(table), place, subject, data=splits, usual=attacks is None, usual_fpr=fpr is None)
     rows = study.attack()
     (supplied,) = study.models()
     run = runs.load(place.runs_dir / supplied.run_name(study.fingerprint))

@@ -7,7 +7,7 @@ from functools import cache, partial
 
 import torch
 
-from advbench import artifacts, runs, scoring
+from advbench import artifacts, guards, runs, scoring
 from advbench.checks import Finding
 from advbench.checks.evidence import Evidence
 from advbench.checks.results import Result
@@ -55,8 +55,9 @@ def evidence_of(run: Run, others: tuple[Evidence, ...] = (), images: ImageSet | 
         clean=clean,
         detectors=tuple(dict.fromkeys([*aware, *(row["detector"] for row in verify)])),
         guard=cache(partial(_guard, run)),
+        calibration=len(artifacts.read_part(run, "calibration")),
         # the code of a supplied model is run only where its user names it
-        victim=None if scoring.SUPPLIED in run.model else cache(partial(_victim, run, *_sizes(clean, examples))),
+        victim=None if guards.SUPPLIED in run.model else cache(partial(_victim, run, *_sizes(clean, examples))),
         images=examples if images is None else images,
         others=others,
         selftest=runs.read_note(run.folder.parent / SELFTEST),
@@ -64,7 +65,7 @@ def evidence_of(run: Run, others: tuple[Evidence, ...] = (), images: ImageSet | 
 
 
 def _guard(run: Run, detector: str, fpr: float) -> Guard:
-    return scoring.guard(run, detector, fpr)
+    return guards.guard(run, detector, fpr)
 
 
 def _sizes(clean: artifacts.Part, examples: ImageSet) -> tuple[tuple[int, int, int], int]:
@@ -85,6 +86,6 @@ def _victim(run: Run, shape: tuple[int, int, int], classes: int) -> Victim:
         seed=model["seed"],
     )
     tensors = artifacts.unpack(run, artifacts.MODEL)
-    scoring.load_state(network, within(tensors, "network"), run)
-    scoring.load_state(head, within(tensors, "head"), run)
+    guards.load_state(network, within(tensors, "network"), run)
+    guards.load_state(head, within(tensors, "head"), run)
     return Victim(Composed(network, head), shape=shape, classes=classes, device=torch.device("cpu"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -121,7 +122,8 @@ def evaluate(options: Options) -> None:
     """Attack and score a model of your own, on data of your own, and write its report."""
     from advbench.cli_evaluate import evaluation_of
 
-    page, rows = evaluation_of(options).run()
+    with contextlib.redirect_stdout(sys.stderr):  # whatever the user's model prints as it runs
+        page, rows = evaluation_of(options).run()
     emit("evaluate", rows, options, page)
 
 

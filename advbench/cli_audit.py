@@ -15,9 +15,9 @@ from advbench import runs, selection
 from advbench.audit import audit
 from advbench.data import fingerprint, for_supplied
 from advbench.errors import BadData, BadRun, BadSetting, FailedCheck
+from advbench.guards import SUPPLIED
 from advbench.place import Place
 from advbench.runs import Run
-from advbench.scoring import SUPPLIED
 from advbench.sources import label, source
 from advbench.sources.naming import option
 from advbench.types import ImageSet

@@ -21,7 +21,9 @@ def evaluation_of(options: Options) -> Evaluation:
     from advbench.parsing import parse
 
     subject = subject_of(options)
-    return Evaluation(parse(table_of(options)), place_of(options), subject, usual=options["attack"] is None)
+    spec, place = parse(table_of(options)), place_of(options)
+    usual, usual_fpr = options["attack"] is None, options["fpr"] is None
+    return Evaluation(spec, place, subject, usual=usual, usual_fpr=usual_fpr)
 
 
 def subject_of(options: Options) -> Subject:

@@ -2,7 +2,8 @@
 
 AdvbenchError            one sentence: the value, the rule, the way out
 |-- BadSetting           a value given on the command line, in a spec or to a constructor (exit 2)
-|   `-- UnknownName      no plug-in, key or choice of that name (exit 2)
+|   |-- UnknownName      no plug-in, key or choice of that name (exit 2)
+|   `-- TooFewImages     fewer calibration images than a false-positive rate needs (exit 2)
 |-- BadData              a data file that is missing, truncated or of another shape (exit 2)
 |-- BadRun               a file under the runs folder that is missing, altered or unreadable (exit 2)
 `-- FailedCheck          a result that breaks its own contract, e.g. a perturbation beyond eps (exit 1)
@@ -30,6 +31,10 @@ class UnknownName(BadSetting):
         near = get_close_matches(name.lower(), known, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         super().__init__(f"no {kind} named {name!r}.{hint} Known: {', '.join(known) or 'none'}.")
+
+
+class TooFewImages(BadSetting):
+    """Too few calibration images to fix a threshold at a false-positive rate."""
 
 
 class BadData(AdvbenchError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from advbench import catalog, fitting
+from advbench import catalog, fitting, guards
 from advbench.data import for_supplied
 from advbench.door import MOST_IMAGES, inspect
 from advbench.features import Supplied, tap
@@ -96,11 +97,20 @@ class Evaluation(Study):
     """A study of one supplied model.
 
     Calibration is the part given as such, else half of the test part, never images that the model may have seen.
-    `usual` says that the attacks are the default ones, which take no more images than there are.
+    `usual` says that the attacks are the default ones, which take no more images than there are, and `usual_fpr` that
+    the false-positive rate of their thresholds is too: it grows where calibration is small, and where that cannot fix
+    any, the attacks that want a threshold are left out.
     """
 
     def __init__(
-        self, spec: Spec, place: Place, subject: Subject, *, data: Splits | None = None, usual: bool = False
+        self,
+        spec: Spec,
+        place: Place,
+        subject: Subject,
+        *,
+        data: Splits | None = None,
+        usual: bool = False,
+        usual_fpr: bool = True,
     ) -> None:
         super().__init__(spec, place, weights=())
         for name in spec.detectors:
@@ -110,15 +120,35 @@ class Evaluation(Study):
         self.subject = subject
         self.data = data
         self.usual = usual
+        self.usual_fpr = usual and usual_fpr
 
     def _loaded(self) -> Splits:
-        return for_supplied(super()._loaded()) if self.data is None else self.data
+        splits = for_supplied(super()._loaded()) if self.data is None else self.data
+        if self.usual_fpr and any(choice.fpr is not None for choice in self.spec.attacks):
+            self._say_what_calibration_fixes(len(splits.calibration))
+        return splits
 
-    def attacks_for(self, every: int) -> list[AttackChoice]:
-        """The attacks of the spec; the default ones on as many images as there are."""
-        found = super().attacks_for(every)
+    def _say_what_calibration_fixes(self, n: int) -> None:
+        fpr = guards.usual_fpr(n)
+        if fpr is None:
+            self.place.progress.say(
+                f"{n} calibration images are too few to fix a threshold: the attacks that know a detector are left "
+                f"out; {math.ceil(10 / guards.FPRS[-1])} or more allow them, and twice as many the usual threshold"
+            )
+        elif fpr != FPR:
+            self.place.progress.say(
+                f"{n} calibration images are too few for a threshold at {FPR:.0%} false positives; the attacks that "
+                f"know a detector are run at {fpr:.0%}"
+            )
+
+    def attacks_for(self, splits: Splits) -> list[AttackChoice]:
+        """The attacks of the spec; the default ones as the parts allow them."""
+        found = super().attacks_for(splits)
         if self.usual:
-            found = [replace(c, n=None) if c.n is not None and c.n > every else c for c in found]
+            found = [replace(c, n=None) if c.n is not None and c.n > len(splits.test) else c for c in found]
+        if self.usual_fpr:
+            fpr = guards.usual_fpr(len(splits.calibration))
+            found = [c if c.fpr is None else replace(c, fpr=fpr) for c in found if c.fpr is None or fpr is not None]
         return found
 
     @cached_property

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from advbench import artifacts, released, runs, scoring
+from advbench import artifacts, guards, released, runs
 from advbench.data import join
 from advbench.place import Place
 from advbench.runs import Run, to_json
@@ -113,8 +113,8 @@ def victim_of(run: Run, model: Model, splits: Splits, place: Place) -> Victim:
     """The run's trained model, ready to be attacked."""
     network, head = untrained(model, splits)
     tensors = artifacts.unpack(run, artifacts.MODEL)
-    scoring.load_state(network, within(tensors, "network"), run)
-    scoring.load_state(head, within(tensors, "head"), run)
+    guards.load_state(network, within(tensors, "network"), run)
+    guards.load_state(head, within(tensors, "head"), run)
     return Victim(
         Composed(network, head),
         shape=splits.test.shape,

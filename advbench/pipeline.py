@@ -10,12 +10,13 @@ from dataclasses import replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 
-from advbench import artifacts, attacking, catalog, fitting, released, runs, scoring
+from advbench import artifacts, attacking, catalog, fitting, guards, released, runs, scoring
 from advbench.contracts import FromSurrogate, check_eps
 from advbench.data import fingerprint
 from advbench.environment import describe
 from advbench.errors import BadRun, BadSetting
 from advbench.parsing import loss_choice
+from advbench.perturbation import check_perturbation
 from advbench.place import Place
 from advbench.progress import Progress
 from advbench.runs import Run
@@ -47,7 +48,9 @@ class Study:
     def splits(self) -> Splits:
         """The four parts of the data set."""
         splits = self._loaded()
-        for choice in self.attacks_for(len(splits.test)):
+        for choice in self.attacks_for(splits):
+            if choice.fpr is not None:
+                guards.check_calibration(len(splits.calibration), choice.fpr, splits.calibration.name)
             if choice.n is not None and choice.n > len(splits.test):
                 raise BadSetting(
                     f"n = {choice.n} is more than the {len(splits.test)} test images of {self.spec.dataset}; "
@@ -76,10 +79,11 @@ class Study:
     @property
     def attacks(self) -> list[AttackChoice]:
         """The attacks of the spec; on all test images is the same as on no stated number of them."""
-        return self.attacks_for(len(self.splits.test))
+        return self.attacks_for(self.splits)
 
-    def attacks_for(self, every: int) -> list[AttackChoice]:
-        """The same for a test part of so many images."""
+    def attacks_for(self, splits: Splits) -> list[AttackChoice]:
+        """The same for these parts."""
+        every = len(splits.test)
         return [replace(choice, n=None if choice.n == every else choice.n) for choice in self.spec.attacks]
 
     @contextmanager
@@ -165,10 +169,10 @@ class Study:
         began = time.perf_counter()
         images = self.splits.test.take(slice(choice.n))
         self.place.progress.say(f"{run.name}: {choice.file_name} on {len(images)} images")
-        guard = None if choice.detector is None else scoring.guard(run, choice.detector, choice.fpr)
+        guard = None if choice.detector is None else guards.guard(run, choice.detector, choice.fpr)
         with self.place.progress.bar(choice.file_name, len(images)) as advance:
             made = attacking.perturb(attack, victim, images, clean, lambda done: advance(done, ""), guard, surrogate)
-        scoring.check_perturbation(attack, images, made)
+        check_perturbation(attack, images, made)
         clean = clean.take(slice(len(images)))
         row = attacking.effect(choice, made, clean)
         if guard is not None:
@@ -238,7 +242,7 @@ def training_row(run: Run) -> Row:
 
 def verify_run(run: Run, attacks: Sequence[str], detectors: Sequence[str], progress: Progress) -> list[Row]:
     """Verify rows of one run, saying so where something has to be computed, or where a detector does not apply."""
-    able = scoring.applicable(run, detectors)
+    able = guards.applicable(run, detectors)
     if len(able) < len(detectors):
         left = ", ".join(d for d in detectors if d not in able)
         progress.say(f"{run.name}: without {left}, which this run has nothing to fit on")

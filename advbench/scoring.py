@@ -6,8 +6,7 @@ Only files are read: the network does not run again. What was already scored is 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,130 +14,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from advbench import artifacts, catalog, metrics
-from advbench.contracts import NO_DETECTOR, AcceptAll, AttackSettings, Detector, FittedDetector, Guard
-from advbench.errors import BadRun, BadSetting, FailedCheck
-from advbench.losses import Head
+from advbench import artifacts, metrics
+from advbench.errors import BadRun
+from advbench.guards import SUPPLIED, fit, score
 from advbench.runs import MANIFEST, Run, to_json
-from advbench.training import within
-from advbench.types import Adversarials, ImageSet, Outputs
+from advbench.types import Outputs
 
 METRICS = "metrics.json"
-SUPPLIED = "supplied"  # the key of a model's record where it was not trained here
 FPRS = (0.01, 0.05, 0.10)
-TOLERANCE = 1e-6
 Row = dict[str, Any]
-
-
-def check_perturbation(attack: AttackSettings, clean: ImageSet, made: Adversarials) -> None:
-    """Refuse adversarial images that break the attack's own terms: norm, range, type, shape, NaN, labels."""
-    images = made.images
-    if images.dtype != torch.float32 or images.shape != clean.pixels.shape:
-        raise FailedCheck(
-            f"{attack!r} returned {images.dtype} {tuple(images.shape)} where torch.float32 "
-            f"{tuple(clean.pixels.shape)} belongs; mend the attack"
-        )
-    if not torch.isfinite(images).all():
-        raise FailedCheck(f"{attack!r} returned images that are not finite; mend the attack")
-    if not torch.equal(made.labels, clean.labels):
-        raise FailedCheck(f"{attack!r} came back with other labels than it was given; mend the attack")
-    size = max(_distance(attack, images[part], clean.pixels[part]) for part in _slices(len(images)))
-    if size > attack.eps + TOLERANCE:
-        raise FailedCheck(
-            f"{attack!r} moved an image by {size:.7f} in {attack.norm}, beyond its eps; mend the attack"
-        )
-    low, high = float(images.min()), float(images.max())
-    if attack.clip and (low < 0 or high > 1):
-        raise FailedCheck(f"{attack!r} left [0, 1]: pixels from {low:.7f} to {high:.7f}; mend the attack")
-
-
-def _slices(n: int) -> Iterator[slice]:
-    """Of 0..n, at most 1,024 rows each: the clean images may be on disk."""
-    return (slice(start, start + 1024) for start in range(0, n, 1024))
-
-
-def _distance(attack: AttackSettings, moved: Tensor, clean: Tensor) -> float:
-    """The largest, in the attack's norm; float64, as float32 would add a rounding of its own to the differences."""
-    delta = (moved.double() - clean.double()).flatten(1)
-    return float(delta.abs().max() if attack.norm == "linf" else delta.norm(dim=1).max())
-
-
-def applicable(run: Run, detectors: Sequence[str]) -> list[str]:
-    """Those of `detectors` that a run has what it takes to fit, in their order; all where that would be none."""
-    held = {"nothing"} | ({"outputs"} if len(artifacts.read_part(run, "train")) else set())
-    held |= set() if SUPPLIED in run.model else {"head"}
-    return [d for d in detectors if catalog.load("detector", d).fitted_on in held] or list(detectors)
-
-
-def fit(run: Run, name: str, train: artifacts.Part) -> FittedDetector:
-    """Detector `name` fitted on a run's training outputs, or on its head.
-
-    Raises BadSetting where a supplied model has not what it takes.
-    """
-    detector: Detector = catalog.load("detector", name)()
-    if detector.fitted_on == "outputs" and not len(train):
-        raise BadSetting(
-            f"detector {name} is fitted on training images, and there are none; give them (in Python: "
-            "train=(images, labels)), or take a detector of the logits alone: max-posterior, energy"
-        )
-    wanted = detector.fitted_on == "head" and SUPPLIED not in run.model
-    head = head_of(run, train.outputs.logits.shape[1]) if wanted else None
-    return detector.fit(head, train.outputs, train.labels)
-
-
-def head_of(run: Run, classes: int) -> Head:
-    """The trained head, on the CPU, from model.safetensors."""
-    model = run.model
-    settings = {k: v for k, v in model["loss"].items() if k != "name"}
-    head: Head = catalog.load("loss", model["loss"]["name"])(model["feature_dim"], classes, **settings)
-    load_state(head, within(artifacts.unpack(run, artifacts.MODEL), "head"), run)
-    return head
-
-
-def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], run: Run) -> None:
-    """Load weights; raises BadRun where they do not fit the module the manifest describes."""
-    try:
-        module.load_state_dict(dict(tensors))
-    except RuntimeError as error:
-        why = " ".join(str(error).split())
-        raise BadRun(
-            f"{run.folder / artifacts.MODEL} does not fit the model in its manifest ({why}); delete {run.folder} "
-            "and run again"
-        ) from error
-
-
-def score(name: str, detector: FittedDetector, outputs: Outputs, source: str) -> metrics.Array:
-    """Scores [n], float64; raises FailedCheck naming the detector where one is NaN."""
-    with torch.no_grad():
-        scores = detector.score(outputs).double().cpu().numpy()
-    if np.isnan(scores).any():
-        raise FailedCheck(
-            f"detector {name} gives NaN for {int(np.isnan(scores).sum())} of {len(scores)} inputs of {source}; "
-            "its log-likelihood must be a number or -inf"
-        )
-    return scores
-
-
-def guard(run: Run, name: str, fpr: float | None) -> Guard:
-    """Detector `name`, fitted on the run's training outputs, with its threshold at false-positive rate `fpr`.
-
-    `none` is a guard that accepts everything, whatever the fpr. Raises BadSetting where the calibration part holds
-    fewer than 10 / fpr images.
-    """
-    calibration = artifacts.read_part(run, "calibration")
-    if name == NO_DETECTOR or fpr is None:
-        return Guard(NO_DETECTOR, AcceptAll(), 1.0, False, calibration.outputs, calibration.labels)
-    train = artifacts.read_part(run, "train")
-    if len(calibration) < 10 / fpr:
-        raise BadSetting(
-            f"fpr = {fpr:g} needs at least {math.ceil(10 / fpr)} calibration images, {run.model['dataset']} has "
-            f"{len(calibration)}; take an fpr of {10 / len(calibration):.3f} or more"
-        )
-    fitted = fit(run, name, train)
-    threshold = metrics.threshold_at(fpr, score(name, fitted, calibration.outputs, "calibration"))
-    assert threshold is not None
-    differentiable = catalog.load("detector", name).differentiable
-    return Guard(name, fitted, threshold, differentiable, calibration.outputs, calibration.labels)
 
 
 def verify(run: Run, attacks: Sequence[str], detectors: Sequence[str]) -> list[Row]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from advbench import artifacts, attacking, metrics, runs, scoring, selection
+from advbench import artifacts, attacking, guards, metrics, runs, selection
 from advbench.report import adaptive, control, figures, findings, page, rejection, security
 from advbench.types import Adversarials, Outputs
 from tests.test_report import Page, Reader, advbench, assert_loads_nothing, ends, outside_audits, per_cent
@@ -166,7 +166,7 @@ def test_undetected_errors_at_each_threshold_are_counted_from_scores_and_labels(
     _, *lines = known.table("Share of all attacked images that are wrong")
     run, rows = stored(known, "lgm")
     row = rows["fgsm-eps0.3"]
-    guard = scoring.guard(run, "likelihood", 0.05)
+    guard = guards.guard(run, "likelihood", 0.05)
     lost = attacking.wrong_and_passed(artifacts.read_adversarials(run, "fgsm-eps0.3"), guard)
     bounds = metrics.wilson(int(lost.sum()), len(lost))
     assert bounds is not None
@@ -275,7 +275,7 @@ def test_rejection_costs_the_union_of_the_lost_and_of_those_rejected_so_far() ->
 def test_the_curve_of_rejection_begins_at_the_lost_and_the_clean_rejected(known: Page) -> None:
     (label,) = labels_of(known, "Error with rejections")
     run, rows = stored(known, "lgm")
-    guard = scoring.guard(run, "likelihood", 0.05)
+    guard = guards.guard(run, "likelihood", 0.05)
     (name,) = (
         a
         for a, r in rows.items()

@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
-from advbench import artifacts, catalog, pipeline, runs, scoring
+from advbench import artifacts, catalog, guards, pipeline, runs, scoring
 from advbench.attacks.fgsm import FGSM
 from advbench.contracts import FittedDetector
 from advbench.errors import BadRun, FailedCheck
 from advbench.parsing import parse
+from advbench.perturbation import check_perturbation
 from advbench.pipeline import Study
 from advbench.place import Place
 from advbench.runs import Run
@@ -166,7 +167,7 @@ def test_stored_outputs_are_what_the_stored_model_says_of_the_stored_images(stud
         weights = load_file(run.folder / "model.safetensors")
         network = catalog.load("network", run.model["network"])((1, 8, 8), 100)
         network.load_state_dict({k.removeprefix("network."): v for k, v in weights.items() if k[0] == "n"})
-        head = scoring.head_of(run, 10)
+        head = guards.head_of(run, 10)
         made = artifacts.read_adversarials(run, attack_file(run, row, row["n"]))
         outputs = Victim(Composed(network, head), shape=(1, 8, 8), classes=10, device=CPU).outputs(made.images)
         assert torch.allclose(outputs.features, made.outputs.features, rtol=1e-4, atol=1e-4)
@@ -401,12 +402,12 @@ OUTPUTS = Outputs(torch.zeros(3, 2), torch.zeros(3, 2))
 
 def test_a_detector_that_gives_nan_is_named() -> None:
     with pytest.raises(FailedCheck, match=r"broken.*2 of 3.*test") as caught:
-        scoring.score("broken", Broken(math.nan, 1.0, math.nan), OUTPUTS, "test")
+        guards.score("broken", Broken(math.nan, 1.0, math.nan), OUTPUTS, "test")
     assert caught.value.exit_code == 1
 
 
 def test_infinite_scores_are_allowed_and_scores_are_float64() -> None:
-    scores = scoring.score("fine", Broken(math.inf, -5.0, 0.0), OUTPUTS, "test")
+    scores = guards.score("fine", Broken(math.inf, -5.0, 0.0), OUTPUTS, "test")
     assert scores.dtype == np.float64
     assert scores.tolist() == [math.inf, -5.0, 0.0]
 
@@ -428,8 +429,8 @@ def moved(clean: ImageSet, images: Tensor, labels: Tensor | None = None) -> Adve
 
 def test_a_perturbation_of_exactly_eps_is_fair(clean: ImageSet) -> None:
     inside = (clean.images + torch.where(clean.images < 0.5, 0.25, -0.25)).clamp(0, 1)
-    scoring.check_perturbation(FGSM(eps=0.25), clean, moved(clean, inside))
-    scoring.check_perturbation(FGSM(eps=0.25, clip=False), clean, moved(clean, clean.images + 0.25))
+    check_perturbation(FGSM(eps=0.25), clean, moved(clean, inside))
+    check_perturbation(FGSM(eps=0.25, clip=False), clean, moved(clean, clean.images + 0.25))
 
 
 @pytest.mark.parametrize(
@@ -450,14 +451,14 @@ def test_images_that_break_the_terms_of_the_attack_are_refused(
     clean: ImageSet, broken: Callable[[Tensor], Tensor], said: str
 ) -> None:
     with pytest.raises(FailedCheck) as caught:
-        scoring.check_perturbation(FGSM(eps=0.25), clean, moved(clean, broken(clean.images)))
+        check_perturbation(FGSM(eps=0.25), clean, moved(clean, broken(clean.images)))
     assert said in str(caught.value)
     assert "FGSM" in str(caught.value)
 
 
 def test_other_labels_than_given_are_refused(clean: ImageSet) -> None:
     with pytest.raises(FailedCheck, match="labels"):
-        scoring.check_perturbation(FGSM(), clean, moved(clean, clean.images, torch.tensor([0, 1, 1])))
+        check_perturbation(FGSM(), clean, moved(clean, clean.images, torch.tensor([0, 1, 1])))
 
 
 def test_an_l2_attack_is_measured_over_the_whole_image(clean: ImageSet) -> None:
@@ -465,6 +466,6 @@ def test_an_l2_attack_is_measured_over_the_whole_image(clean: ImageSet) -> None:
         norm = "l2"
 
     step = torch.where(clean.images < 0.5, 0.2, -0.2)
-    scoring.check_perturbation(L2(eps=0.4), clean, moved(clean, clean.images + step))  # sqrt(4 * 0.2^2)
+    check_perturbation(L2(eps=0.4), clean, moved(clean, clean.images + step))  # sqrt(4 * 0.2^2)
     with pytest.raises(FailedCheck, match="l2"):
-        scoring.check_perturbation(L2(eps=0.399), clean, moved(clean, clean.images + step))
+        check_perturbation(L2(eps=0.399), clean, moved(clean, clean.images + step))

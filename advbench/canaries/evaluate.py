@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from advbench import attacking, metrics, scoring
+from advbench import attacking, guards, metrics, scoring
 from advbench.artifacts import Part
 from advbench.checks.evidence import Evidence
 from advbench.checks.results import Result
 from advbench.contracts import NO_DETECTOR, AcceptAll, FittedDetector, Guard
 from advbench.parsing import attack_choices
+from advbench.perturbation import check_perturbation
 from advbench.scoring import Row
 from advbench.spec import AttackChoice
 from advbench.types import Adversarials, Outputs, Splits
@@ -63,7 +64,7 @@ def evaluate(
     def guard(name: str, fpr: float | None) -> Guard:
         if name == NO_DETECTOR or fpr is None:
             return Guard(NO_DETECTOR, AcceptAll(), 1.0, False, calibration, splits.calibration.labels)
-        scores = scoring.score(name, subject.detector, calibration, "calibration")
+        scores = guards.score(name, subject.detector, calibration, "calibration")
         threshold = metrics.threshold_at(fpr, scores)
         assert threshold is not None
         return Guard(
@@ -73,7 +74,7 @@ def evaluate(
     def attacked(choice: AttackChoice, on: Guard | None) -> Adversarials:
         images = splits.test.take(slice(choice.n))
         made = attacking.perturb(choice.attack, victim, images, clean, lambda done: None, on, surrogate)
-        scoring.check_perturbation(choice.attack, images, made)
+        check_perturbation(choice.attack, images, made)
         return made
 
     results = []

@@ -11,7 +11,6 @@ from advbench.checks import POINT, Check, Verdict, either, met, not_met, not_run
 from advbench.checks.evidence import Evidence
 from advbench.checks.results import ENSEMBLE, ITERATIVE, NOISE, NOT_ATTACKS, Result, common, count, percent, worst
 from advbench.contracts import NO_DETECTOR
-from advbench.parsing import DEFAULT_FPR
 from advbench.settings import as_text
 
 AS_OFTEN = 0.10  # noise within so much of the attacks counts as flagged as often
@@ -34,7 +33,7 @@ def noise(e: Evidence) -> Verdict:
         return not_run(f"missing at eps {as_text(e.eps)}: {', '.join(missing)}", e.attack(*missing))
     said, good = [], True
     for name in e.detectors:
-        guard = e.guard(name, DEFAULT_FPR)
+        guard = e.guard(name, e.fpr)
         clean = float((guard.slack(e.clean.outputs) < 0).double().mean())
         of_noise = max((r.flagged(guard) for r in controls), key=np.mean)
         of_attack = max((r.flagged(guard) for r in attacks), key=np.mean)
@@ -58,7 +57,7 @@ def sees_the_clean_image(e: Evidence) -> Verdict:
         return not_run("no noise of a grey level", e.attack("uniform-noise", eps="1/255"))
     said, good = [], True
     for name in e.detectors:
-        guard, n = e.guard(name, DEFAULT_FPR), found[0].n
+        guard, n = e.guard(name, e.fpr), found[0].n
         clean = float((guard.slack(e.clean.outputs.take(slice(n))) < 0).double().mean())
         flagged = found[0].flagged(guard)
         good &= bool(flagged.mean() <= clean + 0.5)

@@ -13,6 +13,7 @@ from typing import Any
 from advbench.artifacts import Part
 from advbench.checks.results import ENSEMBLE, Result
 from advbench.contracts import Guard
+from advbench.guards import usual_fpr
 from advbench.metrics import Mask
 from advbench.parsing import DEFAULT_FPR
 from advbench.report.commands import attack_options
@@ -36,6 +37,7 @@ class Evidence:
     clean      the clean test part as the model sees it
     detectors  names of the detectors that rows are about
     guard      a detector's name and a false-positive rate -> the detector on duty, calibrated on clean images
+    calibration  how many images those are; None = enough
     victim     the model itself; None where it cannot be had
     images     clean test images, at least the first; None where the data are not at hand
     learned    those of `detectors` that were fitted on attacked images
@@ -50,6 +52,7 @@ class Evidence:
     clean: Part
     detectors: tuple[str, ...]
     guard: Callable[[str, float], Guard]
+    calibration: int | None = None
     victim: Callable[[], Victim] | None = None
     images: ImageSet | None = None
     learned: frozenset[str] = frozenset()
@@ -100,8 +103,11 @@ class Evidence:
 
     @property
     def fpr(self) -> float:
-        """The headline's false-positive rate, or the usual one."""
-        return DEFAULT_FPR if self.headline is None else float(self.headline.row["fpr"])
+        """The headline's false-positive rate, or the usual one for so many calibration images."""
+        if self.headline is not None:
+            return float(self.headline.row["fpr"])
+        usual = None if self.calibration is None else usual_fpr(self.calibration)
+        return DEFAULT_FPR if usual is None else usual
 
     @property
     def supplied(self) -> bool:

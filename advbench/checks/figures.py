@@ -10,7 +10,6 @@ from advbench.checks import Check, Verdict, either, met, not_run
 from advbench.checks.evidence import Evidence
 from advbench.checks.results import NOT_ATTACKS, percent
 from advbench.metrics import Array
-from advbench.parsing import DEFAULT_FPR
 from advbench.settings import as_text
 
 SEEDS = 3
@@ -22,7 +21,7 @@ def scores(e: Evidence, row: dict[str, object]) -> tuple[Array, Array] | None:
     found = [r for r in e.results if all(r.row[k] == row[k] for k in keys) and r.n == row["n_attacked"]]
     if not found:
         return None
-    guard = e.guard(str(row["detector"]), DEFAULT_FPR)
+    guard = e.guard(str(row["detector"]), e.fpr)
     attacked = guard.score(found[0].made.outputs).numpy()
     return guard.score(e.clean.outputs).numpy()[: len(attacked)], attacked
 

@@ -10,7 +10,7 @@ from advbench.checks import POINT, Check, Verdict, either, met, not_met, not_run
 from advbench.checks.evidence import Evidence
 from advbench.checks.results import ENSEMBLE, common, count, percent
 from advbench.errors import AdvbenchError
-from advbench.scoring import check_perturbation
+from advbench.perturbation import check_perturbation
 from advbench.settings import as_text
 from advbench.types import Adversarials
 

@@ -7,7 +7,6 @@ import math
 from advbench.checks import POINT, Check, Verdict, either, met, not_met, not_run
 from advbench.checks.evidence import Evidence
 from advbench.checks.results import NOT_ATTACKS, count, percent
-from advbench.parsing import DEFAULT_FPR
 from advbench.settings import as_text
 
 FAMILIES = ("joint", "selective", "orthogonal", "feature-matching")
@@ -36,7 +35,7 @@ def threshold(e: Evidence) -> Verdict:
         return not_run("no threshold was used", e.aware("detector-aware"))
     said, good = [], True
     for name, fpr in sorted({(str(r.detector), float(r.row["fpr"])) for r in rows}) or [
-        (d, DEFAULT_FPR) for d in e.detectors
+        (d, e.fpr) for d in e.detectors
     ]:
         guard = e.guard(name, fpr)
         rejected = (guard.slack(e.clean.outputs) < 0).numpy()

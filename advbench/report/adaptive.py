@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from advbench import artifacts, catalog, metrics
+from advbench.guards import usual_fpr
 from advbench.report.commands import commands
 from advbench.report.subject import Row, Subject
 from advbench.runs import Run
@@ -86,7 +87,8 @@ def order(name: str, row: Row) -> tuple[Any, ...]:
 
 def command(run: Run, detectors: Sequence[str]) -> str:
     """The command line that attacks this model and these detectors with the ensemble."""
-    settings = {"detector": ",".join(detectors), "fpr": FPR, "budget": COMMAND_BUDGET}
+    fpr = usual_fpr(len(artifacts.read_part(run, "calibration"))) or FPR
+    settings = {"detector": ",".join(detectors), "fpr": fpr, "budget": COMMAND_BUDGET}
     n = min(COMMAND_N, len(artifacts.read_part(run, "test")))
     used = {row["eps"] for row in attack_rows(run).values() if row["norm"] == "linf"} or {EPS}
     eps = EPS if EPS in used else max(used)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from advbench import artifacts, catalog
+from advbench.guards import SUPPLIED
 from advbench.regimes import regime_options
 from advbench.report.subject import Row
 from advbench.runs import Run
-from advbench.scoring import SUPPLIED
 from advbench.settings import as_text, defaults
 from advbench.sources import recipe_of
 from advbench.sources.naming import option

@@ -8,6 +8,7 @@ from typing import Any
 import jinja2
 
 from advbench import artifacts, catalog, metrics
+from advbench.guards import SUPPLIED
 from advbench.regimes import regime_options, words
 from advbench.report import adaptive
 from advbench.report.charts import charts, pictures
@@ -17,7 +18,7 @@ from advbench.report.findings import Finding, block
 from advbench.report.security import security
 from advbench.report.subject import Row, Subject, describe, percent
 from advbench.runs import Run
-from advbench.scoring import FPRS, SUPPLIED
+from advbench.scoring import FPRS
 from advbench.selection import Found, attack_rows
 from advbench.settings import defaults
 from advbench.sources import recipe_of

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from advbench import artifacts, catalog, scoring
+from advbench import artifacts, catalog, guards
 from advbench.attacks.detector_aware import GRADIENTS
 from advbench.contracts import NO_DETECTOR
 from advbench.metrics import Array, Mask
@@ -165,7 +165,7 @@ def _rejection_cost(key: str, subjects: Sequence[Subject]) -> Iterator[dict[str,
 
 
 def _costs(s: Subject, name: str, radii: Mapping[float, str], eps: float) -> list[Cost]:
-    guard = scoring.guard(s.run, s.attacks[name]["detector"], s.attacks[name]["fpr"])
+    guard = guards.guard(s.run, s.attacks[name]["detector"], s.attacks[name]["fpr"])
     n = min(s.attacks[a]["n"] for a in (name, *radii.values()))
     worst = artifacts.read_adversarials(s.run, name)
     wrong = (worst.outputs.predictions != worst.labels).numpy()

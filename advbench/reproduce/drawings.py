@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from advbench import artifacts, catalog, metrics, scoring
+from advbench import artifacts, catalog, guards, metrics
 from advbench.report import figures
 from advbench.report.axes import LikelihoodAxis
 from advbench.reproduce.cells import HEADLINE, LOSSES, SEEDS, SHOWN
@@ -66,7 +66,7 @@ def _embedding(loss: str, run: Run) -> Drawing:
 
 
 def _heat_map(run: Run) -> Drawing:
-    head = scoring.head_of(run, 10).double()
+    head = guards.head_of(run, 10).double()
     clean, made = artifacts.read_part(run, "test").outputs, artifacts.read_adversarials(run, FGSM)
     moved = made.outputs.features.double()
     centres = head.mu.detach()  # type: ignore[operator]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from advbench import artifacts, attacking, fitting, metrics, runs, scoring
+from advbench import artifacts, attacking, fitting, guards, metrics, runs, scoring
 from advbench.contracts import NO_DETECTOR, AdaptiveAttack, Guard
 from advbench.environment import describe
 from advbench.pipeline import Study
@@ -93,7 +93,7 @@ def answer(grid: Grid, probe: Probe) -> Answer:
     run = runs.load(study.place.runs_dir / model.run_name(study.fingerprint))
     made = artifacts.read_adversarials(run, choice.file_name)
     clean = artifacts.read_part(run, "test").outputs.take(slice(len(made.labels)))
-    guard = scoring.guard(run, probe.detector, probe.fpr)
+    guard = guards.guard(run, probe.detector, probe.fpr)
     row = scoring.attack_row(run, choice.file_name)
     found: Answer = {
         "part": probe.part,
