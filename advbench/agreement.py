@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from advbench.answers import logits_of
+from advbench.errors import BadSetting
 from advbench.features import Supplied
 from advbench.findings import Finding, warn
 
@@ -114,8 +116,11 @@ def better_scale(model: Supplied, images: Tensor, labels: Tensor, right: Tensor,
 
 
 def correct(model: Supplied, scale: Scale, images: Tensor, labels: Tensor, batch_size: int) -> Tensor | None:
-    """Bool [n]: right under a scale; None where some logits are not finite."""
-    logits = torch.cat([model.module(scale.apply(part)) for part in torch.split(images, batch_size)])
+    """Bool [n]: right under a scale; None where some logits are not finite, or the model refuses such images."""
+    try:
+        logits = torch.cat([logits_of(model.module, scale.apply(part)) for part in torch.split(images, batch_size)])
+    except BadSetting:  # a model may look at what it is given, and these are not its images
+        return None
     return logits.argmax(dim=1) == labels if logits.isfinite().all() else None
 
 

@@ -52,6 +52,17 @@ def fault_of(answer: Any, n: int) -> str | None:
     return None
 
 
+def check_finite(features: Tensor, logits: Tensor) -> None:
+    """Refuse NaN or infinite outputs: neither a prediction nor a score can be had of them."""
+    for name, values in (("logits", logits), ("features", features)):
+        bad = ~values.detach().isfinite().all(dim=1)
+        if bad.any():
+            raise BadSetting(
+                f"the model gives {name} that are NaN or infinite for {int(bad.sum())} of the {len(bad)} images of a "
+                "batch, clean or attacked; look for a division by 0, a logarithm of 0 or an overflow in it"
+            )
+
+
 def failure(error: BaseException, images: Tensor) -> str:
     """What a model's own error on images [n c h w] most likely means."""
     channels, height, width = images.shape[1:]

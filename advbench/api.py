@@ -144,7 +144,10 @@ def evaluate(
         batch_size=batch_size,
         progress=Terminal() if verbose else Quiet(),
     )
-    chosen = [_aimed(entry, eps, FPR if fpr is None else fpr, detectors) for entry in (usual_attacks() if attacks is None else attacks)]
+    chosen = [
+        _aimed(entry, eps, FPR if fpr is None else fpr, detectors)
+        for entry in (usual_attacks() if attacks is None else attacks)
+    ]
     table = {"name": name, "attacks": chosen, "detectors": list(detectors), "n": n}
     subject = Subject(Given(model), features, mean, std)
     study = Evaluation(parse(table), place, subject, data=splits, usual=attacks is None, usual_fpr=fpr is None)

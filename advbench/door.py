@@ -1,6 +1,7 @@
 """Check a supplied model before anything is measured on it: each mistake has its own message and way out.
 
-The findings about what goes in and comes out are here; those that need labels are in `agreement.py`.
+The findings about what goes in and comes out are here; those about the model's own weights are in `condition.py`,
+those that need labels in `agreement.py`.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from advbench.agreement import agreement
+from advbench.condition import changes, mode_and_weights, tensors_of
 from advbench.errors import BadSetting
 from advbench.features import Supplied
 from advbench.findings import Finding, refuse, warn
+from advbench.usercode import in_words
+from advbench.victim import is_out_of_memory
 
 MOST_IMAGES = 500
 FEW = 8
@@ -45,10 +49,14 @@ def inspect(
         found = list(mode_and_weights(model.module))
         if found:
             return found
+        before = {name: tensor.detach().clone() for name, tensor in tensors_of(model.module)}
         try:
             logits = in_batches(model, images, batch_size)
         except BadSetting as error:
             return [refuse("answer", str(error))]
+        found = list(changes(model.module, before))
+        if found:
+            return found
         found = list(of_logits(logits, classes))
         if any(finding.severity == "error" or finding.name == "constant-logits" for finding in found):
             return found
@@ -65,25 +73,6 @@ def inspect(
 def in_batches(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
     """Logits [n k] of all images."""
     return torch.cat([model(part) for part in torch.split(images, batch_size)])
-
-
-def mode_and_weights(module: nn.Module) -> Iterator[Finding]:
-    """A part still in training mode, weights that are no numbers."""
-    training = [name or "the model itself" for name, part in module.named_modules() if part.training]
-    if training:
-        yield refuse(
-            "training-mode",
-            f"{training[0]} is still in training mode after eval(), and {len(training) - 1} more parts with it; let "
-            "its train() pass the mode on, or build the model without that part",
-        )
-    tensors = [*module.named_parameters(), *module.named_buffers()]
-    spoilt = [name for name, tensor in tensors if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if spoilt:
-        yield refuse(
-            "weights-not-finite",
-            f"{len(spoilt)} of the model's {len(tensors)} tensors hold NaN or infinite values, {spoilt[0]} first; "
-            "its training diverged or the file is damaged: take other weights",
-        )
 
 
 def of_logits(logits: Tensor, classes: int) -> Iterator[Finding]:
@@ -203,7 +192,13 @@ def of_gradients(model: Supplied, images: Tensor, *, required: bool) -> Iterator
         weight = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)).to(logits)
         gradient = None
         if logits.requires_grad:
-            (gradient,) = torch.autograd.grad((logits * weight).sum(), given, allow_unused=True)
+            try:
+                (gradient,) = torch.autograd.grad((logits * weight).sum(), given, allow_unused=True)
+            except Exception as error:  # whatever a backward pass of the user's own raises
+                if is_out_of_memory(error):
+                    raise
+                yield state("gradient-fails", f"the model's backward pass raised {in_words(error)}; mend it")
+                return
     way = "let a module with a stand-in gradient do that step, or use an attack without gradients, for example square"
     if gradient is None:
         yield state(

@@ -13,11 +13,13 @@ import torch
 from torch import nn
 
 from advbench import catalog, fitting, guards
+from advbench.contracts import FromSurrogate
 from advbench.data import for_supplied
 from advbench.door import MOST_IMAGES, inspect
+from advbench.errors import BadSetting
 from advbench.features import Supplied, tap
 from advbench.findings import Finding, enforce
-from advbench.pipeline import Study
+from advbench.pipeline import NO_SURROGATE, Study
 from advbench.place import Place
 from advbench.runs import Run
 from advbench.sources import label
@@ -92,6 +94,14 @@ class Subject:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
 
+    def __post_init__(self) -> None:
+        if (self.mean is None) != (self.std is None):
+            given, other, usual = ("std", "mean", "0") if self.mean is None else ("mean", "std", "1")
+            raise BadSetting(
+                f"{given} is given without {other}; the model is given (image - mean) / std, so write {other} = "
+                f"{usual} where it changes nothing"
+            )
+
 
 class Evaluation(Study):
     """A study of one supplied model.
@@ -117,6 +127,8 @@ class Evaluation(Study):
             detector = catalog.load("detector", name)
             if detector.fitted_on == "head":  # refused by itself, before anything is attacked
                 detector().fit(None, Outputs(torch.empty(0, 1), torch.empty(0, 2)), torch.empty(0, dtype=torch.long))
+        if any(isinstance(choice.attack, FromSurrogate) for choice in spec.attacks):
+            raise BadSetting(NO_SURROGATE)
         self.subject = subject
         self.data = data
         self.usual = usual
@@ -145,7 +157,8 @@ class Evaluation(Study):
         """The attacks of the spec; the default ones as the parts allow them."""
         found = super().attacks_for(splits)
         if self.usual:
-            found = [replace(c, n=None) if c.n is not None and c.n > len(splits.test) else c for c in found]
+            few = len(splits.test) < FEW
+            found = [replace(c, n=None) if few and c.n == FEW and c.detector is not None else c for c in found]
         if self.usual_fpr:
             fpr = guards.usual_fpr(len(splits.calibration))
             found = [c if c.fpr is None else replace(c, fpr=fpr) for c in found if c.fpr is None or fpr is not None]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advbench.answers import logits_of
+from advbench.answers import check_finite, logits_of
 from advbench.errors import BadSetting
 from advbench.types import Outputs
 from advbench.victim import Classifier
@@ -60,7 +60,13 @@ class Supplied(Classifier):
         return logits_of(self.module, self.normalised(images))
 
     def outputs(self, images: Tensor) -> Outputs:
-        """Features [n d] and logits [n k], float32, from one forward pass, with their graph."""
+        """Features [n d] and logits [n k], float32, from one forward pass, with their graph; raises where not finite."""
+        found = self.tapped(images)
+        check_finite(found.features, found.logits)
+        return found
+
+    def tapped(self, images: Tensor) -> Outputs:
+        """The same, whatever the values."""
         seen: list[Tensor] = []
 
         def keep(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:  # noqa: ARG001
@@ -140,7 +146,7 @@ def tap(
     else:
         made.layer = known_layer(module, features)
     with torch.no_grad():
-        made.outputs(sample)
+        made.tapped(sample)
     return made
 
 

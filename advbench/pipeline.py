@@ -28,6 +28,11 @@ from advbench.spec import AttackChoice, Model, Spec, SuppliedModel
 from advbench.types import Outputs, Splits
 from advbench.victim import Victim
 
+NO_SURROGATE = (
+    "transfer makes its attack on another model trained here on the victim's training part, and a supplied model has "
+    "parts of its own; take square or art:HopSkipJump for a black box"
+)
+
 
 class Study:
     """A spec at a place: its data set is loaded once, when first asked for.
@@ -201,10 +206,7 @@ class Study:
 def surrogate_of(model: Model | SuppliedModel, source: str) -> Model:
     """A model of loss `source` to attack in the place of `model`; raises BadSetting where it is `model` itself."""
     if isinstance(model, SuppliedModel):
-        raise BadSetting(
-            "transfer makes its attack on another model trained here on the victim's training part, and a supplied "
-            "model has parts of its own; take square or art:HopSkipJump for a black box"
-        )
+        raise BadSetting(NO_SURROGATE)
     loss = loss_choice(source)
     other = Model(
         model.dataset,

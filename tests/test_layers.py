@@ -25,7 +25,7 @@ LAYERS = (
     {"usercode", "weights"},
     {"answers"},
     {"supplied", "features", "findings"},
-    {"agreement"},
+    {"agreement", "condition"},
     {"door"},
     {"contracts"},
     {"goals", "art_attacks"},

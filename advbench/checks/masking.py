@@ -45,7 +45,9 @@ def decision_based(e: Evidence) -> Verdict:
 
 
 def transfer(e: Evidence) -> Verdict:
-    """R10, made on another model."""
+    """R10, made on another model trained on the same part, which a supplied model has none of."""
+    if e.supplied:
+        return Verdict("not run", "a supplied model has no surrogate; see the attacks by queries and by labels alone")
     source = "lgm" if e.model["loss"] == "softmax" else "softmax"
     return black_box(e, "transfer", "transfer", e.attack("transfer", source=source))
 
