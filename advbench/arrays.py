@@ -46,7 +46,10 @@ def check(
 def _tensor(values: Tensor | ArrayLike, what: str) -> Tensor:
     if isinstance(values, Tensor):
         return values.detach().cpu()
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # lists of unequal lengths
+        raise BadData(f"{what} are no array ({error}); give all of them one shape") from error
     if array.dtype == object or array.dtype.kind not in "biuf":
         raise BadData(f"{what} are of type {array.dtype}, which is no plain number; give a numeric array")
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:

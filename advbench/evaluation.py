@@ -136,6 +136,9 @@ class Evaluation(Study):
 
     def _loaded(self) -> Splits:
         splits = for_supplied(super()._loaded()) if self.data is None else self.data
+        aimed = [choice.detector for choice in self.spec.attacks if choice.fpr is not None]
+        for name in dict.fromkeys((*self.spec.detectors, *(name for name in aimed if name is not None))):
+            guards.check_fittable(name, len(splits.train))
         if self.usual_fpr and any(choice.fpr is not None for choice in self.spec.attacks):
             self._say_what_calibration_fixes(len(splits.calibration))
         return splits

@@ -60,7 +60,7 @@ class Supplied(Classifier):
         return logits_of(self.module, self.normalised(images))
 
     def outputs(self, images: Tensor) -> Outputs:
-        """Features [n d] and logits [n k], float32, from one forward pass, with their graph; raises where not finite."""
+        """Features [n d] and logits [n k], float32, one forward pass, with their graph; refused where not finite."""
         found = self.tapped(images)
         check_finite(found.features, found.logits)
         return found

@@ -28,17 +28,22 @@ def applicable(run: Run, detectors: Sequence[str]) -> list[str]:
     return [d for d in detectors if catalog.load("detector", d).fitted_on in held] or list(detectors)
 
 
+def check_fittable(name: str, n: int) -> None:
+    """Raise BadSetting where detector `name` is fitted on training images, and there are n = 0 of them."""
+    if not n and catalog.load("detector", name).fitted_on == "outputs":
+        raise BadSetting(
+            f"detector {name} is fitted on training images, and there are none; give them (in Python: "
+            "train=(images, labels)), or take a detector of the logits alone: max-posterior, energy"
+        )
+
+
 def fit(run: Run, name: str, train: artifacts.Part) -> FittedDetector:
     """Detector `name` fitted on a run's training outputs, or on its head.
 
     Raises BadSetting where a supplied model has not what it takes.
     """
     detector: Detector = catalog.load("detector", name)()
-    if detector.fitted_on == "outputs" and not len(train):
-        raise BadSetting(
-            f"detector {name} is fitted on training images, and there are none; give them (in Python: "
-            "train=(images, labels)), or take a detector of the logits alone: max-posterior, energy"
-        )
+    check_fittable(name, len(train))
     wanted = detector.fitted_on == "head" and SUPPLIED not in run.model
     head = head_of(run, train.outputs.logits.shape[1]) if wanted else None
     return detector.fit(head, train.outputs, train.labels)

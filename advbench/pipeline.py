@@ -58,7 +58,7 @@ class Study:
                 guards.check_calibration(len(splits.calibration), choice.fpr, splits.calibration.name)
             if choice.n is not None and choice.n > len(splits.test):
                 raise BadSetting(
-                    f"n = {choice.n} is more than the {len(splits.test)} test images of {self.spec.dataset}; "
+                    f"n = {choice.n} is more than the {len(splits.test)} test images of {splits.test.name}; "
                     "leave --n out to attack them all"
                 )
             attack = choice.attack

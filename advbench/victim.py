@@ -151,6 +151,8 @@ class Victim:
     @torch.no_grad()
     def outputs(self, images: Tensor | Streamed) -> Outputs:
         """Features and logits of images [n c h w], on the CPU, from one forward pass."""
+        if not len(images):
+            return self.outputs(torch.zeros(1, *self.shape)).take(slice(0))  # their sizes are the model's to say
 
         def forward(part: slice) -> tuple[Tensor, Tensor]:
             found = self.model.outputs(images[part].to(self.device))

@@ -90,7 +90,7 @@ def test_tracing_finds_the_last_of_three_linear_layers() -> None:
         network = zoo.vgg11_bn(num_classes=10).to_empty(device="cpu").eval()
     model = tap(network, IMAGES)
     assert model.layer == "classifier.6"
-    assert model.outputs(IMAGES).features.shape == (2, 4096)
+    assert model.tapped(IMAGES).features.shape == (2, 4096)
 
 
 def test_tracing_finds_the_last_layer_of_a_vision_transformer() -> None:
