@@ -81,7 +81,9 @@ class Result:
         """Write the HTML page to `path`: a file, or a folder for index.html; returns the page's path."""
         page = Path(path)
         page = page if page.suffix in (".html", ".htm") else page / "index.html"
-        return pipeline.report(str(self._found.run.model["dataset"]), [self._found], self._detectors, self._place, page=page)[0]
+        return pipeline.report(
+            str(self._found.run.model["dataset"]), [self._found], self._detectors, self._place, page=page
+        )[0]
 
 
 _ENDS = ("undetected_error_low", "undetected_error_high")

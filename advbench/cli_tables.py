@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from advbench.settings import as_text
+
 if TYPE_CHECKING:
-    from advbench.settings import as_text
-from advbench.report.adaptive import Shown
+    from advbench.report.adaptive import Shown
 
 Row = dict[str, Any]
 Column = tuple[str, Callable[[Row], str]]
