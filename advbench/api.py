@@ -49,6 +49,7 @@ class Result:
     def table(self, population: str = "all") -> pd.DataFrame:
         """A line for each attack and detector; rates are fractions, what is undefined is NaN.
 
+        knows                             the detector that the attack knows, None for a careless one
         error_rate                        misclassified, whatever a detector says
         undetected_error_rate, _low, _high  misclassified and accepted at the fpr of an attack that knows this
                                           detector; NaN for attacks that do not
@@ -61,7 +62,8 @@ class Result:
                 attack = next(r for r in self.attacks.values() if _same(r, row))
                 aimed = attack if attack.get("detector") == row["detector"] else {}
                 known = {k: aimed.get(k) for k in ("undetected_error_rate", *_ENDS, "clean_rejected")}
-                lines.append({**row, "error_rate": attack["error_rate"], **known})
+                knows = row["settings"].get("detector")
+                lines.append({**row, "knows": knows, "error_rate": attack["error_rate"], **known})
         return pd.DataFrame(lines)
 
     def roc(self, attack: str, detector: str) -> metrics.Roc:
@@ -79,7 +81,9 @@ class Result:
         """Write the HTML page to `path`: a file, or a folder for index.html; returns the page's path."""
         page = Path(path)
         page = page if page.suffix in (".html", ".htm") else page / "index.html"
-        return pipeline.report(page.stem, [self._found], self._detectors, self._place, page)[0]
+        return pipeline.report(
+            str(self._found.run.model["dataset"]), [self._found], self._detectors, self._place, page=page
+        )[0]
 
 
 _ENDS = ("undetected_error_low", "undetected_error_high")

@@ -23,6 +23,7 @@ from advbench.cli_options import (
     JSON,
     MACHINE,
     MODEL,
+    NAMED,
     PLACE,
     PLURAL,
     REPRODUCE,
@@ -85,7 +86,7 @@ def verify(options: Options) -> None:
 
 
 @app.command()
-@takes(SELECT, PLACE, {"name": PLURAL["name"]}, JSON)
+@takes(SELECT, PLACE, NAMED, JSON)
 def report(options: Options) -> None:
     """Write an HTML page about every attacked model found, or about those selected."""
     from advbench import pipeline
@@ -96,7 +97,7 @@ def report(options: Options) -> None:
     datasets = {f.run.model["dataset"] for f in found}
     default = study_name(datasets.pop()) if len(datasets) == 1 else "all-data-sets"
     name = folder_name(default if options["name"] is None else options["name"])
-    page, rows = pipeline.report(name, found, detectors_of(options), place)
+    page, rows = pipeline.report(name, found, detectors_of(options), place, title=options["title"])
     emit("report", rows, options, page)
 
 
@@ -117,7 +118,7 @@ def run(
 
 
 @app.command()
-@takes(SUPPLIED, DATA, ATTACK, AWARE, {"name": PLURAL["name"]}, MACHINE, PLACE, JSON)
+@takes(SUPPLIED, DATA, ATTACK, AWARE, NAMED, MACHINE, PLACE, JSON)
 def evaluate(options: Options) -> None:
     """Attack and score a model of your own, on data of your own, and write its report."""
     from advbench.cli_evaluate import evaluation_of

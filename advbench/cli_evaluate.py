@@ -64,6 +64,7 @@ def table_of(options: Options) -> dict[str, Any]:
         "dataset": options["dataset"],
         "image_size": options["image_size"],
         "name": options["name"],
+        "title": options["title"],
         "detectors": [d for d in detectors if d != NO_DETECTOR] or list(DETECTORS),
         "attacks": entries,
         "n": options["n"],

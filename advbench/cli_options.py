@@ -165,8 +165,12 @@ SUPPLIED: Group = {
         typer.Option("--trust", help="Open a torch.export archive, which is code.", rich_help_panel=_MODEL),
     ],
 }
-PLURAL: Group = {
+NAMED: Group = {
     "name": _option(str, "--name", help="Name of the study and its report's folder.", panel=_PLACE),
+    "title": _option(str, "--title", help="What stands over the report's page (default: the name).", panel=_PLACE),
+}
+PLURAL: Group = {
+    **NAMED,
     "detector": _option(str, "--detector", help="Detectors, separated by commas.", panel=_MODEL),
 }
 REPRODUCE: Group = {

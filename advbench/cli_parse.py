@@ -52,6 +52,7 @@ def study_table(options: Options, spec: Mapping[str, Any]) -> dict[str, Any]:
     table["detectors"] = words(options["detector"], "detector")
     table["n"] = options["n"]
     table["name"] = options["name"]
+    table["title"] = options["title"]
     return table
 
 

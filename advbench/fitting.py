@@ -46,7 +46,10 @@ def ensure_outputs(run: Run, parts: Mapping[str, ImageSet], victim_of: Callable[
         for name, part in parts.items()
         if name in artifacts.PARTS
     }
-    info = {"excluded": dict(splits.excluded)} if splits.excluded else {}
+    info: dict[str, Any] = {"excluded": dict(splits.excluded)} if splits.excluded else {}
+    classes = splits.test.classes
+    if classes != tuple(map(str, range(len(classes)))):
+        info["classes"] = list(classes)
     run.write("outputs", files, seconds=time.perf_counter() - began, info=info)
 
 

@@ -21,6 +21,7 @@ from advbench.types import Recipe, Training
 DEFAULT_FPR = 0.05
 DEFAULTS: dict[str, Any] = {
     "name": None,
+    "title": None,
     "dataset": "digits",
     "image_size": None,
     "network": None,
@@ -86,6 +87,7 @@ def parse(table: Mapping[str, Any]) -> Spec:
         catalog.load("detector", name)
     return Spec(
         name=folder_name(given["name"] if given["name"] is not None else study_name(dataset)),
+        title=None if given["title"] is None else text(given["title"], "title"),
         dataset=dataset,
         image_size=image_size,
         network=network,

@@ -131,7 +131,7 @@ class Study:
         found = [
             Found(runs.load(self.place.runs_dir / model.run_name(self.fingerprint)), names) for model in self.models()
         ]
-        return report(self.spec.name, found, self.spec.detectors, self.place)
+        return report(self.spec.name, found, self.spec.detectors, self.place, title=self.spec.title)
 
     def _ensure_ready(self, run: Run, model: Model | SuppliedModel) -> None:
         """The model at hand, and its outputs stored."""
@@ -263,11 +263,17 @@ def verify_found(found: Sequence[Found], detectors: Sequence[str], progress: Pro
 
 
 def report(
-    name: str, found: Sequence[Found], detectors: Sequence[str], place: Place, page: Path | None = None
+    name: str,
+    found: Sequence[Found],
+    detectors: Sequence[str],
+    place: Place,
+    *,
+    page: Path | None = None,
+    title: str | None = None,
 ) -> tuple[Path, list[Row]]:
     """Write the page of these runs, verifying what is missing; its path and the rows on it.
 
-    `page` None = `<name>/index.html` under the place's reports folder.
+    `page` None = `<name>/index.html` under the place's reports folder; `title` None = the name.
     """
     from advbench.audit import audit
     from advbench.report.page import render
@@ -278,5 +284,5 @@ def report(
     reported = [one.run for one in found]
     place.progress.say(f"audit of {len(reported)} models")
     audits = {run.name: audit(run, reported) for run in reported}
-    runs.write_whole(page, render(name, found, rows, audits).encode())
+    runs.write_whole(page, render(title or name, found, rows, audits).encode())
     return page, rows

@@ -159,11 +159,13 @@ class AttackChoice:
 class Spec:
     """A study: every combination of losses and seeds is trained, attacked and verified.
 
+    `name` is that of the report's folder, `title` stands over its page (None = the name).
     `dataset` is as `--dataset` takes it, so that it may hold a path; a model and its run know its label alone.
     `training` and `network` hold what differs from the data set's own recipe; `image_size` is an image folder's.
     """
 
     name: str
+    title: str | None = None
     dataset: str = "digits"
     image_size: int | None = None
     network: str | None = None

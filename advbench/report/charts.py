@@ -98,13 +98,14 @@ def pictures(s: Subject) -> dict[str, Any] | None:
         return None
     m = min(len(s.test.examples), len(made.images))
     before, after = s.test.outputs.predictions[:m], made.outputs.predictions[:m]
+    names = s.run.info("outputs").get("classes") or [str(k) for k in range(s.test.outputs.logits.shape[1])]
     pairs = [
         {
             "clean": figures.picture(s.test.examples[i].numpy()),
             "moved": figures.picture(made.images[i].numpy()),
-            "label": int(made.labels[i]),
-            "before": int(before[i]),
-            "after": int(after[i]),
+            "label": names[made.labels[i]],
+            "before": names[before[i]],
+            "after": names[after[i]],
         }
         for i in range(m)
     ]
