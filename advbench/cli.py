@@ -81,7 +81,8 @@ def verify(options: Options) -> None:
     from advbench import pipeline
 
     place = place_of(options)
-    rows = pipeline.verify_found(found_by(options, place), detectors_of(options), place.progress)
+    found = found_by(options, place)
+    rows = pipeline.verify_found(found, detectors_of(options, found), place.progress)
     emit("verify", rows, options)
 
 
@@ -97,7 +98,7 @@ def report(options: Options) -> None:
     datasets = {f.run.model["dataset"] for f in found}
     default = study_name(datasets.pop()) if len(datasets) == 1 else "all-data-sets"
     name = folder_name(default if options["name"] is None else options["name"])
-    page, rows = pipeline.report(name, found, detectors_of(options), place, title=options["title"])
+    page, rows = pipeline.report(name, found, detectors_of(options, found), place, title=options["title"])
     emit("report", rows, options, page)
 
 

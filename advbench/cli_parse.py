@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -284,9 +284,13 @@ def selection_of(options: Options) -> Selection:
     return Selection(wanted)
 
 
-def detectors_of(options: Options) -> list[str]:
-    """The detectors that options name; all where none is named."""
-    names = words(options["detector"], "detector") or list(catalog.names("detector"))
+def detectors_of(options: Options, found: Sequence[Found]) -> list[str]:
+    """The detectors that options name; where none is named, those the runs were scored with, or the usual ones."""
+    from advbench.parsing import DEFAULTS
+    from advbench.scoring import known
+
+    named = words(options["detector"], "detector")
+    names = named or [row["detector"] for one in found for row in known(one.run)] or DEFAULTS["detectors"]
     for name in names:
         catalog.load("detector", name)
     return list(dict.fromkeys(names))

@@ -118,7 +118,7 @@ def evidence(*results: Result, verify: Sequence[Mapping[str, Any]] = (), **more:
     return Evidence(
         **{
             "model": MODEL,
-            "words": ("--dataset", "digits", "--loss", "lgm", "--seed", "0"),
+            "words": ("attack", "--dataset", "digits", "--loss", "lgm", "--seed", "0"),
             "results": results,
             "verify": tuple(map(dict, verify)),
             "clean": Part(CLEAN, IMAGES.labels, IMAGES.images[:8]),
@@ -463,7 +463,7 @@ def test_outside_l_inf_no_command_names_an_attack_that_knows_no_other_norm() -> 
     from advbench.checks.evidence import Evidence
 
     e = object.__new__(Evidence)
-    e.__dict__.update(words=("--dataset", "digits"), at=("l2", 1.0), headline=None)
+    e.__dict__.update(words=("attack", "--dataset", "digits"), at=("l2", 1.0), headline=None)
     assert shlex.split(e.attack("fgsm", "pgd")) == [
         "advbench", "attack", "--dataset", "digits", "--attack", "pgd", "--eps", "1", "--set", "norm=l2",
     ]  # fmt: skip

@@ -111,5 +111,8 @@ def test_the_makefile_has_the_targets_that_the_readme_names() -> None:
 def test_no_pickle_is_ever_written_or_read() -> None:
     for path in [*ROOT.glob("advbench/**/*.py"), *ROOT.glob("attacks/*.py"), *ROOT.glob("detectors/*.py")]:
         source = path.read_text(encoding="utf-8")
+        if path.name == "weights.py":  # the one place where torch reads a file, and as data alone
+            assert source.count("torch.load(") == source.count("weights_only=True)") == 1
+            source = source.replace("torch.load(", "")
         for word in ("import pickle", "torch.save(", "torch.load(", "allow_pickle=True", "joblib"):
             assert word not in source, (path.name, word)
