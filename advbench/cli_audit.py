@@ -34,7 +34,9 @@ def rows_of(name: str, place: Place, dataset: str | None = None) -> list[Row]:
     """
     run = selection.by_name(place.runs_dir, name)
     if not run.has("outputs"):
-        raise BadRun(f"{run.folder} holds no trained model, or not its outputs; make them with: advbench train, and attack it")
+        raise BadRun(
+            f"{run.folder} holds no trained model, or not its outputs; make them with: advbench train, and attack it"
+        )
     others = [selection.checked(other) for other in runs.find(run.folder.parent)]
     return [asdict(finding) for finding in audit(run, others, images=_images(run, place, dataset))]
 

@@ -22,6 +22,7 @@ from advbench.audit import audit
 from advbench.report import figures
 from advbench.report.page import render
 from advbench.report.subject import percent
+from advbench.settings import as_text
 
 Row = dict[str, Any]
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -232,7 +233,7 @@ def test_every_row_stands_in_the_table_of_all_rows(page: Page) -> None:
         settings = "".join(f", {k} {v}" for k, v in row["settings"].items())
         expected.append((
             row["attack"] + settings,
-            f"{row['eps']:g}",
+            f"{as_text(row['eps'])}",
             row["detector"],
             row["population"],
             str(row["n_clean"]),
@@ -258,7 +259,7 @@ def test_the_first_table_holds_the_eer_of_each_model_against_each_attack(page: P
         assert len(cells) == len(rows)
         for row in rows:
             settings = "".join(f", {k} {v}" for k, v in row["settings"].items())
-            attack = f"{row['attack']} eps {row['eps']:g}{settings} {row['n_clean']} + {row['n_attacked']}"
+            attack = f"{row['attack']} eps {as_text(row['eps'])}{settings} {row['n_clean']} + {row['n_attacked']}"
             assert cells[attack, row["detector"]] == interval(row, "eer")
 
 
@@ -294,7 +295,7 @@ def test_classification_errors_stand_with_their_counts_and_intervals(page: Page)
         assert loss in head[column]
         for row in (r for r in attack_rows if r["loss"] == loss):
             settings = "".join(f", {k} {v}" for k, v in row["settings"].items())
-            (cell,) = (li[column] for li in lines if li[0] == f"{row['attack']} eps {row['eps']:g}{settings}")
+            (cell,) = (li[column] for li in lines if li[0] == f"{row['attack']} eps {as_text(row['eps'])}{settings}")
             wrong = round(row["error_rate"] * row["n"])
             bounds = metrics.wilson(wrong, row["n"])
             assert bounds is not None

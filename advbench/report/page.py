@@ -20,7 +20,7 @@ from advbench.report.subject import Row, Subject, describe, percent
 from advbench.runs import Run
 from advbench.scoring import FPRS
 from advbench.selection import Found, attack_rows
-from advbench.settings import defaults
+from advbench.settings import as_text, defaults
 from advbench.sources import recipe_of
 
 
@@ -56,7 +56,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    made.filters |= {"percent": percent, "interval": interval, "count": "{:,}".format}
+    made.filters |= {"percent": percent, "interval": interval, "count": "{:,}".format, "eps": as_text}
     return made
 
 
