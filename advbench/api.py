@@ -145,9 +145,12 @@ def evaluate(
     if not isinstance(model, nn.Module):
         raise BadSetting(f"model is a {type(model).__name__}; give a torch.nn.Module from images to logits")
     splits = handed.splits_of(images, labels, train, calibration, classes, name)
-    keep = None if runs_dir is not None else _Scratch()
+    keep = None
+    if runs_dir is None:
+        keep = _Scratch()
+        runs_dir = keep.folder
     place = Place(
-        runs_dir=Path(runs_dir) if keep is None else keep.folder,
+        runs_dir=Path(runs_dir),
         device=resolve_device(device),
         batch_size=batch_size,
         progress=Terminal() if verbose else Quiet(),

@@ -70,7 +70,7 @@ def result(model: nn.Module, held: Pair, train: Pair) -> advbench.Result:
     return advbench.evaluate(model, *held, ["fgsm", careful], ["energy", "mahalanobis"], train=train, eps=0.1)
 
 
-def evaluated(model: nn.Module, held: Pair, **more: Any) -> advbench.Result:
+def evaluated(model: nn.Module, held: tuple[Any, Any], **more: Any) -> advbench.Result:
     given = {"attacks": "fgsm", "detectors": "energy", "n": 20, **more}
     return advbench.evaluate(model, *held, **given)
 
@@ -86,7 +86,7 @@ def test_the_command_line_gives_the_same_figures(
     (tmp_path / "m.py").write_text(MODEL, encoding="utf-8")
     save_file(model.state_dict(), tmp_path / "w.safetensors")
     names = ("train_images", "train_labels", "test_images", "test_labels")
-    arrays = {name: tensor.numpy() for name, tensor in zip(names, (*train, *held), strict=True)}
+    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in zip(names, (*train, *held), strict=True)}
     np.savez(tmp_path / "d.npz", **arrays)
     where = ["--model", f"{tmp_path / 'm.py'}:build", "--weights", str(tmp_path / "w.safetensors")]
     where += ["--dataset", f"npz:{tmp_path / 'd.npz'}", "--detector", "energy,mahalanobis", "--eps", "0.1"]
@@ -184,7 +184,7 @@ def test_arrays_lists_of_one_and_numbers_are_understood(model: nn.Module, held: 
     images, labels = (part.numpy() for part in held)
     assert (
         evaluated(model, (images, labels)).rows == evaluated(model, held, attacks=["fgsm"], detectors=["energy"]).rows
-    )  # type: ignore[arg-type]
+    )
     one = evaluated(model, held, mean=0.5, std=0.5)
     assert [r["eer"] for r in one.rows] == [r["eer"] for r in evaluated(model, held, mean=[0.5], std=[0.5]).rows]
 

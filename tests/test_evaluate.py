@@ -23,10 +23,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from advbench import artifacts, cli, runs
+from advbench.cli_audit import complete
 from advbench.data import for_supplied
 from advbench.errors import AdvbenchError, BadSetting
 from advbench.evaluation import Evaluation
 from advbench.pipeline import Study
+from advbench.place import Place
 from advbench.runs import Run
 from advbench.sources import source
 from advbench.types import Splits
@@ -254,10 +256,10 @@ def test_the_page_names_the_command_that_made_it_and_the_command_parses(
     assert not [line for line in lines if "--model" in line and not line.startswith("advbench evaluate")]
     monkeypatch.chdir(bench.folder)
 
-    def run(evaluation: Evaluation) -> None:
+    def stop(evaluation: Evaluation) -> None:
         raise BadSetting(f"understood, {evaluation.spec.dataset}")
 
-    monkeypatch.setattr(Evaluation, "run", run)
+    monkeypatch.setattr(Evaluation, "run", stop)
     seen = set()
     for line in lines:
         command, *words = shlex.split(line)[1:]
@@ -511,7 +513,7 @@ def test_one_mistake_in_the_data_has_its_own_message(said: str, bench: Bench) ->
         ("    def forward(self, x):\n        import sys; sys.exit(3)\n", "SystemExit: 3"),
         ("    def forward(self, x):\n        return self.logits(x.reshape(16, 64))\n", "invalid for input of size"),
         ("    def forward(self, x):\n        return self.logits(x) / (x.flatten(1)[:, 20:21] < 0.9)\n", "logits for"),
-        ("    def forward(self, x):\n        self.last.bias += 1\n        return self.logits(x)\n", "forward pass changes"),
+        ("    def forward(self, x):\n        self.last.bias += 1\n        return self.logits(x)\n", "changes 1 of"),
         ("    def forward(self, x):\n        return nn.functional.dropout(self.logits(x), 0.5, True)\n", "samples"),
     ],
 )  # fmt: skip
@@ -603,6 +605,22 @@ def test_no_detector_is_the_classifier_alone(bench: Bench) -> None:
     result = bench.evaluate("--attack", "detector-aware", "--detector", "none", "--budget", "quick", "--n", 10)
     assert result.code == 0, result.err
     assert {row["settings"]["detector"] for row in result.rows} == {"none"}
+
+
+def test_an_audit_completes_no_run_by_code_that_its_record_names(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    m = bench.model("    pass\nfrom pathlib import Path\nPath(__file__).with_name('it-ran').touch()\n")
+    where = ["--model", bench.folder / m, "--weights", bench.folder / "w.safetensors", "--dataset", "digits"]
+    assert advbench("evaluate", *where, *FEW, *bench.places).code == 0
+    (bench.folder / "it-ran").unlink()
+    monkeypatch.chdir(bench.folder)
+    (run,) = bench.runs
+    asked: list[str] = []
+    complete(run.name, Place(runs_dir=Path("runs")), lambda words: asked.append(words[0]))
+    assert asked
+    assert "evaluate" not in asked
+    assert not (bench.folder / "it-ran").exists()
 
 
 # -- few images --------------------------------------------------------------------------------------------------
