@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import nn
 
-from advbench import artifacts, catalog, metrics, pipeline, runs
-from advbench.arrays import check
-from advbench.contracts import AdaptiveAttack
-from advbench.data import for_supplied
+from advbench import artifacts, handed, metrics, pipeline, runs
 from advbench.errors import BadSetting, UnknownName
-from advbench.evaluation import DETECTORS, EPS, FPR, Evaluation, Given, Subject, usual_attacks
-from advbench.parsing import entries, parse
+from advbench.evaluation import EPS, FPR, Evaluation, Given, Subject
+from advbench.handed import Channels, Entries, Images, Pair
+from advbench.parsing import parse
 from advbench.place import Place
 from advbench.progress import Quiet, Terminal
 from advbench.scoring import Row
 from advbench.selection import Found, attack_rows
-from advbench.types import ImageSet, Splits, resolve_device
+from advbench.types import resolve_device
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Images = Tensor | ArrayLike
-Pair = tuple[Images, Images]
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,8 @@ class Result:
                 known = {k: aimed.get(k) for k in ("undetected_error_rate", *_ENDS, "clean_rejected")}
                 knows = row["settings"].get("detector")
                 lines.append({**row, "knows": knows, "error_rate": attack["error_rate"], **known})
-        return pd.DataFrame(lines)
+        frame = pd.DataFrame(lines)
+        return frame.astype({c: float for c in frame.columns if c.startswith(_FIGURES)})
 
     def roc(self, attack: str, detector: str) -> metrics.Roc:
         """The ROC of a detector on an attack (its file's name, or the attack's where there is one of that name)."""
@@ -86,7 +83,16 @@ class Result:
         )[0]
 
 
+_FIGURES = ("eer", "auroc", "tpr", "fpr", "error", "undetected", "clean_rejected")
 _ENDS = ("undetected_error_low", "undetected_error_high")
+
+
+class _Scratch:
+    """A folder that is deleted together with this object."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="advbench-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
 
 def _same(attack: Row, row: Row) -> bool:
@@ -97,8 +103,8 @@ def evaluate(
     model: nn.Module,
     images: Images,
     labels: Images,
-    attacks: Sequence[str | Mapping[str, Any]] | None = None,
-    detectors: Sequence[str] = DETECTORS,
+    attacks: Entries = None,
+    detectors: str | Sequence[str] | None = None,
     *,
     train: Pair | None = None,
     calibration: Pair | None = None,
@@ -107,8 +113,8 @@ def evaluate(
     fpr: float | None = None,
     n: int | None = None,
     features: str | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: Channels = None,
+    std: Channels = None,
     name: str = "data",
     runs_dir: str | Path | None = None,
     device: str | None = None,
@@ -121,6 +127,7 @@ def evaluate(
     images        test images float32 [n c h w] in [0, 1], labels int64 [n]; tensors or arrays
     attacks       names, or tables such as {"name": "pgd", "eps": 4 / 255, "steps": 40}; default: FGSM, and the
                   ensemble that knows each detector, on at most 200 images
+    detectors     names; default: max-posterior, energy and, where there is a training part, mahalanobis
     train         (images, labels) that detectors of features are fitted on; not needed by those of logits alone
     calibration   (images, labels) that fix the thresholds; default: a stratified half of the test images, which are
                   then not attacked. The model must not have seen them.
@@ -129,7 +136,7 @@ def evaluate(
                   are fewer than 200 calibration images (with fewer than 100, those that want one are not run)
     n             attack the first n test images; default: all
     features      layer whose output is the features; default: the input of the last layer
-    mean, std     the model is given (image - mean) / std; eps stays in units of [0, 1]
+    mean, std     the model is given (image - mean) / std, one value or one a channel; eps stays in units of [0, 1]
     runs_dir      where results are kept, so that the same call goes on from there; default: nowhere
 
     Raises BadData for images or labels in another form, BadSetting for settings, and for a model that the check at
@@ -137,23 +144,21 @@ def evaluate(
     """
     if not isinstance(model, nn.Module):
         raise BadSetting(f"model is a {type(model).__name__}; give a torch.nn.Module from images to logits")
-    splits = _splits(images, labels, train, calibration, classes, name)
+    splits = handed.splits_of(images, labels, train, calibration, classes, name)
     keep = None
     if runs_dir is None:
-        keep = tempfile.TemporaryDirectory(prefix="advbench-")
-        runs_dir = keep.name
+        keep = _Scratch()
+        runs_dir = keep.folder
     place = Place(
         runs_dir=Path(runs_dir),
         device=resolve_device(device),
         batch_size=batch_size,
         progress=Terminal() if verbose else Quiet(),
     )
-    chosen = [
-        _aimed(entry, eps, FPR if fpr is None else fpr, detectors)
-        for entry in (usual_attacks() if attacks is None else attacks)
-    ]
-    table = {"name": name, "attacks": chosen, "detectors": list(detectors), "n": n}
-    subject = Subject(Given(model), features, mean, std)
+    names = handed.names(detectors, train is not None)
+    chosen = handed.attacks_of(attacks, eps, FPR if fpr is None else fpr, names)
+    table = {"name": name, "attacks": chosen, "detectors": names, "n": n}
+    subject = Subject(Given(model), features, handed.channels(mean, "mean"), handed.channels(std, "std"))
     study = Evaluation(parse(table), place, subject, data=splits, usual=attacks is None, usual_fpr=fpr is None)
     rows = study.attack()
     (supplied,) = study.models()
@@ -164,42 +169,3 @@ def evaluate(
     assert len(rows) == len(found.attacks)
     found = Found(runs.load(run.folder), found.attacks)
     return Result(verified, {a: known[a] for a in found.attacks}, found, study.spec.detectors, place, keep)
-
-
-def _aimed(entry: str | Mapping[str, Any], eps: float, fpr: float, detectors: Sequence[str]) -> dict[str, Any]:
-    """An attack's entry with what it leaves open: eps, and of an adaptive one the detectors and fpr."""
-    ((name, given),) = entries([entry], "attack")
-    aim = (
-        {"detector": list(detectors), "fpr": fpr} if issubclass(catalog.load("attack", name), AdaptiveAttack) else {}
-    )
-    return {"name": name, "eps": eps, **aim, **given}
-
-
-def _splits(
-    images: Images,
-    labels: Images,
-    train: Pair | None,
-    calibration: Pair | None,
-    classes: Sequence[str] | int | None,
-    name: str,
-) -> Splits:
-    """The parts of what was handed over; those not given are empty, or half of the test part."""
-    test = check(images, labels, classes, name)
-    given = {"train": train, "calibration": calibration}
-    parts = {}
-    for part, pair in given.items():
-        if pair is None:
-            parts[part] = test.take(slice(0))
-            continue
-        parts[part] = _like(check(*pair, test.classes, f"{part} part of {name}"), test)
-    nothing = test.take(slice(0))
-    splits = Splits(parts["train"], nothing, parts["calibration"], test, calibration_given=calibration is not None)
-    return for_supplied(splits)
-
-
-def _like(part: ImageSet, test: ImageSet) -> ImageSet:
-    if part.shape != test.shape:
-        raise BadSetting(
-            f"{part.name}: images are {part.shape}, the test images {test.shape}; give images of one shape"
-        )
-    return ImageSet(test.name, part.pixels, part.labels, test.classes)

@@ -39,7 +39,7 @@ LAYERS = (
     {"fitting"},
     {"pipeline"},
     {"reproduce", "canaries", "evaluation"},
-    {"api"},
+    {"api", "handed"},
     {"cli_options", "cli_parse", "cli_tables", "cli_audit", "cli_evaluate", "cli"},
     {"__main__"},
 )
