@@ -19,6 +19,7 @@ from advbench.cli_options import (
     AUDIT,
     AWARE,
     DATA,
+    GRID,
     JSON,
     MACHINE,
     MODEL,
@@ -100,7 +101,7 @@ def report(options: Options) -> None:
 
 
 @app.command()
-@takes(PLURAL, MODEL, ATTACK, MACHINE, PLACE, JSON)
+@takes(PLURAL, MODEL, ATTACK, MACHINE, GRID, PLACE, JSON)
 def run(
     options: Options,
     spec: Annotated[Path | None, typer.Argument(help="A TOML file; options override what it says.")] = None,
@@ -111,6 +112,10 @@ def run(
     table = {} if spec is None else read_toml(spec)
     table |= {k: v for k, v in study_table(options, table).items() if v is not None}
     study = study_of(table, options)
+    if options["on"] is not None or options["jobs"] is not None:
+        from advbench.cli_grid import go_through
+
+        go_through(study, options)
     page, rows = study.run()
     emit("run", rows, options, page)
 

@@ -216,6 +216,15 @@ MACHINE: Group = {
     ),
     "download": _option(bool, "--download", help="Fetch missing data into the data folder.", panel=_PLACE),
 }
+GRID: Group = {
+    "on": _option(
+        str,
+        "--on",
+        help="Where the cells (a model, an attack on it) are performed: local = worker processes on this machine.",
+        panel=_MACHINE,
+    ),
+    "jobs": _option(int, "--jobs", help="How many at once (default: one a core).", panel=_MACHINE),
+}
 PLACE: Group = {
     "runs_dir": Annotated[
         str, typer.Option("--runs-dir", envvar="ADVBENCH_RUNS", help="Where models and results are kept.",

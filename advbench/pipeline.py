@@ -6,9 +6,10 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from advbench import artifacts, attacking, catalog, fitting, released, runs, scoring
 from advbench.contracts import FromSurrogate, check_eps
@@ -28,6 +29,21 @@ from advbench.types import Outputs, Splits
 from advbench.victim import Victim
 
 
+@dataclass(frozen=True)
+class Target:
+    """A model under attack, and what all attacks on it share.
+
+    key     run and digest of its weights
+    clean   the model's outputs on the test part
+    fgsm    outputs under FGSM at (eps, clip, n), each computed once
+    """
+
+    key: tuple[str, str]
+    victim: Victim
+    clean: Outputs
+    fgsm: Callable[[float, bool, int | None], Outputs]
+
+
 class Study:
     """A spec at a place: its data set is loaded once, when first asked for.
 
@@ -38,6 +54,7 @@ class Study:
         self.spec = spec
         self.place = place
         self.weights = released.folders(place.reports_dir, slug(label(spec.dataset))) if weights is None else weights
+        self._last: Target | None = None
 
     def models(self) -> Sequence[Model | SuppliedModel]:
         """The models that it is about."""
@@ -88,20 +105,35 @@ class Study:
         name = model.run_name(self.fingerprint)
         with runs.hold(self.place.runs_dir / name):
             record = model.record(self.fingerprint)
-            run = runs.open_or_new(self.place.runs_dir, name, record, describe(str(self.place.device)))
+            run = runs.open_or_new(self.place.runs_dir, name, record, self._environment)
             if runs.digest(run.model) != runs.digest(record):
                 raise BadRun(
                     f"{run.folder / runs.MANIFEST} was altered: it describes another model than its folder is named "
                     f"after; restore the file, or delete {run.folder} and run again"
                 )
+            run.sweep()
             yield run
+
+    @cached_property
+    def _environment(self) -> dict[str, Any]:
+        return describe(str(self.place.device))
+
+    def perform(self, run: Run, model: Model | SuppliedModel, choice: AttackChoice | None) -> None:
+        """One cell, in the model's held run: the model and its outputs (choice None), or one attack on it.
+
+        Whatever goes through a study's cells, in this process or in another, does it by this; what is done is left.
+        """
+        if choice is None:
+            self._ensure_ready(run, model)
+        elif not run.has(f"attack {choice.file_name}"):
+            self._attack(run, model, choice)
 
     def train(self) -> list[Row]:
         """Every model of the spec trained, with its outputs stored; a row each."""
         rows = []
         for model in self.models():
             with self.run_of(model) as run:
-                self._ensure_ready(run, model)
+                self.perform(run, model, None)
                 rows.append(training_row(run))
         return rows
 
@@ -110,8 +142,9 @@ class Study:
         rows = []
         for model in self.models():
             with self.run_of(model) as run:
-                self._ensure_ready(run, model)
-                rows += self._ensure_attacked(run, model)
+                for choice in (None, *self.attacks):
+                    self.perform(run, model, choice)
+                rows += [scoring.attack_row(run, choice.file_name) for choice in self.attacks]
         return rows
 
     def run(self) -> tuple[Path, list[Row]]:
@@ -139,25 +172,17 @@ class Study:
 
     # -- attack --------------------------------------------------------------------------------------------
 
-    def _ensure_attacked(self, run: Run, model: Model | SuppliedModel) -> list[Row]:
-        missing = [c for c in self.attacks if not run.has(f"attack {c.file_name}")]
-        if missing:
-            victim = self._victim(run, model)
-            clean = artifacts.read_part(run, "test").outputs
-            fgsm = cache(partial(self._fgsm, victim, clean))
-            for choice in missing:
-                self._attack(run, model, choice, victim, clean, fgsm)
-        return [scoring.attack_row(run, choice.file_name) for choice in self.attacks]
+    def _target(self, run: Run, model: Model | SuppliedModel) -> Target:
+        """The run's model, kept until another is asked for."""
+        key = run.name, runs.digest(run.steps.get("train", {}).get("files"))
+        if self._last is None or self._last.key != key:
+            victim, clean = self._victim(run, model), artifacts.read_part(run, "test").outputs
+            self._last = Target(key, victim, clean, cache(partial(self._fgsm, victim, clean)))
+        return self._last
 
-    def _attack(
-        self,
-        run: Run,
-        model: Model | SuppliedModel,
-        choice: AttackChoice,
-        victim: Victim,
-        clean: Outputs,
-        fgsm: Callable[[float, bool, int | None], Outputs],
-    ) -> None:
+    def _attack(self, run: Run, model: Model | SuppliedModel, choice: AttackChoice) -> None:
+        target = self._target(run, model)
+        victim, clean = target.victim, target.clean
         attack, surrogate, info = choice.attack, None, {}
         if isinstance(attack, FromSurrogate):
             other = surrogate_of(model, attack.source)
@@ -172,7 +197,7 @@ class Study:
         clean = clean.take(slice(len(images)))
         row = attacking.effect(choice, made, clean)
         if guard is not None:
-            beside = fgsm(attack.eps, attack.clip, choice.n) if attack.norm == "linf" else None
+            beside = target.fgsm(attack.eps, attack.clip, choice.n) if attack.norm == "linf" else None
             row |= attacking.evasion(choice, made, clean, guard, beside)
         run.write(
             f"attack {choice.file_name}",

@@ -171,8 +171,24 @@ class Run:
             for name in old["files"]:
                 (self.folder / name).unlink(missing_ok=True)
 
+    def sweep(self) -> None:
+        """Delete what interrupted writes left: temporary files, and checkpoints that no step lists.
+
+        Only while the run is held, so that nobody is writing.
+        """
+        for path in strays(self):
+            path.unlink(missing_ok=True)
+
     def _save(self) -> None:
         write_whole(self.folder / MANIFEST, to_json(self.manifest))
+
+
+def strays(run: Run) -> list[Path]:
+    """Files of a run that no call goes on from: temporary ones, and checkpoints that the manifest does not list."""
+    listed = {name for step in run.steps.values() for name in step["files"]}
+    folders = (run.folder, run.folder / "outputs", run.folder / "attacks")
+    left = [path for folder in folders for path in folder.glob(".*.part")]
+    return sorted(left + [p for p in run.folder.glob("checkpoint-*.safetensors") if p.name not in listed])
 
 
 @contextmanager

@@ -37,8 +37,10 @@ LAYERS = (
     {"attacking", "place", "released"},
     {"fitting"},
     {"pipeline"},
+    {"cells"},
+    {"engines"},
     {"reproduce", "canaries"},
-    {"cli_options", "cli_parse", "cli_tables", "cli_audit", "cli"},
+    {"cli_options", "cli_parse", "cli_tables", "cli_audit", "cli_grid", "cli"},
     {"__main__"},
 )
 PLUGINS = ("attacks", "detectors", "losses", "models", "data")
