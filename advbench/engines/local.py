@@ -10,13 +10,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
+from multiprocessing.context import ForkServerContext, SpawnContext
 
 from advbench.cells import Cell
 from advbench.engines.queue import Queue
 from advbench.engines.worker import serve
 from advbench.progress import Progress
 
-SPAWN = multiprocessing.get_context("spawn")  # a forked process must not use CUDA, nor locks that a thread held
+Context = ForkServerContext | SpawnContext
+# What a server process has loaded before it forks a worker, so that the first worker and every replacement start at
+# once. Nothing in it uses CUDA or starts a thread, so forking it is safe; forking this process would not be.
+PRELOAD = ["advbench.engines.worker", "advbench.art_classifier"]
+
+
+def _context() -> Context:
+    """How processes are started: forked from a server of their own where the system can, else from nothing."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    return context
 
 
 def cores() -> int:
@@ -59,8 +72,9 @@ class Worker:
         self.threads = threads
         self.cell: Cell | None = None
         self.run: str | None = None
-        self.pipe, theirs = SPAWN.Pipe()
-        self.process = SPAWN.Process(target=serve, args=(theirs, index, threads), daemon=True)
+        context = _context()
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, index, threads), daemon=True)
         with _ctrl_c_waits():
             self.process.start()
         theirs.close()
