@@ -28,6 +28,7 @@ from advbench.cli_options import (
     REPRODUCE,
     RUNS,
     SELECT,
+    SHARD,
     SUPPLIED,
     Options,
     takes,
@@ -66,11 +67,28 @@ def train(options: Options) -> None:
 
 
 @app.command()
-@takes(MODEL, ATTACK, AWARE, MACHINE, PLACE, JSON)
+@takes(MODEL, ATTACK, AWARE, MACHINE, SHARD, PLACE, JSON)
 def attack(options: Options) -> None:
     """Attack one model at one eps or several; it is trained first where it does not exist yet."""
     table = model_table(options) | {"attacks": attack_entries(options, ["fgsm"]), "n": options["n"]}
+    if options["shard"] is not None:
+        from advbench.cli_shards import attack_shard
+
+        emit("attack", attack_shard(table, options), options)
+        return
     emit("attack", study_of(table, options).attack(), options)
+
+
+@app.command()
+@takes(DATA, MACHINE, PLACE, JSON)
+def merge(
+    options: Options,
+    run: Annotated[str, typer.Argument(help="A run's name under --runs-dir, or its folder.")],
+) -> None:
+    """Join the shards of a run's attacks, once every image is in one of them."""
+    from advbench.cli_shards import merge_shards
+
+    emit("attack", merge_shards(run, options), options)
 
 
 @app.command()

@@ -225,6 +225,14 @@ GRID: Group = {
     ),
     "jobs": _option(int, "--jobs", help="How many at once (default: one a core).", panel=_MACHINE),
 }
+SHARD: Group = {
+    "shard": _option(
+        str,
+        "--shard",
+        help="Only part i of n of the images: 1/4; auto = from torchrun's RANK and WORLD_SIZE.",
+        panel=_MACHINE,
+    )
+}
 PLACE: Group = {
     "runs_dir": Annotated[
         str, typer.Option("--runs-dir", envvar="ADVBENCH_RUNS", help="Where models and results are kept.",

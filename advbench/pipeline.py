@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from advbench import artifacts, attacking, catalog, fitting, released, runs, scoring
-from advbench.contracts import FromSurrogate, check_eps
+from advbench.contracts import FromSurrogate, Guard, check_eps
 from advbench.data import fingerprint
 from advbench.environment import describe
 from advbench.errors import BadRun, BadSetting
@@ -25,7 +25,7 @@ from advbench.selection import Found
 from advbench.sources import label, source
 from advbench.sources.naming import slug
 from advbench.spec import AttackChoice, Model, Spec, SuppliedModel
-from advbench.types import Outputs, Splits
+from advbench.types import Adversarials, Outputs, Splits
 from advbench.victim import Victim
 
 
@@ -36,19 +36,28 @@ class Target:
     key     run and digest of its weights
     clean   the model's outputs on the test part
     fgsm    outputs under FGSM at (eps, clip, n), each computed once
+    guard   a detector at a false-positive rate, each fitted once
     """
 
     key: tuple[str, str]
     victim: Victim
     clean: Outputs
     fgsm: Callable[[float, bool, int | None], Outputs]
+    guard: Callable[[str, float | None], Guard]
+
+    def guard_of(self, choice: AttackChoice) -> Guard | None:
+        """The detector that an attack is told of."""
+        return None if choice.detector is None else self.guard(choice.detector, choice.fpr)
 
 
 class Study:
     """A spec at a place: its data set is loaded once, when first asked for.
 
-    `weights` are the folders in which released models are looked for before one is trained.
+    `weights` are the folders in which released models are looked for before one is trained. A run that another
+    process holds is refused, or waited for where `waits` is set.
     """
+
+    waits = False
 
     def __init__(self, spec: Spec, place: Place, *, weights: Sequence[Path] | None = None) -> None:
         self.spec = spec
@@ -103,7 +112,7 @@ class Study:
     def run_of(self, model: Model | SuppliedModel) -> Iterator[Run]:
         """The model's run, held for this process."""
         name = model.run_name(self.fingerprint)
-        with runs.hold(self.place.runs_dir / name):
+        with runs.hold(self.place.runs_dir / name, wait=self.waits):
             record = model.record(self.fingerprint)
             run = runs.open_or_new(self.place.runs_dir, name, record, self._environment)
             if runs.digest(run.model) != runs.digest(record):
@@ -177,24 +186,56 @@ class Study:
         key = run.name, runs.digest(run.steps.get("train", {}).get("files"))
         if self._last is None or self._last.key != key:
             victim, clean = self._victim(run, model), artifacts.read_part(run, "test").outputs
-            self._last = Target(key, victim, clean, cache(partial(self._fgsm, victim, clean)))
+            fgsm, guard = cache(partial(self._fgsm, victim, clean)), cache(partial(scoring.guard, run))
+            self._last = Target(key, victim, clean, fgsm, guard)
         return self._last
 
     def _attack(self, run: Run, model: Model | SuppliedModel, choice: AttackChoice) -> None:
-        target = self._target(run, model)
-        victim, clean = target.victim, target.clean
-        attack, surrogate, info = choice.attack, None, {}
+        images = self.splits.test.take(slice(choice.n))
+        began = time.perf_counter()
+        made, info = self.perturb(run, model, choice, slice(0, len(images)))
+        self.keep(run, model, choice, made, info, began=began)
+
+    def perturb(
+        self, run: Run, model: Model | SuppliedModel, choice: AttackChoice, part: slice
+    ) -> tuple[Adversarials, dict[str, Any]]:
+        """An attack on test images `part` alone, and what its step notes beside its row; nothing is written."""
+        attack, surrogate, info, target = choice.attack, None, {}, self._target(run, model)
         if isinstance(attack, FromSurrogate):
             other = surrogate_of(model, attack.source)
             surrogate, info = self._trained(other), {"surrogate": other.run_name(self.fingerprint)}
-        began = time.perf_counter()
-        images = self.splits.test.take(slice(choice.n))
+        images = self.splits.test.take(part)
         self.place.progress.say(f"{run.name}: {choice.file_name} on {len(images)} images")
-        guard = None if choice.detector is None else scoring.guard(run, choice.detector, choice.fpr)
+        guard = target.guard_of(choice)
         with self.place.progress.bar(choice.file_name, len(images)) as advance:
-            made = attacking.perturb(attack, victim, images, clean, lambda done: advance(done, ""), guard, surrogate)
+            made = attacking.perturb(
+                attack,
+                target.victim,
+                images,
+                target.clean,
+                lambda done: advance(done, ""),
+                guard,
+                surrogate,
+                part.start,
+            )
+        return made, info
+
+    def keep(
+        self,
+        run: Run,
+        model: Model | SuppliedModel,
+        choice: AttackChoice,
+        made: Adversarials,
+        info: Mapping[str, Any],
+        *,
+        began: float,
+    ) -> None:
+        """Check an attack's result on all its images, and do the step; `began` is the clock when it was begun."""
+        attack, target = choice.attack, self._target(run, model)
+        guard = target.guard_of(choice)
+        images = self.splits.test.take(slice(choice.n))
         scoring.check_perturbation(attack, images, made)
-        clean = clean.take(slice(len(images)))
+        clean = target.clean.take(slice(len(images)))
         row = attacking.effect(choice, made, clean)
         if guard is not None:
             beside = target.fgsm(attack.eps, attack.clip, choice.n) if attack.norm == "linf" else None

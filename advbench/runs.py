@@ -51,6 +51,17 @@ def write_whole(path: Path, data: bytes) -> None:
         ) from error
 
 
+def read_whole(path: Path, expected: str) -> bytes:
+    """A file's bytes beside the steps of a run; raises BadRun where it cannot be read or has another sha256."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadRun(f"{path}: {error.strerror}; make it again") from error
+    if (found := sha256(data)) != expected:
+        raise BadRun(f"{path} was altered: sha256 {found[:12]}... found, {expected[:12]}... expected; delete it")
+    return data
+
+
 def read_note(path: Path) -> Any:
     """A JSON file beside the runs; None where it does not exist, BadRun where it is no JSON."""
     try:
@@ -192,11 +203,11 @@ def strays(run: Run) -> list[Path]:
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def hold(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a run folder for this process, making it where it does not exist.
 
-    Raises BadRun where another process holds it, BadSetting where the folder cannot be made. The system lets go
-    when the process ends, however it ends.
+    Raises BadRun where another process holds it and `wait` is not set, BadSetting where the folder cannot be made.
+    The system lets go when the process ends, however it ends.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -206,7 +217,7 @@ def hold(folder: Path) -> Iterator[None]:
     with file:
         if fcntl is not None:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except OSError:
                 raise BadRun(
                     f"{folder} is in use by another advbench process; wait for it or name another --runs-dir"

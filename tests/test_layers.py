@@ -38,9 +38,10 @@ LAYERS = (
     {"fitting"},
     {"pipeline"},
     {"cells"},
+    {"shards"},
     {"engines"},
     {"reproduce", "canaries"},
-    {"cli_options", "cli_parse", "cli_tables", "cli_audit", "cli_grid", "cli"},
+    {"cli_options", "cli_parse", "cli_tables", "cli_audit", "cli_grid", "cli_shards", "cli"},
     {"__main__"},
 )
 PLUGINS = ("attacks", "detectors", "losses", "models", "data")
