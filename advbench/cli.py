@@ -19,6 +19,7 @@ from advbench.cli_options import (
     AUDIT,
     AWARE,
     DATA,
+    DOCTOR,
     GRID,
     JSON,
     MACHINE,
@@ -205,6 +206,22 @@ def selftest(options: Options) -> None:
         raise FailedCheck(
             f"{len(missed)} of {len(rows)} expectations were missed, the first: {missed[0]['canary']}, expected "
             f"{missed[0]['expected']}, found {missed[0]['found']}; trust no audit of this installation"
+        )
+
+
+@app.command()
+@takes(DOCTOR, RUNS, JSON)
+def doctor(options: Options) -> None:
+    """What of a runs folder is whole, what is not, and what would be done again."""
+    from advbench.doctor import examine
+
+    rows = examine(Path(options["runs_dir"]), mend=options["mend"])
+    emit("doctor", rows, options)
+    broken = [row["run"] for row in rows if row["broken"] and not row["mended"]]
+    if broken:
+        raise FailedCheck(
+            f"{len(broken)} of {len(rows)} runs hold broken files, the first: {broken[0]}; restore them, or let "
+            "advbench doctor --mend forget them, so that the next call makes them again"
         )
 
 

@@ -192,6 +192,12 @@ AUDIT: Group = {
         panel=_MODEL,
     ),
 }
+DOCTOR: Group = {
+    "mend": Annotated[
+        bool,
+        typer.Option("--mend", help="Forget what is broken, so that the next call makes it again; delete leftovers."),
+    ]
+}
 SELECT: Group = {
     key: _option(str, f"--{key}", help=f"Only {text}; separate several with commas.", panel="Selection")
     for key, text in {
@@ -249,7 +255,7 @@ JSON: Group = {
     ]
 }
 _DEFAULTS = {"runs_dir": "runs", "reports_dir": "reports", "json": False}
-_DEFAULTS |= dict.fromkeys(("check", "no_train", "security", "complete", "trust"), False)
+_DEFAULTS |= dict.fromkeys(("check", "no_train", "security", "complete", "trust", "mend"), False)
 
 
 def takes(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -25,6 +25,7 @@ except ImportError:  # not on this system: two processes on one run are then the
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+LOCK = ".lock"
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -140,7 +141,7 @@ class Run:
         expected = next((s["files"][name]["sha256"] for s in self.steps.values() if name in s["files"]), None)
         if expected is None:
             raise BadRun(f"{path} is not listed in {self.folder / MANIFEST}; make it again")
-        cure = f"restore the file, or delete {self.folder} and run again"
+        cure = f"restore the file, let `advbench doctor --mend` forget it, or delete {self.folder}, and run again"
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -148,6 +149,20 @@ class Run:
         if (found := sha256(data)) != expected:
             raise BadRun(f"{path} was altered: sha256 {found[:12]}... found, {expected[:12]}... expected; {cure}")
         return data
+
+    def fault(self, name: str) -> str | None:
+        """What is wrong with a listed file: missing, truncated or altered; None where nothing is."""
+        expected = next(s["files"][name] for s in self.steps.values() if name in s["files"])
+        try:
+            data = (self.folder / name).read_bytes()
+        except FileNotFoundError:
+            return "missing"
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
+        if sha256(data) == expected["sha256"]:
+            return None
+        size = expected.get("bytes")
+        return f"truncated: {len(data)} of {size} bytes" if size is not None and len(data) < size else "altered"
 
     def write(
         self,
@@ -202,6 +217,19 @@ def strays(run: Run) -> list[Path]:
     return sorted(left + [p for p in run.folder.glob("checkpoint-*.safetensors") if p.name not in listed])
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process holds a run folder; writes nothing."""
+    lock = folder / LOCK
+    if fcntl is None or not lock.exists():
+        return False
+    try:
+        with lock.open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    return False
+
+
 @contextmanager
 def hold(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a run folder for this process, making it where it does not exist.
@@ -211,7 +239,7 @@ def hold(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
+        file = (folder / LOCK).open("w")
     except OSError as error:
         raise BadSetting(f"cannot write {folder}: {error.strerror}; name another folder with --runs-dir") from error
     with file:

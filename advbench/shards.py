@@ -93,7 +93,7 @@ def merge(study: Study, run: Run, model: Model, choice: AttackChoice) -> Row:
         began = time.perf_counter()
         notes = notes_of(folder)
         _check_alike(folder, notes, _weights(run))
-        made = _joined([_read(folder, note) for note in notes], notes)
+        made = _joined([read_shard(folder, note) for note in notes], notes)
         n = len(study.splits.test.take(slice(choice.n)))
         _check_complete(folder, notes, made.index, n)
         began -= sum(note["seconds"] for note in notes)
@@ -159,13 +159,14 @@ def _weights(run: Run) -> str:
 
 def _is_whole(folder: Path, note: Note) -> bool:
     try:
-        _read(folder, note)
+        read_shard(folder, note)
     except (BadRun, KeyError):
         return False
     return True
 
 
-def _read(folder: Path, note: Note) -> Adversarials:
+def read_shard(folder: Path, note: Note) -> Adversarials:
+    """A shard's images and the rest; raises BadRun where the file is not the one that was noted."""
     data = runs.read_whole(folder / f"{_name(Shard(note['shard'], note['of']))}.safetensors", note["sha256"])
     return artifacts.adversarials_of(data)
 

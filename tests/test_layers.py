@@ -39,6 +39,7 @@ LAYERS = (
     {"pipeline"},
     {"cells"},
     {"shards"},
+    {"doctor"},
     {"engines"},
     {"reproduce", "canaries"},
     {"cli_options", "cli_parse", "cli_tables", "cli_audit", "cli_grid", "cli_shards", "cli"},
