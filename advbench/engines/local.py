@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
@@ -20,7 +20,7 @@ from advbench.progress import Progress
 Context = ForkServerContext | SpawnContext
 # What a server process has loaded before it forks a worker, so that the first worker and every replacement start at
 # once. Nothing in it uses CUDA or starts a thread, so forking it is safe; forking this process would not be.
-PRELOAD = ["advbench.engines.worker", "advbench.art_classifier"]
+PRELOAD = ["advbench.engines.worker", "advbench.art_classifier", "sklearn.datasets", "sklearn.model_selection"]
 
 
 def _context() -> Context:
@@ -39,10 +39,11 @@ def cores() -> int:
 
 @dataclass(frozen=True)
 class Local:
-    """At most `jobs` worker processes with `threads` threads of torch each."""
+    """At most `jobs` worker processes with `threads` threads of torch each; `started` is told their process ids."""
 
     jobs: int
     threads: int = 1
+    started: Callable[[int], None] = lambda pid: None
 
     def work(self, queue: Queue, progress: Progress) -> None:
         """Take cells until the queue is empty; the workers end with this call, however it ends."""
@@ -51,17 +52,35 @@ class Local:
             progress.say(f"{jobs} workers of {self.jobs}: the cells of one model are performed one after the other")
         workers: list[Worker] = []
         try:
-            workers += [Worker(index, self.threads) for index in range(jobs)]
+            workers += map(self._worker, range(jobs))
             while not queue.empty:
                 for index, worker in enumerate(workers):
                     if worker.cell is None:
-                        workers[index] = _sent(worker, queue)
+                        workers[index] = self._sent(worker, queue)
                 for index in _ready(workers):
                     if not _heard(workers[index], queue, progress):
-                        workers[index] = Worker(workers[index].index, self.threads)
+                        workers[index] = self._worker(index)
         finally:
             for worker in workers:
                 worker.end()
+
+    def _worker(self, index: int) -> Worker:
+        worker = Worker(index, self.threads)
+        self.started(worker.process.pid or 0)
+        return worker
+
+    def _sent(self, worker: Worker, queue: Queue) -> Worker:
+        """The worker with its next cell, if there is one for it; another in its place where it was killed idle."""
+        cell = queue.take(worker.run)
+        while cell is not None:
+            try:
+                worker.send(cell)
+            except OSError:
+                worker.end()
+                worker = self._worker(worker.index)
+            else:
+                break
+        return worker
 
 
 class Worker:
@@ -110,21 +129,6 @@ def _ctrl_c_waits() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _sent(worker: Worker, queue: Queue) -> Worker:
-    """The worker with its next cell, if there is one for it; another in its place where it was killed idle."""
-    cell = queue.take(worker.run)
-    if cell is None:
-        return worker
-    while True:
-        try:
-            worker.send(cell)
-        except OSError:
-            worker.end()
-            worker = Worker(worker.index, worker.threads)
-        else:
-            return worker
 
 
 def _ready(workers: list[Worker]) -> list[int]:
