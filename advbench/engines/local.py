@@ -20,7 +20,13 @@ from advbench.progress import Progress
 Context = ForkServerContext | SpawnContext
 # What a server process has loaded before it forks a worker, so that the first worker and every replacement start at
 # once. Nothing in it uses CUDA or starts a thread, so forking it is safe; forking this process would not be.
-PRELOAD = ["advbench.engines.worker", "advbench.art_classifier", "sklearn.datasets", "sklearn.model_selection"]
+PRELOAD = [
+    "advbench.engines.worker",
+    "advbench.art_classifier",
+    "sklearn.datasets",
+    "sklearn.model_selection",
+    "torch._dynamo",  # loaded by torch at a process's first training step; larger than the rest of torch
+]
 
 
 def _context() -> Context:
