@@ -1,4 +1,4 @@
-# make run | test | check | bench | bench-full | clean
+# make run | test | check | bench | bench-full | soak | clean
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -7,8 +7,9 @@ STAMP  := $(VENV)/.installed
 TORCH  ?= default
 ARGS   ?=
 ROWS   ?=
+KILLS  ?= 200
 
-.PHONY: run test check bench bench-full install clean
+.PHONY: run test check bench bench-full soak install clean
 .DEFAULT_GOAL := run
 
 install: $(STAMP)
@@ -47,6 +48,10 @@ bench: $(STAMP)
 
 bench-full: $(STAMP)
 	@$(BIN)/python -m tests.bench --slow $(ROWS)
+
+# worker processes killed at random moments: make soak KILLS=1000
+soak: $(STAMP)
+	@$(BIN)/python -m tests.storm $(KILLS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -89,7 +89,12 @@ def pack_adversarials(made: Adversarials) -> bytes:
 
 def read_adversarials(run: Run, name: str) -> Adversarials:
     """attacks/<name>.safetensors."""
-    tensors = unpack(run, f"attacks/{name}.safetensors")
+    return adversarials_of(run.read(f"attacks/{name}.safetensors"))
+
+
+def adversarials_of(data: bytes) -> Adversarials:
+    """What `pack_adversarials` made these bytes of."""
+    tensors = load(data)
     optional: dict[str, Any] = {k: tensors.get(k) for k in OPTIONAL}
     return Adversarials(
         images=tensors["images"],

@@ -24,13 +24,15 @@ def perturb(
     advance: Callable[[int], None],
     guard: Guard | None = None,
     surrogate: Victim | None = None,
+    first: int = 0,
 ) -> Adversarials:
-    """Attack all of `images` in batches; image i's seed is i. `clean` holds their outputs before the attack.
+    """Attack all of `images` in batches; image i's seed is its place in the test part, which `first` is of the first.
 
-    `guard` is needed by adaptive attacks, `surrogate` by those made on another model, and by no others.
+    `clean` holds the outputs of the whole part before the attack. `guard` is needed by adaptive attacks, `surrogate`
+    by those made on another model, and by no others.
     """
     attack.check(victim)
-    seeds = torch.arange(len(images))
+    seeds = torch.arange(first, first + len(images))
 
     def work(part: slice) -> Perturbed:
         batch = victim, images.pixels[part], images.labels[part], seeds[part]
@@ -47,10 +49,10 @@ def perturb(
 
     batches = victim.in_batches(len(images), work)
     moved = torch.cat([b.images for b in batches])
-    posterior = clean.logits[: len(images)].softmax(dim=1)
+    posterior = clean.logits[first : first + len(images)].softmax(dim=1)
     return Adversarials(
         images=moved,
-        index=torch.arange(len(images)),
+        index=seeds,
         labels=images.labels,
         targets=_joined([b.targets for b in batches]),
         outputs=victim.outputs(moved),

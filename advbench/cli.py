@@ -20,6 +20,8 @@ from advbench.cli_options import (
     AUDIT,
     AWARE,
     DATA,
+    DOCTOR,
+    GRID,
     JSON,
     MACHINE,
     MODEL,
@@ -29,6 +31,7 @@ from advbench.cli_options import (
     REPRODUCE,
     RUNS,
     SELECT,
+    SHARD,
     SUPPLIED,
     Options,
     takes,
@@ -67,11 +70,28 @@ def train(options: Options) -> None:
 
 
 @app.command()
-@takes(MODEL, ATTACK, AWARE, MACHINE, PLACE, JSON)
+@takes(MODEL, ATTACK, AWARE, MACHINE, SHARD, PLACE, JSON)
 def attack(options: Options) -> None:
     """Attack one model at one eps or several; it is trained first where it does not exist yet."""
     table = model_table(options) | {"attacks": attack_entries(options, ["fgsm"]), "n": options["n"]}
+    if options["shard"] is not None:
+        from advbench.cli_shards import attack_shard
+
+        emit("attack", attack_shard(table, options), options)
+        return
     emit("attack", study_of(table, options).attack(), options)
+
+
+@app.command()
+@takes(DATA, MACHINE, PLACE, JSON)
+def merge(
+    options: Options,
+    run: Annotated[str, typer.Argument(help="A run's name under --runs-dir, or its folder.")],
+) -> None:
+    """Join the shards of a run's attacks, once every image is in one of them."""
+    from advbench.cli_shards import merge_shards
+
+    emit("attack", merge_shards(run, options), options)
 
 
 @app.command()
@@ -103,7 +123,7 @@ def report(options: Options) -> None:
 
 
 @app.command()
-@takes(PLURAL, MODEL, ATTACK, MACHINE, PLACE, JSON)
+@takes(PLURAL, MODEL, ATTACK, MACHINE, GRID, PLACE, JSON)
 def run(
     options: Options,
     spec: Annotated[Path | None, typer.Argument(help="A TOML file; options override what it says.")] = None,
@@ -114,6 +134,10 @@ def run(
     table = {} if spec is None else read_toml(spec)
     table |= {k: v for k, v in study_table(options, table).items() if v is not None}
     study = study_of(table, options)
+    if options["on"] is not None or options["jobs"] is not None:
+        from advbench.cli_grid import go_through
+
+        go_through(study, options)
     page, rows = study.run()
     emit("run", rows, options, page)
 
@@ -186,6 +210,22 @@ def selftest(options: Options) -> None:
         raise FailedCheck(
             f"{len(missed)} of {len(rows)} expectations were missed, the first: {missed[0]['canary']}, expected "
             f"{missed[0]['expected']}, found {missed[0]['found']}; trust no audit of this installation"
+        )
+
+
+@app.command()
+@takes(DOCTOR, RUNS, JSON)
+def doctor(options: Options) -> None:
+    """What of a runs folder is whole, what is not, and what would be done again."""
+    from advbench.doctor import examine
+
+    rows = examine(Path(options["runs_dir"]), mend=options["mend"])
+    emit("doctor", rows, options)
+    broken = [row["run"] for row in rows if row["broken"] and not row["mended"]]
+    if broken:
+        raise FailedCheck(
+            f"{len(broken)} of {len(rows)} runs hold broken files, the first: {broken[0]}; restore them, or let "
+            "advbench doctor --mend forget them, so that the next call makes them again"
         )
 
 

@@ -196,6 +196,12 @@ AUDIT: Group = {
         panel=_MODEL,
     ),
 }
+DOCTOR: Group = {
+    "mend": Annotated[
+        bool,
+        typer.Option("--mend", help="Forget what is broken, so that the next call makes it again; delete leftovers."),
+    ]
+}
 SELECT: Group = {
     key: _option(str, f"--{key}", help=f"Only {text}; separate several with commas.", panel="Selection")
     for key, text in {
@@ -220,6 +226,23 @@ MACHINE: Group = {
     ),
     "download": _option(bool, "--download", help="Fetch missing data into the data folder.", panel=_PLACE),
 }
+GRID: Group = {
+    "on": _option(
+        str,
+        "--on",
+        help="Where the cells (a model, an attack on it) are performed: local = worker processes on this machine.",
+        panel=_MACHINE,
+    ),
+    "jobs": _option(int, "--jobs", help="How many at once (default: one a core).", panel=_MACHINE),
+}
+SHARD: Group = {
+    "shard": _option(
+        str,
+        "--shard",
+        help="Only part i of n of the images: 1/4; auto = from torchrun's RANK and WORLD_SIZE.",
+        panel=_MACHINE,
+    )
+}
 PLACE: Group = {
     "runs_dir": Annotated[
         str, typer.Option("--runs-dir", envvar="ADVBENCH_RUNS", help="Where models and results are kept.",
@@ -236,7 +259,7 @@ JSON: Group = {
     ]
 }
 _DEFAULTS = {"runs_dir": "runs", "reports_dir": "reports", "json": False}
-_DEFAULTS |= dict.fromkeys(("check", "no_train", "security", "complete", "trust"), False)
+_DEFAULTS |= dict.fromkeys(("check", "no_train", "security", "complete", "trust", "mend"), False)
 
 
 def takes(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:

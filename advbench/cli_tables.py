@@ -124,6 +124,13 @@ COLUMNS |= {
         ("std", lambda r: "-" if r["std"] is None else f"{100 * r['std']:.2f}"),
         ("paper\n%", lambda r: "-" if r["paper"] is None else f"{100 * r['paper']:.2f}"),
     ],
+    "doctor": [
+        ("run", lambda r: r["run"]),
+        ("state", lambda r: r["state"] + (", mended" if r["mended"] else "")),
+        ("broken", lambda r: "\n".join(f"{b['file']}: {b['why']}" for b in r["broken"]) or "-"),
+        ("done again", lambda r: "\n".join(r["redone"]) or "-"),
+        ("left over", lambda r: "\n".join(r["left"]) or "-"),
+    ],
     "selftest": [
         ("canary", lambda r: r["canary"]),
         ("expected", lambda r: r["expected"]),
@@ -211,7 +218,7 @@ def _print(console: Console, command: str, rows: Sequence[Row]) -> None:
     columns = COLUMNS[command]
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for i, (name, _) in enumerate(columns):
-        numeric = command not in ("list", "selftest") and i > 0 and name not in ("detector", "attacks")
+        numeric = command not in ("list", "selftest", "doctor") and i > 0 and name not in ("detector", "attacks")
         whole = numeric or columns is COLUMNS["evasion"]
         table.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=whole)
     for row in rows:

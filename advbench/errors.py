@@ -6,7 +6,8 @@ AdvbenchError            one sentence: the value, the rule, the way out
 |   `-- TooFewImages     fewer calibration images than a false-positive rate needs (exit 2)
 |-- BadData              a data file that is missing, truncated or of another shape (exit 2)
 |-- BadRun               a file under the runs folder that is missing, altered or unreadable (exit 2)
-`-- FailedCheck          a result that breaks its own contract, e.g. a perturbation beyond eps (exit 1)
+|-- FailedCheck          a result that breaks its own contract, e.g. a perturbation beyond eps (exit 1)
+`-- FailedCells          cells of a study that could not be performed, each reason once (exit 1, or a reason's own)
 """
 
 from collections.abc import Iterable
@@ -49,3 +50,13 @@ class FailedCheck(AdvbenchError):
     """A result that breaks the contract it was made under."""
 
     exit_code = 1
+
+
+class FailedCells(AdvbenchError):
+    """Cells of a study that could not be performed; the others are done."""
+
+    exit_code = 1
+
+    def __init__(self, text: str, exit_code: int) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code

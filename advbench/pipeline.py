@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from advbench import artifacts, attacking, catalog, fitting, guards, released, runs, scoring
-from advbench.contracts import FromSurrogate, check_eps
+from advbench.contracts import FromSurrogate, Guard, check_eps
 from advbench.data import fingerprint
 from advbench.environment import describe
 from advbench.errors import BadRun, BadSetting
@@ -25,7 +26,7 @@ from advbench.selection import Found
 from advbench.sources import label, source
 from advbench.sources.naming import slug
 from advbench.spec import AttackChoice, Model, Spec, SuppliedModel
-from advbench.types import Outputs, Splits
+from advbench.types import Adversarials, Outputs, Splits
 from advbench.victim import Victim
 
 NO_SURROGATE = (
@@ -34,16 +35,41 @@ NO_SURROGATE = (
 )
 
 
+@dataclass(frozen=True)
+class Target:
+    """A model under attack, and what all attacks on it share.
+
+    key     run and digest of its weights
+    clean   the model's outputs on the test part
+    fgsm    outputs under FGSM at (eps, clip, n), each computed once
+    guard   a detector at a false-positive rate, each fitted once
+    """
+
+    key: tuple[str, str]
+    victim: Victim
+    clean: Outputs
+    fgsm: Callable[[float, bool, int | None], Outputs]
+    guard: Callable[[str, float | None], Guard]
+
+    def guard_of(self, choice: AttackChoice) -> Guard | None:
+        """The detector that an attack is told of."""
+        return None if choice.detector is None else self.guard(choice.detector, choice.fpr)
+
+
 class Study:
     """A spec at a place: its data set is loaded once, when first asked for.
 
-    `weights` are the folders in which released models are looked for before one is trained.
+    `weights` are the folders in which released models are looked for before one is trained. A run that another
+    process holds is refused, or waited for where `waits` is set.
     """
+
+    waits = False
 
     def __init__(self, spec: Spec, place: Place, *, weights: Sequence[Path] | None = None) -> None:
         self.spec = spec
         self.place = place
         self.weights = released.folders(place.reports_dir, slug(label(spec.dataset))) if weights is None else weights
+        self._last: Target | None = None
 
     def models(self) -> Sequence[Model | SuppliedModel]:
         """The models that it is about."""
@@ -95,22 +121,37 @@ class Study:
     def run_of(self, model: Model | SuppliedModel) -> Iterator[Run]:
         """The model's run, held for this process."""
         name = model.run_name(self.fingerprint)
-        with runs.hold(self.place.runs_dir / name):
+        with runs.hold(self.place.runs_dir / name, wait=self.waits):
             record = model.record(self.fingerprint)
-            run = runs.open_or_new(self.place.runs_dir, name, record, describe(str(self.place.device)))
+            run = runs.open_or_new(self.place.runs_dir, name, record, self._environment)
             if runs.digest(run.model) != runs.digest(record):
                 raise BadRun(
                     f"{run.folder / runs.MANIFEST} was altered: it describes another model than its folder is named "
                     f"after; restore the file, or delete {run.folder} and run again"
                 )
+            run.sweep()
             yield run
+
+    @cached_property
+    def _environment(self) -> dict[str, Any]:
+        return describe(str(self.place.device))
+
+    def perform(self, run: Run, model: Model | SuppliedModel, choice: AttackChoice | None) -> None:
+        """One cell, in the model's held run: the model and its outputs (choice None), or one attack on it.
+
+        Whatever goes through a study's cells, in this process or in another, does it by this; what is done is left.
+        """
+        if choice is None:
+            self._ensure_ready(run, model)
+        elif not run.has(f"attack {choice.file_name}"):
+            self._attack(run, model, choice)
 
     def train(self) -> list[Row]:
         """Every model of the spec trained, with its outputs stored; a row each."""
         rows = []
         for model in self.models():
             with self.run_of(model) as run:
-                self._ensure_ready(run, model)
+                self.perform(run, model, None)
                 rows.append(training_row(run))
         return rows
 
@@ -119,8 +160,9 @@ class Study:
         rows = []
         for model in self.models():
             with self.run_of(model) as run:
-                self._ensure_ready(run, model)
-                rows += self._ensure_attacked(run, model)
+                for choice in (None, *self.attacks):
+                    self.perform(run, model, choice)
+                rows += [scoring.attack_row(run, choice.file_name) for choice in self.attacks]
         return rows
 
     def run(self) -> tuple[Path, list[Row]]:
@@ -148,40 +190,64 @@ class Study:
 
     # -- attack --------------------------------------------------------------------------------------------
 
-    def _ensure_attacked(self, run: Run, model: Model | SuppliedModel) -> list[Row]:
-        missing = [c for c in self.attacks if not run.has(f"attack {c.file_name}")]
-        if missing:
-            victim = self._victim(run, model)
-            clean = artifacts.read_part(run, "test").outputs
-            fgsm = cache(partial(self._fgsm, victim, clean))
-            for choice in missing:
-                self._attack(run, model, choice, victim, clean, fgsm)
-        return [scoring.attack_row(run, choice.file_name) for choice in self.attacks]
+    def _target(self, run: Run, model: Model | SuppliedModel) -> Target:
+        """The run's model, kept until another is asked for."""
+        key = run.name, runs.digest(run.steps.get("train", {}).get("files"))
+        if self._last is None or self._last.key != key:
+            victim, clean = self._victim(run, model), artifacts.read_part(run, "test").outputs
+            fgsm, guard = cache(partial(self._fgsm, victim, clean)), cache(partial(guards.guard, run))
+            self._last = Target(key, victim, clean, fgsm, guard)
+        return self._last
 
-    def _attack(
+    def _attack(self, run: Run, model: Model | SuppliedModel, choice: AttackChoice) -> None:
+        images = self.splits.test.take(slice(choice.n))
+        began = time.perf_counter()
+        made, info = self.perturb(run, model, choice, slice(0, len(images)))
+        self.keep(run, model, choice, made, info, began=began)
+
+    def perturb(
+        self, run: Run, model: Model | SuppliedModel, choice: AttackChoice, part: slice
+    ) -> tuple[Adversarials, dict[str, Any]]:
+        """An attack on test images `part` alone, and what its step notes beside its row; nothing is written."""
+        attack, surrogate, info, target = choice.attack, None, {}, self._target(run, model)
+        if isinstance(attack, FromSurrogate):
+            other = surrogate_of(model, attack.source)
+            surrogate, info = self._trained(other), {"surrogate": other.run_name(self.fingerprint)}
+        images = self.splits.test.take(part)
+        self.place.progress.say(f"{run.name}: {choice.file_name} on {len(images)} images")
+        guard = target.guard_of(choice)
+        with self.place.progress.bar(choice.file_name, len(images)) as advance:
+            made = attacking.perturb(
+                attack,
+                target.victim,
+                images,
+                target.clean,
+                lambda done: advance(done, ""),
+                guard,
+                surrogate,
+                part.start,
+            )
+        return made, info
+
+    def keep(
         self,
         run: Run,
         model: Model | SuppliedModel,
         choice: AttackChoice,
-        victim: Victim,
-        clean: Outputs,
-        fgsm: Callable[[float, bool, int | None], Outputs],
+        made: Adversarials,
+        info: Mapping[str, Any],
+        *,
+        began: float,
     ) -> None:
-        attack, surrogate, info = choice.attack, None, {}
-        if isinstance(attack, FromSurrogate):
-            other = surrogate_of(model, attack.source)
-            surrogate, info = self._trained(other), {"surrogate": other.run_name(self.fingerprint)}
-        began = time.perf_counter()
+        """Check an attack's result on all its images, and do the step; `began` is the clock when it was begun."""
+        attack, target = choice.attack, self._target(run, model)
+        guard = target.guard_of(choice)
         images = self.splits.test.take(slice(choice.n))
-        self.place.progress.say(f"{run.name}: {choice.file_name} on {len(images)} images")
-        guard = None if choice.detector is None else guards.guard(run, choice.detector, choice.fpr)
-        with self.place.progress.bar(choice.file_name, len(images)) as advance:
-            made = attacking.perturb(attack, victim, images, clean, lambda done: advance(done, ""), guard, surrogate)
         check_perturbation(attack, images, made)
-        clean = clean.take(slice(len(images)))
+        clean = target.clean.take(slice(len(images)))
         row = attacking.effect(choice, made, clean)
         if guard is not None:
-            beside = fgsm(attack.eps, attack.clip, choice.n) if attack.norm == "linf" else None
+            beside = target.fgsm(attack.eps, attack.clip, choice.n) if attack.norm == "linf" else None
             row |= attacking.evasion(choice, made, clean, guard, beside)
         run.write(
             f"attack {choice.file_name}",

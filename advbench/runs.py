@@ -25,6 +25,7 @@ except ImportError:  # not on this system: two processes on one run are then the
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+LOCK = ".lock"
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -49,6 +50,17 @@ def write_whole(path: Path, data: bytes) -> None:
             f"cannot write {path}: {error.strerror or error}; free space or name another folder "
             "(--runs-dir, --reports-dir)"
         ) from error
+
+
+def read_whole(path: Path, expected: str) -> bytes:
+    """A file's bytes beside the steps of a run; raises BadRun where it cannot be read or has another sha256."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadRun(f"{path}: {error.strerror}; make it again") from error
+    if (found := sha256(data)) != expected:
+        raise BadRun(f"{path} was altered: sha256 {found[:12]}... found, {expected[:12]}... expected; delete it")
+    return data
 
 
 def read_note(path: Path) -> Any:
@@ -129,7 +141,7 @@ class Run:
         expected = next((s["files"][name]["sha256"] for s in self.steps.values() if name in s["files"]), None)
         if expected is None:
             raise BadRun(f"{path} is not listed in {self.folder / MANIFEST}; make it again")
-        cure = f"restore the file, or delete {self.folder} and run again"
+        cure = f"restore the file, let `advbench doctor --mend` forget it, or delete {self.folder}, and run again"
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -137,6 +149,20 @@ class Run:
         if (found := sha256(data)) != expected:
             raise BadRun(f"{path} was altered: sha256 {found[:12]}... found, {expected[:12]}... expected; {cure}")
         return data
+
+    def fault(self, name: str) -> str | None:
+        """What is wrong with a listed file: missing, truncated or altered; None where nothing is."""
+        expected = next(s["files"][name] for s in self.steps.values() if name in s["files"])
+        try:
+            data = (self.folder / name).read_bytes()
+        except FileNotFoundError:
+            return "missing"
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
+        if sha256(data) == expected["sha256"]:
+            return None
+        size = expected.get("bytes")
+        return f"truncated: {len(data)} of {size} bytes" if size is not None and len(data) < size else "altered"
 
     def write(
         self,
@@ -171,26 +197,55 @@ class Run:
             for name in old["files"]:
                 (self.folder / name).unlink(missing_ok=True)
 
+    def sweep(self) -> None:
+        """Delete what interrupted writes left: temporary files, and checkpoints that no step lists.
+
+        Only while the run is held, so that nobody is writing.
+        """
+        for path in strays(self):
+            path.unlink(missing_ok=True)
+
     def _save(self) -> None:
         write_whole(self.folder / MANIFEST, to_json(self.manifest))
 
 
+def strays(run: Run) -> list[Path]:
+    """Files of a run that no call goes on from: temporary ones, and checkpoints that the manifest does not list."""
+    listed = {name for step in run.steps.values() for name in step["files"]}
+    folders = (run.folder, run.folder / "outputs", run.folder / "attacks")
+    left = [path for folder in folders for path in folder.glob(".*.part")]
+    return sorted(left + [p for p in run.folder.glob("checkpoint-*.safetensors") if p.name not in listed])
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process holds a run folder; writes nothing."""
+    lock = folder / LOCK
+    if fcntl is None or not lock.exists():
+        return False
+    try:
+        with lock.open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    return False
+
+
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def hold(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a run folder for this process, making it where it does not exist.
 
-    Raises BadRun where another process holds it, BadSetting where the folder cannot be made. The system lets go
-    when the process ends, however it ends.
+    Raises BadRun where another process holds it and `wait` is not set, BadSetting where the folder cannot be made.
+    The system lets go when the process ends, however it ends.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
+        file = (folder / LOCK).open("w")
     except OSError as error:
         raise BadSetting(f"cannot write {folder}: {error.strerror}; name another folder with --runs-dir") from error
     with file:
         if fcntl is not None:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except OSError:
                 raise BadRun(
                     f"{folder} is in use by another advbench process; wait for it or name another --runs-dir"

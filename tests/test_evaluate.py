@@ -232,11 +232,12 @@ def test_verify_report_and_list_know_a_supplied_run(done: tuple[Bench, Result]) 
     assert listed["loss"] is None
 
 
-def test_every_detector_that_needs_no_head_is_scored_where_none_is_named(copy: Bench) -> None:
-    result = advbench("verify", "--runs-dir", copy.folder / "runs", "--attack", "fgsm", "--json")
-    assert "likelihood" not in {row["detector"] for row in result.rows}
-    assert {"knn", "max-logit", "class-gaussian", "mixture-likelihood"} <= {row["detector"] for row in result.rows}
-    assert "without likelihood" in result.err
+def test_a_supplied_run_is_scored_by_its_detectors_or_by_those_named_that_need_no_head(copy: Bench) -> None:
+    words = ("verify", "--runs-dir", copy.folder / "runs", "--attack", "fgsm", "--json")
+    assert {row["detector"] for row in advbench(*words).rows} == {"energy", "mahalanobis"}
+    named = advbench(*words, "--detector", "likelihood,knn,max-logit,class-gaussian,mixture-likelihood")
+    assert {row["detector"] for row in named.rows} == {"knn", "max-logit", "class-gaussian", "mixture-likelihood"}
+    assert "without likelihood" in named.err
 
 
 def test_the_page_names_the_command_that_made_it_and_the_command_parses(

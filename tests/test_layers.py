@@ -38,9 +38,22 @@ LAYERS = (
     {"attacking", "place", "released"},
     {"fitting"},
     {"pipeline"},
+    {"cells"},
+    {"shards"},
+    {"doctor"},
+    {"engines"},
     {"reproduce", "canaries", "evaluation"},
     {"api", "handed"},
-    {"cli_options", "cli_parse", "cli_tables", "cli_audit", "cli_evaluate", "cli"},
+    {
+        "cli_options",
+        "cli_parse",
+        "cli_tables",
+        "cli_audit",
+        "cli_evaluate",
+        "cli_grid",
+        "cli_shards",
+        "cli",
+    },
     {"__main__"},
 )
 PLUGINS = ("attacks", "detectors", "losses", "models", "data")

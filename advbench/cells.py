@@ -1,0 +1,182 @@
+"""A study as cells: one model trained, or one attack on it; each plain data that another process can perform."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from advbench import runs
+from advbench.contracts import FromSurrogate
+from advbench.parsing import parse
+from advbench.pipeline import Study, surrogate_of
+from advbench.place import Place
+from advbench.progress import Progress
+from advbench.spec import AttackChoice, Model, Spec
+from advbench.types import Splits
+
+READY = "outputs"  # the step that ends a model's first cell
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One piece of a study, as JSON values.
+
+    run     name of the run, which ends in a digest of the data, the model and its training
+    step    what the run's manifest holds if and only if the cell is done: `outputs`, or `attack <file name>`, which
+            ends in a digest of the attack's settings
+    table   a spec of this one model and, where the cell is an attack, this one attack
+    place   folders, device, evaluation batch, and where released weights are looked for
+    writes  the runs that it may write to: its own, and a surrogate's; two cells that share one never run at once
+    """
+
+    run: str
+    step: str
+    table: Mapping[str, Any]
+    place: Mapping[str, Any]
+    writes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.run}: {'training' if self.step == READY else self.step}"
+
+    @property
+    def done(self) -> bool:
+        """Whether the manifest holds the step; raises BadRun for one that cannot be read."""
+        folder = Path(self.place["runs_dir"]) / self.run
+        return (folder / runs.MANIFEST).exists() and self.step in runs.load(folder).steps
+
+    def to_json(self) -> str:
+        """As text."""
+        return json.dumps(asdict(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Cell:
+        """From that text."""
+        value = json.loads(text)
+        return cls(**{**value, "writes": tuple(value["writes"])})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell: `made` is False where it was done before; `seconds` of wall clock."""
+
+    run: str
+    step: str
+    made: bool
+    seconds: float
+
+
+def cells_of(study: Study) -> list[Cell]:
+    """Every cell of a study of models that are trained here; a model's own first, then its attacks in their order."""
+    place, found = place_table(study), []
+    for model in study.models():
+        assert isinstance(model, Model)
+        name = model.run_name(study.fingerprint)
+        found.append(Cell(name, READY, model_table(study.spec, model), place, (name,)))
+        for choice in study.attacks:
+            writes = (name, *_surrogate(study, model, choice))
+            table = model_table(study.spec, model) | {"attacks": [attack_table(choice)]}
+            found.append(Cell(name, f"attack {choice.file_name}", table, place, writes))
+    return found
+
+
+def _surrogate(study: Study, model: Model, choice: AttackChoice) -> list[str]:
+    attack = choice.attack
+    if not isinstance(attack, FromSurrogate):
+        return []
+    return [surrogate_of(model, attack.source).run_name(study.fingerprint)]
+
+
+def model_table(spec: Spec, model: Model) -> dict[str, Any]:
+    """The table that `parsing.parse` reads as a study of this one model, every setting written out."""
+    adversarial = {} if model.adversarial is None else {"adversarial": asdict(model.adversarial)}
+    return {
+        "name": spec.name,
+        "dataset": spec.dataset,
+        "image_size": spec.image_size,
+        "network": model.network,
+        "feature_dim": model.feature_dim,
+        "losses": [{"name": model.loss.name, **model.loss.settings, **adversarial}],
+        "seeds": [model.seed],
+        "training": asdict(model.training),
+        "attacks": ["fgsm"],  # a spec has one at least; a model's own cell makes none
+    }
+
+
+def attack_table(choice: AttackChoice) -> dict[str, Any]:
+    """The entry of a spec's `attacks` that `parsing.parse` reads as this one attack."""
+    aimed = {"n": choice.n, "detector": choice.detector, "fpr": choice.fpr}
+    return {"name": choice.choice.name, **choice.choice.settings, **{k: v for k, v in aimed.items() if v is not None}}
+
+
+def place_table(study: Study) -> dict[str, Any]:
+    """A study's place as JSON, its folders absolute."""
+    place = study.place
+    return {
+        "runs_dir": str(place.runs_dir.absolute()),
+        "reports_dir": str(place.reports_dir.absolute()),
+        "data_dir": None if place.data_dir is None else str(place.data_dir.absolute()),
+        "download": place.download,
+        "device": str(place.device),
+        "batch_size": place.batch_size,
+        "weights": [str(Path(folder).absolute()) for folder in study.weights],
+    }
+
+
+def place_from(table: Mapping[str, Any], progress: Progress) -> Place:
+    """The place that `place_table` described."""
+    folders = {k: None if table[k] is None else Path(table[k]) for k in ("runs_dir", "reports_dir", "data_dir")}
+    plain = {k: table[k] for k in ("download", "batch_size")}
+    return Place(**folders, **plain, device=torch.device(table["device"]), progress=progress)  # type: ignore[arg-type]
+
+
+class OfCell(Study):
+    """The study of one cell's model, on data that are loaded already."""
+
+    def __init__(self, spec: Spec, place: Place, weights: list[Path], data: tuple[Splits, str] | None) -> None:
+        super().__init__(spec, place, weights=weights)
+        if data is not None:
+            self.splits, self.fingerprint = data
+
+    @property
+    def data(self) -> tuple[Splits, str]:
+        """Its data and their fingerprint, for the next study of the same."""
+        return self.splits, self.fingerprint
+
+
+class Performer:
+    """Performs cells in this process, one after the other; keeps the data and the last model for the next cell."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self._data: dict[str, tuple[Splits, str]] = {}
+        self._last: tuple[object, OfCell] | None = None
+
+    def perform(self, cell: Cell) -> Outcome:
+        """Do a cell that is not done; raises what a study does, BadRun too where another process has its run."""
+        began = time.perf_counter()
+        spec = parse(cell.table)
+        (model,), (choice,) = spec.models(), spec.attacks
+        study = self._study(spec, model, cell)
+        with study.run_of(model) as run:
+            made = cell.step not in run.steps
+            study.perform(run, model, None if cell.step == READY else choice)
+        return Outcome(cell.run, cell.step, made, time.perf_counter() - began)
+
+    def _study(self, spec: Spec, model: Model, cell: Cell) -> OfCell:
+        key = model, spec.dataset, dict(cell.place)
+        if self._last is None or self._last[0] != key:
+            place = place_from(cell.place, self.progress)
+            data = json.dumps([spec.dataset, spec.image_size, cell.place["data_dir"]])
+            blank = replace(spec, attacks=())  # an attack's own checks were made where the cell came from
+            study = OfCell(blank, place, [Path(folder) for folder in cell.place["weights"]], self._data.get(data))
+            self._data[data] = study.data
+            self._last = key, study
+        return self._last[1]

@@ -1,0 +1,67 @@
+"""From the options of a command line to a shard of an attack, and from a run's shards to its attacks."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from advbench import selection, shards
+from advbench.cells import OfCell
+from advbench.cli_options import Options
+from advbench.cli_parse import place_of, study_of
+from advbench.errors import BadRun, BadSetting
+from advbench.parsing import parse
+from advbench.scoring import Row
+from advbench.shards import Shard
+
+
+def shard_of(text: str, environment: Mapping[str, str]) -> Shard:
+    """From `i/n`, counted from 1, or for `auto` from the ranks that torchrun counts from 0."""
+    if text == "auto":
+        try:
+            return Shard(int(environment["RANK"]) + 1, int(environment["WORLD_SIZE"]))
+        except (KeyError, ValueError):
+            raise BadSetting(
+                "--shard auto reads RANK and WORLD_SIZE, which torchrun sets, and they are no numbers here; write "
+                "--shard 1/4, or start it with: torchrun --no-python --nproc-per-node 4 advbench attack"
+            ) from None
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if found is None:
+        raise BadSetting(f"shard = {text!r} is none; write 1/4 for the first of four, or auto under torchrun")
+    return Shard(int(found[1]), int(found[2]))
+
+
+def attack_shard(table: Mapping[str, Any], options: Options) -> list[Row]:
+    """One shard of the attacks; under torchrun on the GPU of this rank, where --device names none."""
+    shard, options = shard_of(options["shard"], os.environ), dict(options)
+    if options["shard"] == "auto" and options["device"] is None:
+        import torch
+
+        if torch.cuda.is_available():
+            options["device"] = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+    return shards.attack(study_of(table, options), shard)
+
+
+def merge_shards(name: str, options: Options) -> list[Row]:
+    """The attacks of a run of which there are shards, each merged; raises BadRun where there is none."""
+    place = place_of(options)
+    run = selection.by_name(place.runs_dir, name)
+    place, rows = replace(place, runs_dir=run.folder.parent), []
+    for folder in sorted((run.folder / shards.FOLDER).glob("*")):
+        notes = shards.notes_of(folder)
+        if not notes:
+            continue
+        table = notes[0]["table"]
+        spec = parse(table | {"dataset": options["dataset"] or table["dataset"]})
+        (model,), (choice,) = spec.models(), spec.attacks
+        study = OfCell(spec, place, [], None)
+        if (model.run_name(study.fingerprint), choice.file_name) != (run.name, folder.name):
+            raise BadRun(f"the shards in {folder} are of another model, data set or attack; delete them")
+        with study.run_of(model) as held:
+            rows.append(shards.merge(study, held, model, choice))
+    if not rows:
+        raise BadRun(f"{run.folder} holds no shards; make them with: advbench attack --shard 1/2, then --shard 2/2")
+    return rows

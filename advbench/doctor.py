@@ -1,0 +1,122 @@
+"""What of a runs folder is whole, what is not, and what the next call would do again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from advbench import runs, selection, shards
+from advbench.errors import AdvbenchError, BadRun, BadSetting
+from advbench.runs import LOCK, MANIFEST, Run
+
+Row = dict[str, Any]
+AT_THE_DOOR = "door"  # a step that does not come from weights trained here
+EVERYTHING = "everything"
+
+
+def examine(runs_dir: Path, *, mend: bool = False) -> list[Row]:
+    """A row for each run below `runs_dir`, nested folders of runs included; without `mend` nothing is written.
+
+    run      the folder, from `runs_dir`
+    state    whole, unfinished (the next call goes on), empty (nothing was done), broken (the next call refuses), or
+             in use (another process is at work: not examined)
+    steps    those that the manifest lists and whose files are whole
+    broken   file and why: missing, truncated, altered, or what a manifest lacks
+    redone   what the next call would make again, once the broken files are restored or forgotten
+    left     files that nothing goes on from: temporary ones, stale checkpoints, files that no step lists
+    mended   whether the broken steps were forgotten and the leftovers deleted
+
+    Raises BadSetting where `runs_dir` is no folder.
+    """
+    if runs_dir.exists() and not runs_dir.is_dir():
+        raise BadSetting(f"{runs_dir} is a file, not a folder of runs; name another with --runs-dir")
+    folders = {path.parent for name in (MANIFEST, LOCK) for path in runs_dir.rglob(name)}
+    return [_examined(folder, str(folder.relative_to(runs_dir)), mend=mend) for folder in sorted(folders)]
+
+
+def _examined(folder: Path, name: str, *, mend: bool) -> Row:
+    row: Row = {"run": name, "state": "in use", "steps": [], "broken": [], "redone": [], "left": [], "mended": False}
+    if runs.is_held(folder):
+        return row
+    if not mend:
+        return row | _findings(folder)
+    with runs.hold(folder):
+        found = _findings(folder)
+        if found["broken"] or found["left"]:
+            _mend(folder, found)
+            found["mended"] = True
+        return row | found
+
+
+def _findings(folder: Path) -> Row:
+    if not (folder / MANIFEST).exists():
+        left = _left(Run(folder, {"steps": {}}))
+        return {"state": "empty", "redone": [EVERYTHING], "left": left}
+    try:
+        run = selection.checked(runs.load(folder))
+    except BadRun as error:
+        return {"state": "broken", "broken": [{"file": MANIFEST, "why": str(error)}], "redone": [EVERYTHING]}
+    faults = [(step, file, run.fault(file)) for step, note in run.steps.items() for file in note["files"]]
+    broken = [{"file": file, "why": why} for _, file, why in faults if why]
+    shards_broken = _broken_shards(run)
+    bad = {step for step, _, why in faults if why}
+    state = "broken" if broken or shards_broken else "whole" if _finished(run) else "unfinished"
+    return {
+        "state": state,
+        "steps": [step for step in run.steps if step not in bad],
+        "broken": broken + shards_broken,
+        "redone": _redone(run, bad) + [f"shard {fault['file']}" for fault in shards_broken],
+        "left": _left(run),
+    }
+
+
+def _finished(run: Run) -> bool:
+    shards_left = any((run.folder / shards.FOLDER).glob("*/*.json"))
+    return "outputs" in run.steps and "checkpoint" not in run.steps and not shards_left
+
+
+def _redone(run: Run, bad: set[str]) -> list[str]:
+    """The steps to make again: a broken one, and all that came of weights that are broken."""
+    if "train" in bad:
+        return [step for step in run.steps if step not in (AT_THE_DOOR, "checkpoint")]
+    return [step for step in run.steps if step in bad]
+
+
+def _broken_shards(run: Run) -> list[dict[str, str]]:
+    found = []
+    for folder in sorted((run.folder / shards.FOLDER).glob("*")):
+        try:
+            for note in shards.notes_of(folder):
+                shards.read_shard(folder, note)
+        except AdvbenchError as error:
+            found.append({"file": str(folder.relative_to(run.folder)), "why": str(error)})
+    return found
+
+
+def _left(run: Run) -> list[str]:
+    """From the run's folder: what `Run.sweep` would delete, and files that the next try would write over."""
+    listed = {name for step in run.steps.values() for name in step["files"]}
+    known = listed | {MANIFEST, LOCK} | ({"training.jsonl"} if "checkpoint" in run.steps else set())
+    below = (run.folder, run.folder / "outputs", run.folder / "attacks")
+    files = {path for folder in below if folder.is_dir() for path in folder.iterdir() if path.is_file()}
+    return sorted({str(p.relative_to(run.folder)) for p in files} - known)
+
+
+def _mend(folder: Path, found: Row) -> None:
+    """Forget what is broken, weights with all that came of them; delete leftovers and broken shards."""
+    if any(fault["file"] == MANIFEST for fault in found["broken"]):
+        (folder / MANIFEST).unlink()
+        return
+    for name in found["left"]:
+        (folder / name).unlink(missing_ok=True)
+    if not (folder / MANIFEST).exists():
+        return
+    run = runs.load(folder)
+    bad = {fault["file"] for fault in found["broken"]}
+    steps = [step for step, note in run.steps.items() if bad & set(note["files"])]
+    for step in dict.fromkeys([*steps, *(s for s in found["redone"] if s in run.steps)]):
+        run.drop(step)
+    for fault in bad:
+        if fault.startswith(shards.FOLDER):
+            for path in (folder / fault).glob("*"):
+                path.unlink()

@@ -1,0 +1,32 @@
+"""Where the cells of a study are performed: an engine takes them from a queue until nothing is left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from advbench.cells import Cell
+from advbench.engines.queue import Queue, Tally
+from advbench.progress import Progress
+
+TRIES = 3
+
+
+class Engine(Protocol):
+    """Performs cells; every engine does it by `cells.Performer.perform`."""
+
+    def work(self, queue: Queue, progress: Progress) -> None:
+        """Take cells from `queue` until it is empty, and tell it of each what became of it."""
+
+
+def go_through(cells: Sequence[Cell], engine: Engine, progress: Progress, *, tries: int = TRIES) -> Tally:
+    """Perform the cells that are not done; raises FailedCells at the end where one could not be, all others done.
+
+    A cell whose worker was lost is tried again, `tries` times in all; one that the study itself refuses is not.
+    """
+    queue = Queue(cells, progress, tries=tries)
+    with queue.shown():
+        engine.work(queue, progress)
+    progress.say(f"cells: {queue.tally}")
+    queue.check()
+    return queue.tally

@@ -1,0 +1,215 @@
+"""One attack in parts, each made by a process of its own, and their union: the bytes of the attack made whole.
+
+A shard is a block of whole evaluation batches, in a pair of files below the run's folder, the second written last:
+shards/<attack>/<i>-of-<n>.safetensors   as attacks/<attack>.safetensors, of its images alone
+shards/<attack>/<i>-of-<n>.json          sha256 of the first; i, n; weights, batch_size, seconds; members and info of
+                                         the attack; table: a spec of the model and the attack
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advbench import artifacts, runs, scoring
+from advbench.cells import attack_table, model_table
+from advbench.errors import BadRun, BadSetting
+from advbench.pipeline import Study
+from advbench.runs import Run
+from advbench.scoring import Row
+from advbench.sources import label
+from advbench.spec import AttackChoice, Model
+from advbench.types import Adversarials, Outputs
+
+FOLDER = "shards"
+Note = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `index` of `of`, counted from 1."""
+
+    index: int
+    of: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.index <= self.of:
+            raise BadSetting(f"shard {self} is none; write 1/4 for the first of four, 4/4 for the last")
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.of}"
+
+    def part(self, n: int, batch: int) -> slice:
+        """Its images of n: whole batches, so that a batch is the same with shards and without.
+
+        Raises BadSetting where there are fewer batches than shards.
+        """
+        batches = -(-n // batch)
+        if self.of > batches:
+            raise BadSetting(
+                f"{n} images are {batches} batches of {batch}, too few for {self.of} shards; take a --batch-size of "
+                f"{max(1, n // self.of)} or fewer shards"
+            )
+        start, stop = (batches * i // self.of * batch for i in (self.index - 1, self.index))
+        return slice(start, min(stop, n))
+
+
+def attack(study: Study, shard: Shard) -> list[Row]:
+    """One shard of every attack of a study; the rows of those whose last shard this was.
+
+    A model that does not exist is trained by the first process that comes, the others wait.
+    """
+    study.waits = True
+    rows = []
+    for model in study.models():
+        assert isinstance(model, Model)
+        with study.run_of(model) as run:
+            study.perform(run, model, None)
+        for choice in study.attacks:
+            if not run.has(f"attack {choice.file_name}"):
+                _make(study, run, model, choice, shard)
+            with study.run_of(model) as run:
+                if not run.has(f"attack {choice.file_name}") and not _all_there(run, choice, shard.of):
+                    study.place.progress.say(f"{run.name}: {choice.file_name}: shard {shard} is done, not all are")
+                    continue
+                rows.append(merge(study, run, model, choice))
+    return rows
+
+
+def merge(study: Study, run: Run, model: Model, choice: AttackChoice) -> Row:
+    """Join an attack's shards into the step of the whole attack, in its held run; they are deleted.
+
+    Raises BadRun where an image is in none of them or in two, or where they were not made alike.
+    """
+    folder = run.folder / FOLDER / choice.file_name
+    if not run.has(f"attack {choice.file_name}"):
+        began = time.perf_counter()
+        notes = notes_of(folder)
+        _check_alike(folder, notes, _weights(run))
+        made = _joined([read_shard(folder, note) for note in notes], notes)
+        n = len(study.splits.test.take(slice(choice.n)))
+        _check_complete(folder, notes, made.index, n)
+        began -= sum(note["seconds"] for note in notes)
+        study.keep(run, model, choice, made, notes[0]["info"], began=began)
+    shutil.rmtree(folder, ignore_errors=True)
+    return scoring.attack_row(run, choice.file_name)
+
+
+def notes_of(folder: Path) -> list[Note]:
+    """What is noted of each shard of an attack, in the order of their images; raises BadRun where that is altered."""
+    notes = []
+    for path in folder.glob("*.json"):
+        note = runs.read_note(path)
+        try:
+            stated = path.name == f"{_name(Shard(note['shard'], note['of']))}.json"
+            sound = stated and {"sha256", "first", "weights", "batch_size", "seconds", "table"} <= note.keys()
+        except (KeyError, TypeError, BadSetting, AttributeError):
+            sound = False
+        if not sound:
+            raise BadRun(f"{path} was altered; delete it and make the shard again")
+        notes.append(note)
+    return sorted(notes, key=lambda note: (note["first"], note["of"]))
+
+
+def _make(study: Study, run: Run, model: Model, choice: AttackChoice, shard: Shard) -> None:
+    """Attack the shard's images and write its files, where they are not there."""
+    images = len(study.splits.test.take(slice(choice.n)))
+    batch = study.place.batch_size
+    part = shard.part(images, batch)
+    folder, name = run.folder / FOLDER / choice.file_name, _name(shard)
+    there = runs.read_note(folder / f"{name}.json")
+    if there is not None and _is_whole(folder, there):
+        return
+    began = time.perf_counter()
+    made, info = study.perturb(run, model, choice, part)
+    data = artifacts.pack_adversarials(made)
+    note = {
+        "schema": runs.SCHEMA,
+        "sha256": runs.sha256(data),
+        "shard": shard.index,
+        "of": shard.of,
+        "first": part.start,
+        "weights": _weights(run),
+        "batch_size": batch,
+        "seconds": time.perf_counter() - began,
+        "members": list(made.members),
+        "info": info,
+        "table": model_table(study.spec, model)
+        | {"dataset": label(study.spec.dataset), "attacks": [attack_table(choice)]},
+    }
+    runs.write_whole(folder / f"{name}.safetensors", data)
+    runs.write_whole(folder / f"{name}.json", runs.to_json(note))
+
+
+def _name(shard: Shard) -> str:
+    return f"{shard.index}-of-{shard.of}"
+
+
+def _weights(run: Run) -> str:
+    """Of the model that was attacked."""
+    return str(run.steps["train"]["files"][artifacts.MODEL]["sha256"])
+
+
+def _is_whole(folder: Path, note: Note) -> bool:
+    try:
+        read_shard(folder, note)
+    except (BadRun, KeyError):
+        return False
+    return True
+
+
+def read_shard(folder: Path, note: Note) -> Adversarials:
+    """A shard's images and the rest; raises BadRun where the file is not the one that was noted."""
+    data = runs.read_whole(folder / f"{_name(Shard(note['shard'], note['of']))}.safetensors", note["sha256"])
+    return artifacts.adversarials_of(data)
+
+
+def _all_there(run: Run, choice: AttackChoice, of: int) -> bool:
+    folder = run.folder / FOLDER / choice.file_name
+    return all((folder / f"{_name(Shard(i, of))}.json").exists() for i in range(1, of + 1))
+
+
+def _check_alike(folder: Path, notes: Sequence[Note], weights: str) -> None:
+    if not notes:
+        raise BadRun(f"{folder} holds no shard; make it with: advbench attack --shard 1/2")
+    for key, what in (("weights", "models"), ("batch_size", "evaluation batches")):
+        if len({note[key] for note in notes}) > 1:
+            raise BadRun(f"the shards in {folder} were made with different {what}; delete them and make them again")
+    if notes[0]["weights"] != weights:
+        raise BadRun(f"the shards in {folder} were made on a model before this one; delete them and make them again")
+
+
+def _check_complete(folder: Path, notes: Sequence[Note], index: Tensor, n: int) -> None:
+    """Every image of 0..n once, and no other."""
+    counts = torch.bincount(index, minlength=n)
+    names = ", ".join(f"{note['shard']}/{note['of']}" for note in notes)
+    if int((counts > 1).sum()):
+        first = int((counts > 1).nonzero()[0])
+        raise BadRun(
+            f"image {first} is in {int(counts[first])} of the shards {names} in {folder}; delete all but one"
+        )
+    if len(counts) > n or int((counts == 0).sum()):
+        gap = (counts == 0).nonzero().flatten().tolist() or [n]
+        raise BadRun(
+            f"{len(gap)} of {n} images, the first of them image {gap[0]}, are in none of the shards {names} in "
+            f"{folder}; make those that are missing with: advbench attack --shard"
+        )
+
+
+def _joined(parts: Sequence[Adversarials], notes: Sequence[Note]) -> Adversarials:
+    """Their union, in the order given."""
+
+    def cat(name: str) -> Any:
+        found = [getattr(part, name) for part in parts]
+        return None if found[0] is None else torch.cat(found)
+
+    outputs = Outputs(*(torch.cat([getattr(p.outputs, k) for p in parts]) for k in ("features", "logits")))
+    names = ("images", "index", "labels", "zero_gradients", "saturated", *artifacts.OPTIONAL)
+    return Adversarials(outputs=outputs, members=tuple(notes[0]["members"]), **{name: cat(name) for name in names})

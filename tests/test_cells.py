@@ -1,0 +1,84 @@
+"""A study as cells: plain data that say all that a model or an attack depends on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from advbench import catalog, runs
+from advbench.cells import READY, Cell, Performer, attack_table, cells_of, model_table
+from advbench.contracts import AdaptiveAttack
+from advbench.errors import BadRun
+from advbench.parsing import DEFAULTS, attack_choices, parse
+from advbench.pipeline import Study
+from advbench.place import Place
+from advbench.progress import Quiet
+
+TABLE: dict[str, Any] = {
+    "losses": ["softmax", {"name": "lgm", "alpha": 0.3}],
+    "attacks": [{"name": "fgsm", "eps": 0.1}, {"name": "transfer", "eps": 0.1, "source": "center"}],
+    "n": 12,
+    "training": {"epochs": 1},
+}
+
+
+def study(folder: Path, **table: Any) -> Study:
+    place = Place(folder / "runs", folder / "reports", device=torch.device("cpu"))
+    return Study(parse({**TABLE, **table}), place, weights=[])
+
+
+def entry(name: str) -> dict[str, Any]:
+    adaptive = issubclass(catalog.load("attack", name), AdaptiveAttack)
+    return {"name": name, "eps": 0.1, "n": 7} | ({"detector": ["none", "energy"], "fpr": 0.1} if adaptive else {})
+
+
+@pytest.mark.parametrize("name", catalog.names("attack"))
+def test_every_attack_is_read_back_from_the_entry_it_is_written_as(name: str) -> None:
+    for choice in attack_choices(entry(name)):
+        assert attack_choices(json.loads(json.dumps(attack_table(choice)))) == [choice]
+
+
+@pytest.mark.parametrize("dataset", ["digits", "mnist", "cifar10"])
+def test_every_model_of_a_study_is_read_back_from_its_table(dataset: str) -> None:
+    losses = [*DEFAULTS["losses"], {"name": "l-softmax", "margin": 2, "adversarial": {"steps": 3, "eps": 0.2}}]
+    spec = parse({"dataset": dataset, "losses": losses, "seeds": [0, 7], "training": {"epochs": 2}})
+    for model in spec.models():
+        (again,) = parse(json.loads(json.dumps(model_table(spec, model)))).models()
+        assert again.record("0") == model.record("0")
+        assert again.run_name("0") == model.run_name("0")
+
+
+def test_a_cell_sent_as_text_is_the_cell(tmp_path: Path) -> None:
+    for cell in cells_of(study(tmp_path)):
+        assert Cell.from_json(cell.to_json()) == cell
+
+
+def test_a_model_comes_before_its_attacks_and_writes_to_its_own_run_and_a_surrogates(tmp_path: Path) -> None:
+    cells = cells_of(study(tmp_path))
+    assert [cell.step.partition("-eps")[0] for cell in cells[:3]] == [READY, "attack fgsm", "attack transfer"]
+    assert len({cell.run for cell in cells[:3]}) == 1
+    assert [len(cell.writes) for cell in cells] == [1, 1, 2, 1, 1, 2]
+    assert cells[2].writes[1] == cells[5].writes[1]  # one surrogate for both models
+    assert len({(cell.run, cell.step) for cell in cells}) == 6
+
+
+def test_cells_make_what_the_study_makes(tmp_path: Path) -> None:
+    whole, parted = study(tmp_path / "whole"), study(tmp_path / "parted")
+    rows = whole.attack()
+    performer = Performer(Quiet())
+    cells = [Cell.from_json(cell.to_json()) for cell in cells_of(parted)]
+    assert not any(cell.done for cell in cells)
+    assert all(performer.perform(cell).made for cell in cells)
+    assert all(cell.done for cell in cells)
+    assert not any(performer.perform(cell).made for cell in cells)
+    assert parted.attack() == rows
+    for path in (tmp_path / "whole").rglob("*.safetensors"):
+        assert path.read_bytes() == (tmp_path / "parted" / path.relative_to(tmp_path / "whole")).read_bytes()
+
+
+def test_a_cell_whose_run_another_process_holds_is_refused(tmp_path: Path) -> None:
+    cell = cells_of(study(tmp_path))[0]
+    with runs.hold(tmp_path / "runs" / cell.run), pytest.raises(BadRun, match="in use"):
+        Performer(Quiet()).perform(cell)

@@ -1,0 +1,164 @@
+"""What the doctor finds in a runs folder, and that what it mends is made again as it was."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from advbench import cli, runs
+from advbench.doctor import examine
+from advbench.errors import BadRun, BadSetting
+from advbench.parsing import parse
+from advbench.pipeline import Study
+from advbench.place import Place
+from advbench.runs import Run
+from advbench.shards import Shard, attack
+
+TABLE: dict[str, Any] = {
+    "losses": "softmax",
+    "attacks": [{"name": "fgsm", "eps": [0.1, 0.2]}],
+    "n": 20,
+    "training": {"epochs": 1},
+}
+
+
+def study(folder: Path, batch: int = 256) -> Study:
+    place = Place(folder / "runs", folder / "reports", device=torch.device("cpu"), batch_size=batch)
+    return Study(parse(TABLE), place, weights=[])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    study(folder).attack()
+    return folder
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def only_run(folder: Path) -> Run:
+    (run,) = runs.find(folder / "runs")
+    return run
+
+
+def tensors(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted((folder / "runs").rglob("*.safetensors"))}
+
+
+def found(folder: Path, *, mend: bool = False) -> dict[str, Any]:
+    (row,) = examine(folder / "runs", mend=mend)
+    return row
+
+
+def test_a_finished_run_is_whole_and_untouched(finished: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
+    row = found(finished)
+    assert (row["state"], row["broken"], row["redone"], row["left"]) == ("whole", [], [], [])
+    assert row["steps"] == list(only_run(finished).steps)
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("*")} == before
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(("harm", "why"), [(cut, "truncated"), (flip, "altered"), (Path.unlink, "missing")])
+@pytest.mark.parametrize("pattern", ["model.safetensors", "outputs/test.safetensors", "attacks/*0.2*.safetensors"])
+def test_a_damaged_file_is_named_and_after_mending_made_again(
+    finished: Path, copy: Path, pattern: str, harm: Callable[[Path], None], why: str
+) -> None:
+    (path,) = only_run(copy).folder.glob(pattern)
+    harm(path)
+    row = found(copy)
+    (fault,) = row["broken"]
+    assert row["state"] == "broken"
+    assert path.match(fault["file"])
+    assert fault["why"].startswith(why)
+    wanted = {"model.safetensors": 4, "outputs/test.safetensors": 1}.get(pattern, 1)
+    assert len(row["redone"]) == wanted
+    with pytest.raises(BadRun, match="doctor --mend"):
+        study(copy).attack()
+    assert found(copy, mend=True)["mended"]
+    assert study(copy).attack() == study(finished).attack()
+    assert tensors(copy) == tensors(finished)
+    assert found(copy)["state"] == "whole"
+
+
+def test_a_manifest_that_cannot_be_read_hides_no_other_run(copy: Path) -> None:
+    first = only_run(copy).folder
+    shutil.copytree(first, first.parent / "deeper" / "z-run")
+    (first / runs.MANIFEST).write_bytes(b"{")
+    broken, other = examine(copy / "runs") if first.name < "deeper" else examine(copy / "runs")[::-1]
+    assert broken["state"] == "broken"
+    assert broken["broken"][0]["file"] == runs.MANIFEST
+    assert (other["run"], other["state"]) == ("deeper/z-run", "whole")
+
+
+def test_what_an_interrupted_write_left_is_listed_and_swept(finished: Path, copy: Path) -> None:
+    folder = only_run(copy).folder
+    for name in (
+        ".model.safetensors.x.part",
+        "attacks/.a.part",
+        "checkpoint-0001.safetensors",
+        "attacks/b.safetensors",
+    ):
+        (folder / name).write_bytes(b"half")
+    row = found(copy)
+    assert row["state"] == "whole"
+    assert row["left"] == sorted(
+        [".model.safetensors.x.part", "attacks/.a.part", "attacks/b.safetensors", "checkpoint-0001.safetensors"]
+    )
+    study(copy).attack()
+    assert found(copy)["left"] == ["attacks/b.safetensors"]
+    found(copy, mend=True)
+    assert tensors(copy) == tensors(finished)
+
+
+def test_a_run_at_work_is_left_alone(copy: Path) -> None:
+    with runs.hold(only_run(copy).folder):
+        assert found(copy, mend=True)["state"] == "in use"
+
+
+def test_a_broken_shard_is_named(tmp_path: Path) -> None:
+    attack(study(tmp_path, 5), Shard(1, 2))
+    assert found(tmp_path)["state"] == "unfinished"
+    flip(next(tmp_path.rglob("1-of-2.safetensors")))
+    row = found(tmp_path)
+    assert row["state"] == "broken"
+    assert len(row["redone"]) == 1
+    found(tmp_path, mend=True)
+    assert found(tmp_path)["broken"] == []
+
+
+def test_the_command_exits_1_where_something_is_broken(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["doctor", "--runs-dir", str(copy / "runs")]
+    assert cli.main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["state"] == "whole"
+    cut(only_run(copy).folder / "model.safetensors")
+    assert cli.main(words) == 1
+    said = capsys.readouterr()
+    assert "truncated" in said.out
+    assert said.err.count("\n") == 1
+    assert cli.main([*words, "--mend"]) == 0
+    assert cli.main(words) == 0
+
+
+def test_no_folder_is_no_run_and_a_file_is_refused(tmp_path: Path) -> None:
+    assert examine(tmp_path / "none") == []
+    (tmp_path / "file").touch()
+    with pytest.raises(BadSetting, match="is a file"):
+        examine(tmp_path / "file")

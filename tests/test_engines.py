@@ -1,0 +1,193 @@
+"""Cells through an engine: the queue's rules, and worker processes that make what one process makes."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import active_children
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from advbench import runs
+from advbench.cells import READY, Cell, cells_of
+from advbench.engines import go_through
+from advbench.engines.local import Local
+from advbench.engines.queue import Queue, Tally
+from advbench.errors import FailedCells
+from advbench.parsing import parse
+from advbench.pipeline import Study
+from advbench.place import Place
+from advbench.progress import Advance, Quiet
+
+SMALL: dict[str, Any] = {
+    "losses": ["softmax", "lgm"],
+    "attacks": [{"name": "fgsm", "eps": [0.1, 0.2]}],
+    "n": 20,
+    "training": {"epochs": 1},
+}
+
+
+def study(folder: Path, **table: Any) -> Study:
+    place = Place(folder / "runs", folder / "reports", device=torch.device("cpu"))
+    return Study(parse({**SMALL, **table}), place, weights=[])
+
+
+def tensors(folder: Path) -> dict[str, bytes]:
+    """Every tensor file below the runs folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted((folder / "runs").rglob("*.safetensors"))}
+
+
+class Heard(Quiet):
+    """Keeps lines and the bar's notes; `on_line` is called with each line."""
+
+    def __init__(self, on_line: Callable[[str], None] = lambda text: None) -> None:
+        self.said: list[str] = []
+        self.notes: list[tuple[int, str]] = []
+        self.on_line = on_line
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+        self.on_line(text)
+
+    @contextmanager
+    def bar(self, label: str, total: int) -> Iterator[Advance]:  # noqa: ARG002
+        yield lambda done, note: self.notes.append((done, note))
+
+
+# -- the queue ---------------------------------------------------------------------------------------------------
+
+
+def cell(folder: Path, run: str, step: str, *writes: str) -> Cell:
+    return Cell(run, step, {}, {"runs_dir": str(folder)}, (run, *writes))
+
+
+def two_models(folder: Path) -> Queue:
+    cells = [cell(folder, run, step) for run in ("a", "b") for step in (READY, "attack x", "attack y")]
+    return Queue(cells, Quiet(), tries=3)
+
+
+def test_cells_of_one_run_are_never_at_work_together(tmp_path: Path) -> None:
+    queue = two_models(tmp_path)
+    first, second = queue.take(), queue.take()
+    assert first is not None
+    assert second is not None
+    assert (first.run, second.run) == ("a", "b")
+    assert queue.take() is None
+    queue.finished(first)
+    third = queue.take()
+    assert third is not None
+    assert (third.run, third.step) == ("a", "attack x")
+
+
+def test_a_worker_goes_on_with_the_model_that_it_has(tmp_path: Path) -> None:
+    queue = two_models(tmp_path)
+    for run in ("a", "b"):
+        taken = queue.take(run)
+        assert taken is not None
+        assert (taken.run, taken.step) == (run, READY)
+        queue.finished(taken)
+    again = queue.take("b")
+    assert again is not None
+    assert again.run == "b"
+
+
+def test_an_attack_waits_while_its_surrogate_is_written(tmp_path: Path) -> None:
+    queue = Queue([cell(tmp_path, "a", READY), cell(tmp_path, "b", "attack x", "a")], Quiet(), tries=3)
+    first = queue.take()
+    assert first is not None
+    assert queue.take() is None
+    queue.finished(first)
+    assert queue.take() is not None
+
+
+def test_a_cell_is_tried_three_times_and_its_model_before_its_attacks(tmp_path: Path) -> None:
+    queue = two_models(tmp_path)
+    for _ in range(3):
+        taken = queue.take("a")
+        assert taken is not None
+        assert (taken.run, taken.step) == ("a", READY)
+        queue.lost(taken, "its worker was killed (SIGKILL)")
+    assert queue.tally == Tally(retried=2, failed=1, not_tried=2)
+    while (taken := queue.take()) is not None:
+        assert taken.run == "b"
+        queue.finished(taken)
+    assert queue.empty
+    with pytest.raises(FailedCells, match=r"a: training failed 3 times.*SIGKILL.*3 of 6 cells are done") as caught:
+        queue.check()
+    assert caught.value.exit_code == 1
+
+
+def test_what_is_refused_is_not_tried_again_and_said_once(tmp_path: Path) -> None:
+    queue = two_models(tmp_path)
+    for run in ("a", "b"):
+        taken = queue.take(run)
+        assert taken is not None
+        queue.refused(taken, "the disk is full; free space", 2)
+    assert queue.empty
+    with pytest.raises(FailedCells) as caught:
+        queue.check()
+    assert str(caught.value).count("the disk is full") == 1
+    assert caught.value.exit_code == 2
+
+
+# -- worker processes --------------------------------------------------------------------------------------------
+
+
+def test_workers_make_the_bytes_of_one_process_on_the_digits_grid(tmp_path: Path) -> None:
+    grid = {
+        "losses": ["softmax", "center", "lgm"],
+        "seeds": [0, 1],
+        "attacks": [
+            {"name": "fgsm", "eps": [0.05, 0.1, 0.2, 0.3]},
+            {"name": "pgd", "steps": 2, "eps": [0.05, 0.1, 0.2, 0.3]},
+        ],
+    }
+    here, there = study(tmp_path / "here", **grid), study(tmp_path / "there", **grid)
+    rows, heard = here.attack(), Heard()
+    assert go_through(cells_of(there), Local(2), heard) == Tally(done=54)
+    assert tensors(tmp_path / "there") == tensors(tmp_path / "here")
+    assert there.attack() == rows
+    assert heard.notes[-1] == (54, "0 running, 0 retried, 0 failed")
+    assert max(int(note.split()[0]) for _, note in heard.notes) == 2
+    assert not active_children()
+    assert go_through(cells_of(there), Local(2), heard) == Tally(before=54)
+
+
+def test_a_killed_worker_costs_one_retry_and_nothing_else(tmp_path: Path) -> None:
+    def kill(line: str) -> None:
+        if "fgsm-eps0.2" in line and len(killed) < 1:
+            killed.append(active_children()[0].pid)
+            os.kill(killed[0] or 0, signal.SIGKILL)
+
+    killed: list[int | None] = []
+    here, there = study(tmp_path / "here", losses="lgm"), study(tmp_path / "there", losses="lgm")
+    rows, heard = here.attack(), Heard(kill)
+    tally = go_through(cells_of(there), Local(1), heard)
+    assert tally in (Tally(done=3, retried=1), Tally(done=3))  # none where the cell was done before the signal came
+    assert len(killed) == 1
+    assert tally.retried == sum("was killed (SIGKILL); try 2 of 3" in line for line in heard.said)
+    assert tensors(tmp_path / "there") == tensors(tmp_path / "here")
+    assert there.attack() == rows
+
+
+def test_a_cell_that_is_refused_leaves_the_others_to_be_done(tmp_path: Path) -> None:
+    bad = study(tmp_path, training={"epochs": 1, "learning_rate": 1e30, "max_gradient_norm": 1e30})
+    cells = cells_of(study(tmp_path, losses="center")) + cells_of(bad)
+    with pytest.raises(FailedCells, match=r"training diverged in epoch 1.*3 of 9 cells are done") as caught:
+        go_through(cells, Local(1), Quiet())
+    assert caught.value.exit_code == 2
+    assert [run.model["loss"]["name"] for run in runs.find(tmp_path / "runs")] == ["center"]
+
+
+def test_workers_end_with_the_work_however_it_ends(tmp_path: Path) -> None:
+    def stop(line: str) -> None:
+        if "fgsm" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        go_through(cells_of(study(tmp_path)), Local(1), Heard(stop))
+    assert not active_children()
+    assert go_through(cells_of(study(tmp_path)), Local(1), Quiet()).failed == 0

@@ -1,0 +1,141 @@
+"""An attack in shards: the bytes of the attack made whole, and nothing missing or doubled."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from advbench import cli, runs
+from advbench.cli_shards import shard_of
+from advbench.errors import BadRun, BadSetting
+from advbench.parsing import parse
+from advbench.pipeline import Study
+from advbench.place import Place
+from advbench.shards import FOLDER, Shard, attack
+
+N, BATCH = 50, 12
+ATTACKS: list[dict[str, Any]] = [
+    {"name": "fgsm", "eps": 0.1},
+    {"name": "pgd", "eps": 0.1, "steps": 3},
+    {"name": "square", "eps": 0.1, "queries": 5},
+    {"name": "detector-aware", "eps": 0.1, "budget": "quick", "detector": "max-posterior", "fpr": 0.1, "n": 26},
+    {"name": "transfer", "eps": 0.1, "source": "center"},
+    {"name": "autoattack", "eps": 0.1, "n": 24},
+]
+
+
+def study(folder: Path, *attacks: dict[str, Any], batch: int = BATCH, device: str = "cpu") -> Study:
+    place = Place(folder / "runs", folder / "reports", device=torch.device(device), batch_size=batch)
+    table = {"losses": "lgm", "attacks": list(attacks), "n": N, "training": {"epochs": 1}}
+    return Study(parse(table), place, weights=[])
+
+
+def tensors(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted((folder / "runs").rglob("*.safetensors"))}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every attack, unsharded; do not write here."""
+    folder = tmp_path_factory.mktemp("whole")
+    study(folder, *ATTACKS).attack()
+    return folder
+
+
+@pytest.mark.parametrize("of", [2, 3])
+def test_sharded_is_unsharded_byte_for_byte(whole: Path, tmp_path: Path, of: int) -> None:
+    attacks = ATTACKS if of == 2 else ATTACKS[:1]
+    rows = [attack(study(tmp_path, *attacks), Shard(i, of)) for i in range(of, 0, -1)]
+    assert rows[:-1] == [[]] * (of - 1)
+    assert rows[-1] == study(whole, *attacks).attack()
+    made, expected = tensors(tmp_path), tensors(whole)
+    assert made == {name: expected[name] for name in made}
+    assert len([name for name in made if "/attacks/" in name]) == len(attacks)
+    assert not list(tmp_path.rglob(f"{FOLDER}/*"))
+
+
+def test_shards_are_blocks_of_whole_batches_that_hold_every_image_once() -> None:
+    for n, batch, of in ((300, 64, 5), (300, 64, 2), (50, 12, 4), (1, 256, 1), (257, 256, 2)):
+        parts = [Shard(i, of).part(n, batch) for i in range(1, of + 1)]
+        assert [i for part in parts for i in range(n)[part]] == list(range(n))
+        assert all(part.start % batch == 0 for part in parts)
+
+
+def test_more_shards_than_batches_are_refused_with_a_batch_that_would_do() -> None:
+    with pytest.raises(BadSetting, match="--batch-size of 75"):
+        Shard(4, 4).part(300, 256)
+    assert Shard(4, 4).part(300, 75) == slice(225, 300)
+
+
+def test_a_shard_is_named_by_hand_or_by_torchrun() -> None:
+    assert shard_of("2/4", {}) == Shard(2, 4)
+    assert shard_of("auto", {"RANK": "0", "WORLD_SIZE": "4"}) == Shard(1, 4)
+    for text in ("0/4", "5/4", "1", "a/b", "auto", "1/0"):
+        with pytest.raises(BadSetting):
+            shard_of(text, {})
+
+
+def only_run(folder: Path) -> runs.Run:
+    (run,) = runs.find(folder / "runs")
+    return run
+
+
+def merge(folder: Path) -> int:
+    run = only_run(folder)
+    return cli.main(["merge", run.name, "--runs-dir", str(folder / "runs"), "--device", "cpu", "--json"])
+
+
+def test_merge_joins_the_shards_of_two_machines(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fgsm = ATTACKS[0]
+    attack(study(tmp_path / "a", fgsm), Shard(1, 2))
+    attack(study(tmp_path / "b", fgsm), Shard(2, 2))
+    assert merge(tmp_path / "a") == 2
+    assert "26 of 50 images, the first of them image 24, are in none of the shards 1/2" in capsys.readouterr().err
+    there = only_run(tmp_path / "b").folder / FOLDER
+    for path in there.rglob("*-of-*"):
+        target = only_run(tmp_path / "a").folder / FOLDER / path.relative_to(there)
+        target.write_bytes(path.read_bytes())
+    assert merge(tmp_path / "a") == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == study(whole, fgsm).attack()
+    made, expected = tensors(tmp_path / "a"), tensors(whole)
+    assert made == {name: expected[name] for name in made}
+    assert merge(tmp_path / "a") == 2
+    assert "holds no shards" in capsys.readouterr().err
+
+
+def test_an_image_in_two_shards_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    attack(study(tmp_path, ATTACKS[0]), Shard(1, 3))
+    attack(study(tmp_path, ATTACKS[0]), Shard(1, 2))
+    with pytest.raises(BadRun, match="image 0 is in 2 of the shards"):
+        attack(study(tmp_path, ATTACKS[0]), Shard(2, 2))
+    assert merge(tmp_path) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_shards_of_other_batches_are_refused(tmp_path: Path) -> None:
+    attack(study(tmp_path, ATTACKS[0]), Shard(1, 2))
+    with pytest.raises(BadRun, match="different evaluation batches"):
+        attack(study(tmp_path, ATTACKS[0], batch=10), Shard(2, 2))
+
+
+def test_a_damaged_shard_is_named_and_made_again(whole: Path, tmp_path: Path) -> None:
+    attack(study(tmp_path, ATTACKS[0]), Shard(1, 2))
+    (file,) = tmp_path.rglob("1-of-2.safetensors")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(BadRun, match=r"1-of-2\.safetensors was altered"):
+        attack(study(tmp_path, ATTACKS[0]), Shard(2, 2))
+    assert len(attack(study(tmp_path, ATTACKS[0]), Shard(1, 2))) == 1
+    made, expected = tensors(tmp_path), tensors(whole)
+    assert made == {name: expected[name] for name in made}
+
+
+def test_a_shard_names_no_folder_of_this_machine(tmp_path: Path) -> None:
+    attack(study(tmp_path, ATTACKS[0]), Shard(1, 2))
+    (note,) = tmp_path.rglob("1-of-2.json")
+    assert str(tmp_path) not in note.read_text()
