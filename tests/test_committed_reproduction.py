@@ -10,7 +10,7 @@ import torch
 
 from advbench import catalog, released
 from advbench.data import fingerprint
-from advbench.parsing import parse
+from advbench.parsing import parse, read_toml
 from advbench.reproduce import records
 from advbench.reproduce.arranged import Rows
 from advbench.reproduce.cells import Cell
@@ -120,3 +120,14 @@ def test_the_default_lgm_model_of_mnist_is_the_kept_one(mnist: Splits) -> None:
     found = released.find([HOME / "weights"], model.record(fingerprint(mnist)))
     assert found is not None
     assert found.path.stem == Cell("lgm1.0", 100, 0).name
+
+
+def test_the_cifar_page_stands_under_its_studys_title_which_names_the_budget() -> None:
+    home = Path(__file__).parents[1] / "reports" / "cifar10-jpeg"
+    spec = parse(read_toml(home / "study.toml") | {"dataset": "folder:cifar10-jpeg"})
+    assert spec.title is not None
+    assert f"{spec.training['epochs']} epochs" in spec.title
+    page = (home / "index.html").read_text(encoding="utf-8")
+    assert f"<title>{spec.title} - advbench</title>" in page
+    for model in spec.models():
+        assert f"folder-cifar10-jpeg-{model.loss.name}" in page
