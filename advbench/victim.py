@@ -93,6 +93,7 @@ class Victim:
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.model = model.to(device).eval().requires_grad_(False)
+        self.model.zero_grad(set_to_none=True)  # what a training left behind
         self.shape = shape
         self.classes = classes
         self.device = device
