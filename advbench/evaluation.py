@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -199,7 +199,7 @@ class Evaluation(Study):
         """The model let in at the door, and its outputs stored."""
         if not run.has("door"):
             run.write("door", {}, info={"findings": [asdict(finding) for finding in self._at_the_door()]})
-        for finding in findings_of(run):
+        for finding in run.info("door")["findings"]:
             self.place.progress.say(f"{finding['severity']}: {finding['text']}")
         splits = self.splits
         parts = {"train": splits.train, "calibration": splits.calibration, "test": splits.test}
@@ -215,8 +215,3 @@ class Evaluation(Study):
     @property
     def _needs_gradients(self) -> bool:
         return any(choice.choice.name not in GRADIENT_FREE for choice in self.spec.attacks)
-
-
-def findings_of(run: Run) -> list[Mapping[str, Any]]:
-    """What the check at the door said of a run's model; empty for one trained here."""
-    return list(run.info("door")["findings"]) if "door" in run.steps else []

@@ -52,14 +52,15 @@ def write_whole(path: Path, data: bytes) -> None:
         ) from error
 
 
-def read_whole(path: Path, expected: str) -> bytes:
-    """A file's bytes beside the steps of a run; raises BadRun where it cannot be read or has another sha256."""
+def read_whole(path: Path, expected: str, cure: str | None = None) -> bytes:
+    """A file's bytes; raises BadRun, which ends in `cure`, where it cannot be read or has another sha256."""
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise BadRun(f"{path}: {error.strerror}; make it again") from error
+        raise BadRun(f"{path}: {error.strerror}; {cure or 'make it again'}") from error
     if (found := sha256(data)) != expected:
-        raise BadRun(f"{path} was altered: sha256 {found[:12]}... found, {expected[:12]}... expected; delete it")
+        said = f"{path} was altered: sha256 {found[:12]}... found, {expected[:12]}... expected"
+        raise BadRun(f"{said}; {cure or 'delete it'}")
     return data
 
 
@@ -142,13 +143,7 @@ class Run:
         if expected is None:
             raise BadRun(f"{path} is not listed in {self.folder / MANIFEST}; make it again")
         cure = f"restore the file, let `advbench doctor --mend` forget it, or delete {self.folder}, and run again"
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise BadRun(f"{path}: {error.strerror}; {cure}") from error
-        if (found := sha256(data)) != expected:
-            raise BadRun(f"{path} was altered: sha256 {found[:12]}... found, {expected[:12]}... expected; {cure}")
-        return data
+        return read_whole(path, expected, cure)
 
     def fault(self, name: str) -> str | None:
         """What is wrong with a listed file: missing, truncated or altered; None where nothing is."""
