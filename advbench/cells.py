@@ -14,13 +14,11 @@ import torch
 from advbench import runs
 from advbench.contracts import FromSurrogate
 from advbench.parsing import parse
-from advbench.pipeline import Study, surrogate_of
+from advbench.pipeline import READY, Study, surrogate_of
 from advbench.place import Place
 from advbench.progress import Progress
 from advbench.spec import AttackChoice, Model, Spec
 from advbench.types import Splits
-
-READY = "outputs"  # the step that ends a model's first cell
 
 
 @dataclass(frozen=True)
@@ -32,14 +30,19 @@ class Cell:
             ends in a digest of the attack's settings
     table   a spec of this one model and, where the cell is an attack, this one attack
     place   folders, device, evaluation batch, and where released weights are looked for
-    writes  the runs that it may write to: its own, and a surrogate's; two cells that share one never run at once
+    needs   the runs whose models are to be there first: an attack's own, and its surrogate's
     """
 
     run: str
     step: str
     table: Mapping[str, Any]
     place: Mapping[str, Any]
-    writes: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells it from other cells."""
+        return self.run, self.step
 
     @property
     def name(self) -> str:
@@ -60,7 +63,7 @@ class Cell:
     def from_json(cls, text: str) -> Cell:
         """From that text."""
         value = json.loads(text)
-        return cls(**{**value, "writes": tuple(value["writes"])})
+        return cls(**{**value, "needs": tuple(value["needs"])})
 
 
 @dataclass(frozen=True)
@@ -74,24 +77,39 @@ class Outcome:
 
 
 def cells_of(study: Study) -> list[Cell]:
-    """Every cell of a study of models that are trained here; a model's own first, then its attacks in their order."""
-    place, found = place_table(study), []
+    """Every cell of a study of models that are trained here; a model's own before its attacks, in their order.
+
+    A surrogate that is none of the study's models has a cell of its own.
+    """
+    place, found, made = place_table(study), [], set[str]()
     for model in study.models():
         assert isinstance(model, Model)
         name = model.run_name(study.fingerprint)
-        found.append(Cell(name, READY, model_table(study.spec, model), place, (name,)))
+        found += _making(study, model, place, made)
         for choice in study.attacks:
-            writes = (name, *_surrogate(study, model, choice))
+            needs = {name: model} | _surrogate(study, model, choice)
+            for other in needs.values():
+                found += _making(study, other, place, made)
             table = model_table(study.spec, model) | {"attacks": [attack_table(choice)]}
-            found.append(Cell(name, f"attack {choice.file_name}", table, place, writes))
+            found.append(Cell(name, f"attack {choice.file_name}", table, place, tuple(needs)))
     return found
 
 
-def _surrogate(study: Study, model: Model, choice: AttackChoice) -> list[str]:
+def _making(study: Study, model: Model, place: Mapping[str, Any], made: set[str]) -> list[Cell]:
+    """The cell that makes a model, where it is not among those `made`."""
+    name = model.run_name(study.fingerprint)
+    if name in made:
+        return []
+    made.add(name)
+    return [Cell(name, READY, model_table(study.spec, model), place)]
+
+
+def _surrogate(study: Study, model: Model, choice: AttackChoice) -> dict[str, Model]:
     attack = choice.attack
     if not isinstance(attack, FromSurrogate):
-        return []
-    return [surrogate_of(model, attack.source).run_name(study.fingerprint)]
+        return {}
+    other = surrogate_of(model, attack.source)
+    return {other.run_name(study.fingerprint): other}
 
 
 def model_table(spec: Spec, model: Model) -> dict[str, Any]:
@@ -165,9 +183,10 @@ class Performer:
         spec = parse(cell.table)
         (model,), (choice,) = spec.models(), spec.attacks
         study = self._study(spec, model, cell)
-        with study.run_of(model) as run:
+        whole = cell.step == READY  # a model is made alone, attacks on it side by side
+        with study.run_of(model, None if whole else cell.step) as run:
             made = cell.step not in run.steps
-            study.perform(run, model, None if cell.step == READY else choice)
+            study.perform(run, model, None if whole else choice)
         return Outcome(cell.run, cell.step, made, time.perf_counter() - began)
 
     def _study(self, spec: Spec, model: Model, cell: Cell) -> OfCell:

@@ -96,10 +96,11 @@ def _broken_shards(run: Run) -> list[dict[str, str]]:
 def _left(run: Run) -> list[str]:
     """From the run's folder: what `Run.sweep` would delete, and files that the next try would write over."""
     listed = {name for step in run.steps.values() for name in step["files"]}
-    known = listed | {MANIFEST, LOCK} | ({"training.jsonl"} if "checkpoint" in run.steps else set())
+    known = listed | {MANIFEST} | ({"training.jsonl"} if "checkpoint" in run.steps else set())
     below = (run.folder, run.folder / "outputs", run.folder / "attacks")
     files = {path for folder in below if folder.is_dir() for path in folder.iterdir() if path.is_file()}
-    return sorted({str(p.relative_to(run.folder)) for p in files} - known)
+    names = {str(p.relative_to(run.folder)) for p in files if not p.name.startswith(LOCK)}
+    return sorted(names - known)
 
 
 def _mend(folder: Path, found: Row) -> None:

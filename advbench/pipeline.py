@@ -29,6 +29,7 @@ from advbench.spec import AttackChoice, Model, Spec, SuppliedModel
 from advbench.types import Adversarials, Outputs, Splits
 from advbench.victim import Victim
 
+READY = "outputs"  # the step that ends the making of a model
 NO_SURROGATE = (
     "transfer makes its attack on another model trained here on the victim's training part, and a supplied model has "
     "parts of its own; take square or art:HopSkipJump for a black box"
@@ -118,19 +119,23 @@ class Study:
         return [replace(choice, n=None if choice.n == every else choice.n) for choice in self.spec.attacks]
 
     @contextmanager
-    def run_of(self, model: Model | SuppliedModel) -> Iterator[Run]:
-        """The model's run, held for this process."""
-        name = model.run_name(self.fingerprint)
-        with runs.hold(self.place.runs_dir / name, wait=self.waits):
-            record = model.record(self.fingerprint)
-            run = runs.open_or_new(self.place.runs_dir, name, record, self._environment)
-            if runs.digest(run.model) != runs.digest(record):
-                raise BadRun(
-                    f"{run.folder / runs.MANIFEST} was altered: it describes another model than its folder is named "
-                    f"after; restore the file, or delete {run.folder} and run again"
-                )
-            run.sweep()
+    def run_of(self, model: Model | SuppliedModel, step: str | None = None) -> Iterator[Run]:
+        """The model's run, held for this process; with `step`, for that step alone, others at work beside it."""
+        with runs.hold(self.place.runs_dir / model.run_name(self.fingerprint), step=step, wait=self.waits):
+            run = self._opened(model)
+            if step is None:
+                run.sweep()
             yield run
+
+    def _opened(self, model: Model | SuppliedModel) -> Run:
+        record = model.record(self.fingerprint)
+        run = runs.open_or_new(self.place.runs_dir, model.run_name(self.fingerprint), record, self._environment)
+        if runs.digest(run.model) != runs.digest(record):
+            raise BadRun(
+                f"{run.folder / runs.MANIFEST} was altered: it describes another model than its folder is named "
+                f"after; restore the file, or delete {run.folder} and run again"
+            )
+        return run
 
     @cached_property
     def _environment(self) -> dict[str, Any]:
@@ -264,9 +269,11 @@ class Study:
 
     def _trained(self, model: Model) -> Victim:
         """A model beside those of the spec, trained first where it does not exist."""
-        with self.run_of(model) as run:
-            fitting.ensure_trained(run, model, self.splits, self.place, self.weights)
-            return fitting.victim_of(run, model, self.splits, self.place)
+        run = self._opened(model)
+        if READY not in run.steps:
+            with self.run_of(model) as run:
+                self.perform(run, model, None)
+        return fitting.victim_of(run, model, self.splits, self.place)
 
 
 def surrogate_of(model: Model | SuppliedModel, source: str) -> Model:

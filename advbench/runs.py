@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,7 +25,8 @@ except ImportError:  # not on this system: two processes on one run are then the
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
-LOCK = ".lock"
+LOCK = ".lock"  # held by who works on the run; with a digest of a step's name, by who works on that step
+WRITING = f"{LOCK}.writing"  # held for the moment in which the manifest is written
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -46,10 +47,14 @@ def write_whole(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
-        raise BadSetting(
-            f"cannot write {path}: {error.strerror or error}; free space or name another folder "
-            "(--runs-dir, --reports-dir)"
-        ) from error
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> BadSetting:
+    return BadSetting(
+        f"cannot write {path}: {error.strerror or error}; free space or name another folder "
+        "(--runs-dir, --reports-dir)"
+    )
 
 
 def read_whole(path: Path, expected: str, cure: str | None = None) -> bytes:
@@ -171,80 +176,105 @@ class Run:
 
         A file of the replaced step that is not among the new ones is deleted.
         """
-        old = self.steps.pop(step, None)
-        shared = set(files) & set(old["files"]) if old else set()
-        if shared:
-            self._save()
+        with self._changing():
+            old = self.steps.pop(step, None)
+            if old and set(files) & set(old["files"]):
+                self._save()
         listed = {}
         for name, data in files.items():
             write_whole(self.folder / name, data)
             listed[name] = {"sha256": sha256(data), "bytes": len(data)}
-        self.steps[step] = {"seconds": seconds, "info": dict(info or {}), "files": listed}
-        self._save()
+        with self._changing():
+            self.steps[step] = {"seconds": seconds, "info": dict(info or {}), "files": listed}
+            self._save()
         for name in set(old["files"]) - set(files) if old else ():
             (self.folder / name).unlink(missing_ok=True)
 
     def drop(self, step: str) -> None:
         """Forget a step and delete its files."""
-        old = self.steps.pop(step, None)
-        if old is not None:
-            self._save()
-            for name in old["files"]:
-                (self.folder / name).unlink(missing_ok=True)
+        with self._changing():
+            old = self.steps.pop(step, None)
+            if old is not None:
+                self._save()
+        for name in old["files"] if old else ():
+            (self.folder / name).unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Delete what interrupted writes left: temporary files, and checkpoints that no step lists.
+        """Delete what interrupted writes left: temporary files, checkpoints that no step lists; steps' locks too.
 
-        Only while the run is held, so that nobody is writing.
+        Only while the run is held whole, so that nobody is writing.
         """
         for path in strays(self):
             path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """The manifest as it is on disk, where others may have added steps meanwhile, and nobody else writing it."""
+        with ExitStack() as writing:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                writing.enter_context(_locked(self.folder / WRITING, wait=True))
+            except OSError as error:
+                raise _cannot_write(self.folder, error) from error
+            if (self.folder / MANIFEST).exists():
+                self.manifest["steps"] = load(self.folder).steps
+            yield
 
     def _save(self) -> None:
         write_whole(self.folder / MANIFEST, to_json(self.manifest))
 
 
 def strays(run: Run) -> list[Path]:
-    """Files of a run that no call goes on from: temporary ones, and checkpoints that the manifest does not list."""
+    """Files of a run that no call goes on from: temporary ones, steps' locks, checkpoints that nothing lists."""
     listed = {name for step in run.steps.values() for name in step["files"]}
     folders = (run.folder, run.folder / "outputs", run.folder / "attacks")
-    left = [path for folder in folders for path in folder.glob(".*.part")]
+    left = [path for folder in folders for path in folder.glob(".*.part")] + list(run.folder.glob(f"{LOCK}-*"))
     return sorted(left + [p for p in run.folder.glob("checkpoint-*.safetensors") if p.name not in listed])
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process holds a run folder; writes nothing."""
+    """Whether a process holds a run folder, or a step of it; writes nothing."""
     lock = folder / LOCK
     if fcntl is None or not lock.exists():
         return False
     try:
         with lock.open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return True
     return False
 
 
 @contextmanager
-def hold(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold a run folder for this process, making it where it does not exist.
+def hold(folder: Path, *, step: str | None = None, wait: bool = False) -> Iterator[None]:
+    """Hold a run folder for this process, making it where it does not exist; with `step`, for that step alone.
 
-    Raises BadRun where another process holds it and `wait` is not set, BadSetting where the folder cannot be made.
-    The system lets go when the process ends, however it ends.
+    Who holds a step may write it while others hold other steps, and nobody the folder. Raises BadRun where another
+    process is in the way and `wait` is not set, BadSetting where the folder cannot be made. The system lets go when
+    the process ends, however it ends.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK).open("w")
+        with ExitStack() as held:
+            held.enter_context(_locked(folder / LOCK, shared=step is not None, wait=wait))
+            if step is not None:
+                held.enter_context(_locked(folder / f"{LOCK}-{digest(step)}", wait=wait))
+            taken = held.pop_all()
+    except BlockingIOError:
+        raise BadRun(
+            f"{folder} is in use by another advbench process; wait for it or name another --runs-dir"
+        ) from None
     except OSError as error:
-        raise BadSetting(f"cannot write {folder}: {error.strerror}; name another folder with --runs-dir") from error
-    with file:
+        raise _cannot_write(folder, error) from error
+    with taken:
+        yield
+
+
+@contextmanager
+def _locked(path: Path, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
+    with path.open("w") as file:
         if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except OSError:
-                raise BadRun(
-                    f"{folder} is in use by another advbench process; wait for it or name another --runs-dir"
-                ) from None
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         yield
 
 

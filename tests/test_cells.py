@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from advbench import catalog, runs
-from advbench.cells import READY, Cell, Performer, attack_table, cells_of, model_table
+from advbench.cells import Cell, Performer, attack_table, cells_of, model_table
 from advbench.contracts import AdaptiveAttack
 from advbench.errors import BadRun
 from advbench.parsing import DEFAULTS, attack_choices, parse
-from advbench.pipeline import Study
+from advbench.pipeline import READY, Study
 from advbench.place import Place
 from advbench.progress import Quiet
 
@@ -55,13 +55,14 @@ def test_a_cell_sent_as_text_is_the_cell(tmp_path: Path) -> None:
         assert Cell.from_json(cell.to_json()) == cell
 
 
-def test_a_model_comes_before_its_attacks_and_writes_to_its_own_run_and_a_surrogates(tmp_path: Path) -> None:
+def test_a_model_comes_before_its_attacks_and_a_surrogate_before_its_own(tmp_path: Path) -> None:
     cells = cells_of(study(tmp_path))
-    assert [cell.step.partition("-eps")[0] for cell in cells[:3]] == [READY, "attack fgsm", "attack transfer"]
-    assert len({cell.run for cell in cells[:3]}) == 1
-    assert [len(cell.writes) for cell in cells] == [1, 1, 2, 1, 1, 2]
-    assert cells[2].writes[1] == cells[5].writes[1]  # one surrogate for both models
-    assert len({(cell.run, cell.step) for cell in cells}) == 6
+    steps = [cell.step.partition("-eps")[0] for cell in cells]
+    assert steps == [READY, "attack fgsm", READY, "attack transfer", READY, "attack fgsm", "attack transfer"]
+    softmax, _, center, *_ = cells
+    assert [cell.needs for cell in cells[:4]] == [(), (softmax.run,), (), (softmax.run, center.run)]
+    assert cells[6].needs == (cells[4].run, center.run)  # one surrogate for both models
+    assert len({cell.key for cell in cells}) == 7
 
 
 def test_cells_make_what_the_study_makes(tmp_path: Path) -> None:

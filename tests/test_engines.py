@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from advbench import runs
-from advbench.cells import READY, Cell, cells_of
+from advbench.cells import Cell, cells_of
 from advbench.engines import go_through
 from advbench.engines.local import Local
 from advbench.engines.queue import Queue, Tally
 from advbench.errors import FailedCells
 from advbench.parsing import parse
-from advbench.pipeline import Study
+from advbench.pipeline import READY, Study
 from advbench.place import Place
 from advbench.progress import Advance, Quiet
 
@@ -60,60 +60,91 @@ class Heard(Quiet):
 # -- the queue ---------------------------------------------------------------------------------------------------
 
 
-def cell(folder: Path, run: str, step: str, *writes: str) -> Cell:
-    return Cell(run, step, {}, {"runs_dir": str(folder)}, (run, *writes))
+def cell(folder: Path, run: str, step: str, *needs: str) -> Cell:
+    return Cell(run, step, {}, {"runs_dir": str(folder)}, needs)
 
 
-def two_models(folder: Path) -> Queue:
-    cells = [cell(folder, run, step) for run in ("a", "b") for step in (READY, "attack x", "attack y")]
-    return Queue(cells, Quiet(), tries=3)
+def two_models(folder: Path, **more: Any) -> Queue:
+    cells = [
+        cell(folder, run, step, *needs)
+        for run in ("a", "b")
+        for step, needs in ((READY, ()), ("attack x", (run,)), ("attack y", (run,)))
+    ]
+    return Queue(cells, Quiet(), tries=3, **more)
 
 
-def test_cells_of_one_run_are_never_at_work_together(tmp_path: Path) -> None:
+def taken(queue: Queue, run: str | None = None) -> Cell:
+    found = queue.take(run)
+    assert found is not None
+    return found
+
+
+def test_attacks_wait_for_their_model_and_then_go_side_by_side(tmp_path: Path) -> None:
     queue = two_models(tmp_path)
-    first, second = queue.take(), queue.take()
-    assert first is not None
-    assert second is not None
-    assert (first.run, second.run) == ("a", "b")
+    first, second = taken(queue), taken(queue)
+    assert (first.key, second.key) == (("a", READY), ("b", READY))
     assert queue.take() is None
     queue.finished(first)
-    third = queue.take()
-    assert third is not None
-    assert (third.run, third.step) == ("a", "attack x")
+    assert [taken(queue).key for _ in range(2)] == [("a", "attack x"), ("a", "attack y")]
+    assert queue.take() is None
+    assert len(queue) == 5
 
 
-def test_a_worker_goes_on_with_the_model_that_it_has(tmp_path: Path) -> None:
+def test_a_worker_goes_on_with_the_model_that_it_has_and_another_takes_the_loneliest(tmp_path: Path) -> None:
     queue = two_models(tmp_path)
     for run in ("a", "b"):
-        taken = queue.take(run)
-        assert taken is not None
-        assert (taken.run, taken.step) == (run, READY)
-        queue.finished(taken)
-    again = queue.take("b")
-    assert again is not None
-    assert again.run == "b"
-
-
-def test_an_attack_waits_while_its_surrogate_is_written(tmp_path: Path) -> None:
-    queue = Queue([cell(tmp_path, "a", READY), cell(tmp_path, "b", "attack x", "a")], Quiet(), tries=3)
-    first = queue.take()
-    assert first is not None
+        queue.finished(taken(queue, run))
+    assert taken(queue, "b").run == "b"
+    assert taken(queue).run == "a"
+    assert taken(queue, "b").run == "b"
+    assert taken(queue, "b").run == "a"
     assert queue.take() is None
-    queue.finished(first)
-    assert queue.take() is not None
+
+
+def test_an_attack_waits_for_its_surrogate(tmp_path: Path) -> None:
+    a, b, attack = (cell(tmp_path, "a", READY), cell(tmp_path, "b", READY), cell(tmp_path, "b", "attack x", "b", "a"))
+    queue = Queue([a, b, attack], Quiet(), tries=3)
+    for _ in range(2):
+        assert queue.take("b") in (a, b)
+    queue.finished(b)
+    assert queue.take() is None
+    queue.finished(a)
+    assert queue.take() is attack
+
+
+def test_some_cells_of_one_run_are_taken_together_the_model_first(tmp_path: Path) -> None:
+    queue = two_models(tmp_path)
+    batch = queue.take_some(2)
+    assert [c.key for c in batch] == [("a", READY), ("a", "attack x")]
+    assert [c.key for c in queue.take_some(9)] == [("b", READY), ("b", "attack x"), ("b", "attack y")]
+    assert queue.take_some(9) == []
+    queue.returned(batch[1])
+    queue.lost(batch[0], "its job was lost")
+    assert [c.key for c in queue.take_some(9)] == [("a", READY), ("a", "attack y"), ("a", "attack x")]
+    for key in [("a", READY), ("a", "attack y"), ("a", "attack x")]:
+        queue.finished(next(c for c in [*batch, cell(tmp_path, *key)] if c.key == key))
+    assert queue.tally == Tally(done=3, retried=1)
+
+
+def test_who_asked_is_told_of_every_cell_that_is_done(tmp_path: Path) -> None:
+    told: list[tuple[str, str]] = []
+    queue = two_models(tmp_path, on_done=lambda done: told.append(done.key))
+    while (now := queue.take()) is not None:
+        queue.finished(now)
+    assert len(told) == len(set(told)) == 6
+    assert queue.empty
 
 
 def test_a_cell_is_tried_three_times_and_its_model_before_its_attacks(tmp_path: Path) -> None:
     queue = two_models(tmp_path)
     for _ in range(3):
-        taken = queue.take("a")
-        assert taken is not None
-        assert (taken.run, taken.step) == ("a", READY)
-        queue.lost(taken, "its worker was killed (SIGKILL)")
+        lost = taken(queue, "a")
+        assert lost.key == ("a", READY)
+        queue.lost(lost, "its worker was killed (SIGKILL)")
     assert queue.tally == Tally(retried=2, failed=1, not_tried=2)
-    while (taken := queue.take()) is not None:
-        assert taken.run == "b"
-        queue.finished(taken)
+    while (now := queue.take()) is not None:
+        assert now.run == "b"
+        queue.finished(now)
     assert queue.empty
     with pytest.raises(FailedCells, match=r"a: training failed 3 times.*SIGKILL.*3 of 6 cells are done") as caught:
         queue.check()
@@ -123,9 +154,7 @@ def test_a_cell_is_tried_three_times_and_its_model_before_its_attacks(tmp_path: 
 def test_what_is_refused_is_not_tried_again_and_said_once(tmp_path: Path) -> None:
     queue = two_models(tmp_path)
     for run in ("a", "b"):
-        taken = queue.take(run)
-        assert taken is not None
-        queue.refused(taken, "the disk is full; free space", 2)
+        queue.refused(taken(queue, run), "the disk is full; free space", 2)
     assert queue.empty
     with pytest.raises(FailedCells) as caught:
         queue.check()
@@ -154,6 +183,17 @@ def test_workers_make_the_bytes_of_one_process_on_the_digits_grid(tmp_path: Path
     assert max(int(note.split()[0]) for _, note in heard.notes) == 2
     assert not active_children()
     assert go_through(cells_of(there), Local(2), heard) == Tally(before=54)
+
+
+def test_attacks_on_one_model_go_side_by_side(tmp_path: Path) -> None:
+    grid = {"losses": "lgm", "attacks": {"name": "pgd", "steps": 20, "eps": [0.1, 0.2, 0.3]}, "n": 200}
+    here, there = study(tmp_path / "here", **grid), study(tmp_path / "there", **grid)
+    rows, heard = here.attack(), Heard()
+    assert go_through(cells_of(there), Local(3), heard) == Tally(done=4)
+    assert max(int(note.split()[0]) for _, note in heard.notes) == 3
+    assert tensors(tmp_path / "there") == tensors(tmp_path / "here")
+    assert there.attack() == rows
+    assert not list((tmp_path / "there").rglob(".lock-*"))
 
 
 def test_a_killed_worker_costs_one_retry_and_nothing_else(tmp_path: Path) -> None:

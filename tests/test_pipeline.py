@@ -92,7 +92,7 @@ def times(folder: Path) -> dict[str, int]:
     return {
         str(p.relative_to(folder)): p.stat().st_mtime_ns
         for p in sorted(folder.rglob("*"))
-        if p.is_file() and p.name != ".lock"
+        if p.is_file() and not p.name.startswith(".lock")
     }
 
 
@@ -123,6 +123,7 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 def test_a_finished_run_holds_its_model_outputs_attacks_and_scores(finished: Path) -> None:
     assert set(contents(only_run(finished).folder)) == {
         ".lock",
+        ".lock.writing",
         "manifest.json",
         "model.safetensors",
         "training.jsonl",
@@ -140,7 +141,9 @@ def test_every_file_is_listed_in_the_manifest_with_its_hash(finished: Path) -> N
     run = only_run(finished)
     listed = {name: note["sha256"] for step in run.steps.values() for name, note in step["files"].items()}
     assert listed == {
-        name: found for name, found in contents(run.folder).items() if name not in (".lock", "manifest.json")
+        name: found
+        for name, found in contents(run.folder).items()
+        if name != "manifest.json" and not name.startswith(".lock")
     }
 
 

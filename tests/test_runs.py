@@ -29,8 +29,9 @@ def run(tmp_path: Path) -> Run:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """Every file below a folder but for locks."""
+    found = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".lock")]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in found}
 
 
 @contextmanager
@@ -371,3 +372,32 @@ def test_a_runs_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(BadSetting, match="--runs-dir"):
         runs.find(tmp_path / "file")
+
+
+# -- several processes -------------------------------------------------------------------------------------------
+
+
+def test_steps_are_held_side_by_side_and_a_run_alone(tmp_path: Path) -> None:
+    def refused(step: str | None) -> bool:
+        try:
+            with runs.hold(tmp_path, step=step):
+                return False
+        except BadRun:
+            return True
+
+    with runs.hold(tmp_path, step="attack a"), runs.hold(tmp_path, step="attack b"):
+        assert runs.is_held(tmp_path)
+        assert [refused(step) for step in ("attack a", "attack b", "attack c", None)] == [True, True, False, True]
+    with runs.hold(tmp_path):
+        assert [refused(step) for step in ("attack a", None)] == [True, True]
+    assert not runs.is_held(tmp_path)
+
+
+def test_what_two_processes_write_to_one_manifest_is_all_there(run: Run) -> None:
+    one, other = runs.load(run.folder), runs.load(run.folder)
+    one.write("attack a", {"a": b"a"})
+    other.write("attack b", {"b": b"b"})
+    one.drop("verify")
+    other.write("attack c", {"c": b"c"})
+    assert list(runs.load(run.folder).steps) == ["train", "attack a", "attack b", "attack c"]
+    assert list(other.steps) == ["train", "attack a", "attack b", "attack c"]

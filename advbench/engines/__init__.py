@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from advbench.cells import Cell
-from advbench.engines.queue import Queue, Tally
+from advbench.engines.queue import TRIES, Queue, Tally
 from advbench.progress import Progress
-
-TRIES = 3
 
 
 class Engine(Protocol):
@@ -19,12 +17,20 @@ class Engine(Protocol):
         """Take cells from `queue` until it is empty, and tell it of each what became of it."""
 
 
-def go_through(cells: Sequence[Cell], engine: Engine, progress: Progress, *, tries: int = TRIES) -> Tally:
+def go_through(
+    cells: Sequence[Cell],
+    engine: Engine,
+    progress: Progress,
+    *,
+    tries: int = TRIES,
+    on_done: Callable[[Cell], object] = lambda cell: None,
+) -> Tally:
     """Perform the cells that are not done; raises FailedCells at the end where one could not be, all others done.
 
     A cell whose worker was lost is tried again, `tries` times in all; one that the study itself refuses is not.
+    `on_done` is called with each cell as soon as it is done, with those that were done before at the start.
     """
-    queue = Queue(cells, progress, tries=tries)
+    queue = Queue(cells, progress, tries=tries, on_done=on_done)
     with queue.shown():
         engine.work(queue, progress)
     progress.say(f"cells: {queue.tally}")

@@ -6,13 +6,14 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
 from multiprocessing.context import ForkServerContext, SpawnContext
 
 from advbench.cells import Cell
+from advbench.engines.pool import Message, Pool, Worker
 from advbench.engines.queue import Queue
 from advbench.engines.worker import serve
 from advbench.progress import Progress
@@ -53,48 +54,18 @@ class Local:
 
     def work(self, queue: Queue, progress: Progress) -> None:
         """Take cells until the queue is empty; the workers end with this call, however it ends."""
-        jobs = min(self.jobs, queue.widest)
-        if 0 < jobs < self.jobs:
-            progress.say(f"{jobs} workers of {self.jobs}: the cells of one model are performed one after the other")
-        workers: list[Worker] = []
-        try:
-            workers += map(self._worker, range(jobs))
-            while not queue.empty:
-                for index, worker in enumerate(workers):
-                    if worker.cell is None:
-                        workers[index] = self._sent(worker, queue)
-                for index in _ready(workers):
-                    if not _heard(workers[index], queue, progress):
-                        workers[index] = self._worker(index)
-        finally:
-            for worker in workers:
-                worker.end()
+        Pool(self.jobs, self._worker, _heard).work(queue, progress)
 
-    def _worker(self, index: int) -> Worker:
-        worker = Worker(index, self.threads)
+    def _worker(self, index: int) -> Process:
+        worker = Process(index, self.threads)
         self.started(worker.process.pid or 0)
         return worker
 
-    def _sent(self, worker: Worker, queue: Queue) -> Worker:
-        """The worker with its next cell, if there is one for it; another in its place where it was killed idle."""
-        cell = queue.take(worker.run)
-        while cell is not None:
-            try:
-                worker.send(cell)
-            except OSError:
-                worker.end()
-                worker = self._worker(worker.index)
-            else:
-                break
-        return worker
 
-
-class Worker:
-    """One process and the cell it is at; `run` is the one it did last, which it still has in memory."""
+class Process:
+    """A worker process."""
 
     def __init__(self, index: int, threads: int) -> None:
-        self.index = index
-        self.threads = threads
         self.cell: Cell | None = None
         self.run: str | None = None
         context = _context()
@@ -104,13 +75,25 @@ class Worker:
             self.process.start()
         theirs.close()
 
+    @property
+    def ready(self) -> bool:
+        """Whether it is at no cell."""
+        return self.cell is None
+
     def send(self, cell: Cell) -> None:
         """Give it a cell; raises OSError where the process is gone."""
-        self.cell, self.run = cell, cell.run
         self.pipe.send_bytes(cell.to_json().encode())
 
+    def hear(self) -> Message:
+        """One message."""
+        try:
+            message: Message = json.loads(self.pipe.recv_bytes())
+        except (EOFError, OSError):
+            return {"lost": self.fate}
+        return message
+
     def end(self) -> None:
-        """Kill it: all that it writes, it writes whole."""
+        """Kill it."""
         self.process.kill()
         self.process.join()
         self.pipe.close()
@@ -137,30 +120,7 @@ def _ctrl_c_waits() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _ready(workers: list[Worker]) -> list[int]:
-    """Those at work from which there is something to hear, their end included."""
-    busy = {worker.pipe: index for index, worker in enumerate(workers) if worker.cell is not None}
-    return [busy[pipe] for pipe in connection.wait(list(busy)) if isinstance(pipe, connection.Connection)]
-
-
-def _heard(worker: Worker, queue: Queue, progress: Progress) -> bool:
-    """Hear one message; False where the worker is lost."""
-    cell = worker.cell
-    assert cell is not None
-    try:
-        message = json.loads(worker.pipe.recv_bytes())
-    except (EOFError, OSError):
-        message = {"lost": worker.fate}
-    if "say" in message:
-        progress.say(message["say"])
-        return True
-    worker.cell = None
-    if "done" in message:
-        queue.finished(cell)
-    elif "refused" in message:
-        queue.refused(cell, message["refused"], message["exit_code"])
-    else:
-        queue.lost(cell, message["lost"])
-        worker.end()
-        return False
-    return True
+def _heard(workers: Sequence[Worker]) -> Sequence[Worker]:
+    """Those from which there is something to hear, their end included."""
+    pipes = {worker.pipe: worker for worker in workers if isinstance(worker, Process)}
+    return [pipes[pipe] for pipe in connection.wait(list(pipes)) if isinstance(pipe, connection.Connection)]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from advbench.cells import READY, Cell
+from advbench.cells import Cell
 from advbench.errors import FailedCells
+from advbench.pipeline import READY
 from advbench.progress import Advance, Progress
+
+TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -28,31 +31,47 @@ class Tally:
 
 
 class Queue:
-    """The cells of a study that are not done, in their order, those of one run one at a time.
+    """The cells of a study that are not done; those whose models are there are open, the others wait.
 
-    A run is one folder with one manifest: what writes to it is never at work twice. Models go side by side.
+    `on_done` is called with each cell that is finished, and at the start with each that was done before.
     """
 
-    def __init__(self, cells: Sequence[Cell], progress: Progress, *, tries: int) -> None:
-        self._left = [cell for cell in cells if not cell.done]
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        progress: Progress,
+        *,
+        tries: int,
+        on_done: Callable[[Cell], object] = lambda cell: None,
+    ) -> None:
         self._progress = progress
         self._tries = tries
-        self._lost: Counter[str] = Counter()
-        self._at_work: list[Cell] = []
-        self._refused: dict[str, int] = {}  # sentence -> exit status
+        self._on_done = on_done
         self._total = len(cells)
         self._advance: Advance = lambda done, note: None
-        self.tally = Tally(before=len(cells) - len(self._left))
+        self._lost: Counter[tuple[str, str]] = Counter()
+        self._refused: dict[str, int] = {}  # sentence -> exit status
+        self._at_work: Counter[str] = Counter()  # cells, by run
+        done = [cell.done for cell in cells]
+        left = [cell for cell, is_done in zip(cells, done, strict=True) if not is_done]
+        self._missing = {cell.run for cell in left if cell.step == READY}  # models
+        self._open: dict[str, deque[Cell]] = {}  # by run, in order
+        self._waiting: list[Cell] = []
+        for cell in left:
+            self._add(cell)
+        self.tally = Tally(before=sum(done))
+        for cell, is_done in zip(cells, done, strict=True):
+            if is_done:
+                on_done(cell)
 
     @property
     def empty(self) -> bool:
         """Whether nothing is left or at work."""
-        return not self._left and not self._at_work
+        return not len(self)
 
-    @property
-    def widest(self) -> int:
-        """How many cells can be at work at once, at most: as many as there are runs."""
-        return len({cell.run for cell in self._left})
+    def __len__(self) -> int:
+        """Cells left or at work."""
+        return sum(map(len, self._open.values())) + len(self._waiting) + self._at_work.total()
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -62,46 +81,95 @@ class Queue:
             yield
 
     def take(self, run: str | None = None) -> Cell | None:
-        """A cell to perform now, of `run` if it has one; None where all that are left wait for others."""
-        busy = {name for cell in self._at_work for name in cell.writes}
-        free = [cell for cell in self._left if busy.isdisjoint(cell.writes)]
-        if not free:
+        """An open cell: of `run` if it has one, else of a run that the fewest are at; None where there is none."""
+        if run not in self._open:
+            run = min(self._open, key=lambda name: self._at_work[name], default=None)
+        if run is None:
             return None
-        cell = next((cell for cell in free if cell.run == run), free[0])
-        self._left.remove(cell)
-        self._at_work.append(cell)
-        self._show()
+        cell = self._open[run].popleft()
+        if not self._open[run]:
+            del self._open[run]
+        self._begin(cell)
         return cell
+
+    def take_some(self, most: int) -> list[Cell]:
+        """At most so many cells of one run, for one who performs them in this order and stops at what goes wrong.
+
+        A model comes with attacks on it, if they need no other model that is missing.
+        """
+        first = self.take()
+        if first is None:
+            return []
+        taken = [first]
+        if first.step == READY:
+            attacks = [c for c in self._waiting if c.run == first.run and self._missing & {*c.needs} == {first.run}]
+            taken += attacks[: most - 1]
+            self._waiting = [cell for cell in self._waiting if cell not in taken]
+            for cell in taken[1:]:
+                self._begin(cell)
+        while len(taken) < most and first.run in self._open:
+            taken += filter(None, [self.take(first.run)])
+        return taken
 
     def finished(self, cell: Cell) -> None:
         """A cell that was taken is done."""
-        self._at_work.remove(cell)
+        self._end(cell)
+        if cell.step == READY:
+            self._missing.discard(cell.run)
+            waiting, self._waiting = self._waiting, []
+            for other in waiting:
+                self._add(other)
         self._count(done=1)
+        self._on_done(cell)
+
+    def returned(self, cell: Cell) -> None:
+        """A cell that was taken was not begun."""
+        self._end(cell)
+        self._add(cell, first=True)
+        self._show()
 
     def lost(self, cell: Cell, why: str) -> None:
         """Whoever performed a cell came to an end before it: try again, or fail after the last try."""
-        self._at_work.remove(cell)
-        self._lost[cell.name] += 1
-        if self._lost[cell.name] < self._tries:
-            self._left.insert(0, cell)
+        self._end(cell)
+        self._lost[cell.key] += 1
+        if self._lost[cell.key] < self._tries:
+            self._add(cell, first=True)
             self._count(retried=1)
-            self._progress.say(f"{cell.name}: {why}; try {self._lost[cell.name] + 1} of {self._tries}")
+            self._progress.say(f"{cell.name}: {why}; try {self._lost[cell.key] + 1} of {self._tries}")
         else:
             times = f"failed {self._tries} times, the last time because {why}"
             self._fail(cell, f"{cell.name} {times}; the same command tries it again", FailedCells.exit_code)
 
     def refused(self, cell: Cell, sentence: str, exit_code: int) -> None:
         """The study itself refuses a cell, which trying again would not change."""
-        self._at_work.remove(cell)
+        self._end(cell)
         self._fail(cell, sentence, exit_code)
+
+    def _add(self, cell: Cell, *, first: bool = False) -> None:
+        if not self._missing.isdisjoint(cell.needs):
+            self._waiting.append(cell)
+            return
+        open_ones = self._open.setdefault(cell.run, deque())
+        if first:
+            open_ones.appendleft(cell)
+        else:
+            open_ones.append(cell)
+
+    def _begin(self, cell: Cell) -> None:
+        self._at_work[cell.run] += 1
+        self._show()
+
+    def _end(self, cell: Cell) -> None:
+        self._at_work[cell.run] -= 1
 
     def _fail(self, cell: Cell, sentence: str, exit_code: int) -> None:
         if sentence not in self._refused:
             self._progress.say(f"{cell.name}: failed")
         self._refused[sentence] = exit_code
-        after = [other for other in self._left if other.run == cell.run] if cell.step == READY else []
-        self._left = [other for other in self._left if other not in after]
-        self._count(failed=1, not_tried=len(after))
+        before = len(self._waiting)
+        if cell.step == READY:
+            self._waiting = [other for other in self._waiting if cell.run not in other.needs]
+        self._count(failed=1, not_tried=before - len(self._waiting))
 
     def check(self) -> None:
         """Raise FailedCells with every different sentence once, where there is one."""
@@ -116,5 +184,5 @@ class Queue:
         self._show()
 
     def _show(self) -> None:
-        note = f"{len(self._at_work)} running, {self.tally.retried} retried, {self.tally.failed} failed"
+        note = f"{self._at_work.total()} running, {self.tally.retried} retried, {self.tally.failed} failed"
         self._advance(self.tally.before + self.tally.done, note)

@@ -1,7 +1,7 @@
-"""What a worker process does: perform the cells it is sent, one after the other, and say what became of each.
+"""What a worker does wherever it runs: perform cells, one after the other, and say what became of each.
 
-Both ways over the pipe go JSON texts. In: a cell. Out: {"say": line}, {"done": run and step}, {"refused": sentence,
-"exit_code": status}, {"lost": reason}; after the last the process ends, as what it holds cannot be trusted.
+Messages are JSON objects: {"said": [lines]}, {"done": [run, step]}, {"refused": sentence, "exit_code": status},
+{"lost": reason}. After the last, what the worker holds cannot be trusted.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
@@ -24,14 +26,14 @@ from advbench.progress import Advance
 
 
 class Relay:
-    """Hands what is said to the one who sent the cell; bars stay there, where one shows all cells."""
+    """Hands on what is said; bars are left to the sender, where one shows all cells."""
 
-    def __init__(self, pipe: Connection) -> None:
-        self.pipe = pipe
+    def __init__(self, on_line: Callable[[str], object]) -> None:
+        self.on_line = on_line
 
     def say(self, text: str) -> None:
         """One line."""
-        tell(self.pipe, say=text)
+        self.on_line(text)
 
     @contextmanager
     def bar(self, label: str, total: int) -> Iterator[Advance]:  # noqa: ARG002
@@ -39,33 +41,42 @@ class Relay:
         yield lambda done, note: None
 
 
-def tell(pipe: Connection, **message: Any) -> None:
-    """Send one message."""
-    pipe.send_bytes(json.dumps(message).encode())
+def outcome(performer: Performer, cell: Cell) -> dict[str, Any]:
+    """Perform a cell: the message about it; an error that is not the study's goes to stderr too, with its lines."""
+    try:
+        made = performer.perform(cell)
+    except AdvbenchError as error:
+        return {"refused": str(error), "exit_code": error.exit_code}
+    except Exception as error:
+        traceback.print_exc(file=sys.stderr)
+        return {"lost": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+    return {"done": [made.run, made.step]}
 
 
 def serve(pipe: Connection, index: int, threads: int) -> None:
-    """Perform cells until the pipe is closed; `index` tells workers apart, and shares out the GPUs there are."""
+    """Perform the cells that come as JSON texts until the pipe is closed; messages go the other way.
+
+    `index` tells workers apart, and shares out the GPUs there are.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the sender's, who ends this process
     threading.Thread(target=_end_with_sender, daemon=True).start()
     torch.set_num_threads(threads)
     if torch.cuda.is_available():
         torch.cuda.set_device(index % torch.cuda.device_count())
-    performer = Performer(Relay(pipe))
+    performer = Performer(Relay(lambda line: _tell(pipe, {"said": [line]})))
     while True:
         try:
             cell = Cell.from_json(pipe.recv_bytes().decode())
         except EOFError:
             return
-        try:
-            outcome = performer.perform(cell)
-        except AdvbenchError as error:
-            tell(pipe, refused=str(error), exit_code=error.exit_code)
-        except Exception as error:
-            tell(pipe, lost=f"{type(error).__name__}: {' '.join(str(error).split())}")
-            raise  # to stderr, with its lines
-        else:
-            tell(pipe, done=[outcome.run, outcome.step])
+        message = outcome(performer, cell)
+        _tell(pipe, message)
+        if "lost" in message:
+            sys.exit(1)
+
+
+def _tell(pipe: Connection, message: dict[str, Any]) -> None:
+    pipe.send_bytes(json.dumps(message).encode())
 
 
 def _end_with_sender() -> None:
