@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from advbench import runs
 from advbench.contracts import FromSurrogate
 from advbench.parsing import parse
@@ -18,7 +16,7 @@ from advbench.pipeline import READY, Study, surrogate_of
 from advbench.place import Place
 from advbench.progress import Progress
 from advbench.spec import AttackChoice, Model, Spec
-from advbench.types import Splits
+from advbench.types import Splits, resolve_device
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ def place_from(table: Mapping[str, Any], progress: Progress) -> Place:
     """The place that `place_table` described."""
     folders = {k: None if table[k] is None else Path(table[k]) for k in ("runs_dir", "reports_dir", "data_dir")}
     plain = {k: table[k] for k in ("download", "batch_size")}
-    return Place(**folders, **plain, device=torch.device(table["device"]), progress=progress)  # type: ignore[arg-type]
+    return Place(**folders, **plain, device=resolve_device(table["device"]), progress=progress)  # type: ignore[arg-type]
 
 
 class OfCell(Study):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 from advbench import runs
 from advbench.cells import cells_of
 from advbench.cli_options import Options
@@ -11,24 +14,64 @@ from advbench.engines.local import Local, cores
 from advbench.errors import BadSetting, UnknownName
 from advbench.pipeline import Study
 
-ENGINES = ("local",)
+ENGINES = ("local", "ray", "slurm")
 MOST_JOBS = 1024
+ONLY = {"address": ("ray",), "gpus_per_job": ("ray", "slurm"), "cells_per_job": ("slurm",), "slurm": ("slurm",)}
 
 
-def engine_of(options: Options) -> Engine:
-    """The engine that --on names (default: local)."""
-    name = "local" if options["on"] is None else options["on"]
+def engine_of(options: Options) -> Engine | None:
+    """The engine that --on names (local where only --jobs is given); None where the options name none."""
+    name = options["on"] if options["on"] is not None or options["jobs"] is None else "local"
+    for key, engines in ONLY.items():
+        if options[key] and name not in engines:
+            raise BadSetting(f"--{key.replace('_', '-')} goes with --on {' or '.join(engines)}, not with --on {name}")
+    if name is None:
+        return None
     if name not in ENGINES:
         raise UnknownName("engine", name, ENGINES)
     threads = options["threads"] or 1
     jobs = max(1, cores() // threads) if options["jobs"] is None else options["jobs"]
     if not 1 <= jobs <= MOST_JOBS:
         raise BadSetting(f"jobs = {jobs} is out of range; it must be from 1 to {MOST_JOBS}, at best one a core")
+    if name == "ray":
+        from advbench.engines.on_ray import Ray
+
+        return Ray(jobs, threads, gpus=options["gpus_per_job"] or 0.0, address=options["address"])
+    if name == "slurm":
+        from advbench.engines.on_slurm import Slurm, resources
+
+        return Slurm(
+            jobs,
+            threads,
+            gpus=options["gpus_per_job"] or 0.0,
+            cells=8 if options["cells_per_job"] is None else options["cells_per_job"],
+            folder=Path(options["runs_dir"]) / ".slurm",
+            asked=resources(options["slurm"] or ()),
+        )
     return Local(jobs, threads)
 
 
+def device_of(options: Options, here: str) -> str:
+    """The workers' device: that of this machine, `here`, but on a cluster what its jobs ask for."""
+    if options["on"] not in ("ray", "slurm"):
+        return here
+    if options["device"] is not None:
+        raise BadSetting(
+            f"device = {options['device']!r} is of this machine; with --on {options['on']} a job computes on the CPU, "
+            "or on its GPU with --gpus-per-job"
+        )
+    return "cuda" if options["gpus_per_job"] else "cpu"
+
+
 def go_through(study: Study, options: Options) -> None:
-    """Perform the study's cells on the engine that the options name; raises FailedCells where one could not be."""
+    """Perform the study's cells on the engine that the options name, if they do.
+
+    Raises FailedCells where one could not be performed.
+    """
     engine = engine_of(options)
+    if engine is None:
+        return
     runs.check_folder(study.place.reports_dir / study.spec.name)
-    through(cells_of(study), engine, study.place.progress)
+    device = device_of(options, str(study.place.device))
+    cells = [replace(cell, place={**cell.place, "device": device}) for cell in cells_of(study)]
+    through(cells, engine, study.place.progress)

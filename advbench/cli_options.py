@@ -230,10 +230,29 @@ GRID: Group = {
     "on": _option(
         str,
         "--on",
-        help="Where the cells (a model, an attack on it) are performed: local = worker processes on this machine.",
+        help="Perform the cells (a model, an attack on it) on local = processes of this machine, ray, or slurm.",
         panel=_MACHINE,
     ),
-    "jobs": _option(int, "--jobs", help="How many at once (default: one a core).", panel=_MACHINE),
+    "jobs": _option(int, "--jobs", help="How many at once (default: one a core of this machine).", panel=_MACHINE),
+    "gpus_per_job": _option(
+        float, "--gpus-per-job", help="ray, slurm: GPUs of each; in Ray a fraction shares one.", panel=_MACHINE
+    ),
+    "address": _option(
+        str, "--address", help="ray: of a cluster, or auto (default: one started on this machine).", panel=_MACHINE
+    ),
+    "cells_per_job": _option(
+        int, "--cells-per-job", help="slurm: cells of one model in a job (default 8).", panel=_MACHINE
+    ),
+    "slurm": Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slurm",
+            metavar="KEY=VALUE",
+            rich_help_panel=_MACHINE,
+            show_default=False,
+            help="What a job asks for, such as partition=gpu or timeout_min=240; may be repeated.",
+        ),
+    ],
 }
 SHARD: Group = {
     "shard": _option(
