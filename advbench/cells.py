@@ -37,6 +37,9 @@ class Cell:
     place: Mapping[str, Any]
     needs: tuple[str, ...] = ()
 
+    def __hash__(self) -> int:
+        return hash(self.key)
+
     @property
     def key(self) -> tuple[str, str]:
         """What tells it from other cells."""
@@ -130,6 +133,11 @@ def attack_table(choice: AttackChoice) -> dict[str, Any]:
     """The entry of a spec's `attacks` that `parsing.parse` reads as this one attack."""
     aimed = {"n": choice.n, "detector": choice.detector, "fpr": choice.fpr}
     return {"name": choice.choice.name, **choice.choice.settings, **{k: v for k, v in aimed.items() if v is not None}}
+
+
+def on_device(cell: Cell, device: str) -> Cell:
+    """The cell, to be computed there."""
+    return replace(cell, place={**cell.place, "device": device})
 
 
 def place_table(study: Study) -> dict[str, Any]:

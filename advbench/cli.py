@@ -46,7 +46,7 @@ from advbench.cli_parse import (
     study_table,
     words,
 )
-from advbench.errors import AdvbenchError, FailedCheck, UnknownName
+from advbench.errors import AdvbenchError, BadSetting, FailedCheck, UnknownName
 
 if TYPE_CHECKING:
     from advbench.report.adaptive import Shown
@@ -154,7 +154,7 @@ def evaluate(options: Options) -> None:
 
 
 @app.command()
-@takes(REPRODUCE, MACHINE, PLACE, JSON)
+@takes(REPRODUCE, MACHINE, GRID, PLACE, JSON)
 def reproduce(
     options: Options,
     what: Annotated[str, typer.Argument(help="mnist: the MNIST experiments of Wan et al. 2018")],
@@ -167,13 +167,24 @@ def reproduce(
     place = place_of(options)
     names = words(options["cell"], "cell")
     if options["check"]:
+        if options["on"] is not None or options["jobs"] is not None:
+            raise BadSetting("--check computes in this process; leave --on and --jobs out")
         rows = check(place, names)
         emit("reproduce", rows, options, table="check")
         missed = sum(not row["met"] for row in rows)
         if missed:
             raise FailedCheck(f"{missed} of {len(rows)} figures differ from the committed ones by more than allowed")
         return
-    page, rows = complete(place, names, train=not options["no_train"], cells=not options["security"])
+    from advbench.cli_grid import device_of, engine_of
+
+    page, rows = complete(
+        place,
+        names,
+        train=not options["no_train"],
+        cells=not options["security"],
+        engine=engine_of(options),
+        device=device_of(options, str(place.device)),
+    )
     emit("reproduce", rows, options, page)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from advbench import runs
-from advbench.cells import cells_of
+from advbench.cells import cells_of, on_device
 from advbench.cli_options import Options
 from advbench.engines import Engine
 from advbench.engines import go_through as through
@@ -57,8 +56,8 @@ def device_of(options: Options, here: str) -> str:
         return here
     if options["device"] is not None:
         raise BadSetting(
-            f"device = {options['device']!r} is of this machine; with --on {options['on']} a job computes on the CPU, "
-            "or on its GPU with --gpus-per-job"
+            f"device = {options['device']!r} is of this machine; with --on {options['on']} a job takes the CPU, or a "
+            "GPU with --gpus-per-job"
         )
     return "cuda" if options["gpus_per_job"] else "cpu"
 
@@ -73,5 +72,4 @@ def go_through(study: Study, options: Options) -> None:
         return
     runs.check_folder(study.place.reports_dir / study.spec.name)
     device = device_of(options, str(study.place.device))
-    cells = [replace(cell, place={**cell.place, "device": device}) for cell in cells_of(study)]
-    through(cells, engine, study.place.progress)
+    through([on_device(cell, device) for cell in cells_of(study)], engine, study.place.progress)

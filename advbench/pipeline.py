@@ -122,12 +122,13 @@ class Study:
     def run_of(self, model: Model | SuppliedModel, step: str | None = None) -> Iterator[Run]:
         """The model's run, held for this process; with `step`, for that step alone, others at work beside it."""
         with runs.hold(self.place.runs_dir / model.run_name(self.fingerprint), step=step, wait=self.waits):
-            run = self._opened(model)
+            run = self.opened(model)
             if step is None:
                 run.sweep()
             yield run
 
-    def _opened(self, model: Model | SuppliedModel) -> Run:
+    def opened(self, model: Model | SuppliedModel) -> Run:
+        """The model's run as it lies on disk, or a new one; held by nobody."""
         record = model.record(self.fingerprint)
         run = runs.open_or_new(self.place.runs_dir, model.run_name(self.fingerprint), record, self._environment)
         if runs.digest(run.model) != runs.digest(record):
@@ -269,7 +270,7 @@ class Study:
 
     def _trained(self, model: Model) -> Victim:
         """A model beside those of the spec, trained first where it does not exist."""
-        run = self._opened(model)
+        run = self.opened(model)
         if READY not in run.steps:
             with self.run_of(model) as run:
                 self.perform(run, model, None)

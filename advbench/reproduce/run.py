@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from advbench.engines import Engine
 from advbench.errors import BadSetting
 from advbench.place import Place
 from advbench.reproduce import records, security, tuning
+from advbench.reproduce.ahead import Ahead
 from advbench.reproduce.cells import chosen
 from advbench.reproduce.grid import Grid, compare
 from advbench.reproduce.page import write_page, write_rows
@@ -17,21 +19,37 @@ from advbench.reproduce.page import write_page, write_rows
 Row = dict[str, Any]
 
 
-def complete(place: Place, names: list[str] | None, *, train: bool, cells: bool = True) -> tuple[Path, list[Row]]:
+def complete(
+    place: Place,
+    names: list[str] | None,
+    *,
+    train: bool,
+    cells: bool = True,
+    engine: Engine | None = None,
+    device: str = "cpu",
+) -> tuple[Path, list[Row]]:
     """Every cell of these names finished and probed, its rows written as soon as they are, then the page.
 
     Returns the page's path and rows. Without `train`, cells that have no weights stay as they are, and trials that
-    are missing stay so. Without `cells`, only the attacks that know a detector are run, on what has weights.
+    are missing stay so. Without `cells`, only the attacks that know a detector are run, on what has weights. An
+    `engine` trains (on `device`) and attacks; without one, this process does.
     """
     grid = Grid(place)
     if train and cells and names is None:
         tuning.tune(grid)
-    for cell in chosen(names) if cells else ():
-        if train or grid.weights(cell).exists():
-            place.progress.say(f"cell {cell.name}")
-            grid.finish(cell)
-            write_rows(grid)
-    security.ask(grid, names, lambda: write_rows(grid))
+    models = chosen(names) if cells else []
+    if engine is not None:
+        ahead = Ahead(grid, engine, device)
+        ahead.train(models if train else [])
+        ahead.evaluate(models)
+        ahead.ask(names)
+    else:
+        for model in models:
+            if train or grid.weights(model).exists():
+                place.progress.say(f"cell {model.name}")
+                grid.finish(model)
+                write_rows(grid)
+        security.ask(grid, names, lambda: write_rows(grid))
     page = write_page(grid, grid.evaluated())
     return page, write_rows(grid)
 

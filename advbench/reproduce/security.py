@@ -31,26 +31,32 @@ MARKS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
 def ask(grid: Grid, names: list[str] | None, kept: Callable[[], object]) -> None:
-    """Answer the probes of these cells (all where None) that can be: weights there, attack in the catalog.
-
-    `kept` is called after each new answer is on disk.
-    """
-    cells = {cell.name for cell in chosen(names)}
-    for probe in plan():
-        if probe.cell.name not in cells or not grid.weights(probe.cell).exists() or not probe.available:
-            continue
-        record = record_of(grid, probe.cell)
-        choice = choice_of(probe)
-        old = find(record, probe)
-        if old is not None and old["settings"] == dict(choice.choice.settings):
-            continue
+    """Answer the probes that are `wanted`; `kept` is called after each new answer is on disk."""
+    for probe in wanted(grid, names):
         grid.place.progress.say(
             f"{probe.cell.name}: {probe.part}, {probe.attack} eps {probe.eps:g}, {probe.detector}"
         )
-        new = answer(grid, probe)
-        record["rows"] = [row for row in record["rows"] if row is not old] + [new]
-        runs.write_whole(grid.security_file(probe.cell), to_json(record))
+        keep(grid, probe)
         kept()
+
+
+def wanted(grid: Grid, names: list[str] | None) -> list[Probe]:
+    """The probes of these cells (all where None) that have no answer and can have one: weights, attack are there."""
+    cells, found = {cell.name for cell in chosen(names)}, []
+    for probe in plan():
+        if probe.cell.name in cells and grid.weights(probe.cell).exists() and probe.available:
+            old = find(record_of(grid, probe.cell), probe)
+            if old is None or old["settings"] != dict(choice_of(probe).choice.settings):
+                found.append(probe)
+    return found
+
+
+def keep(grid: Grid, probe: Probe) -> None:
+    """The probe's answer in its cell's record, in the place of an older one."""
+    new, record = answer(grid, probe), record_of(grid, probe.cell)
+    old = find(record, probe)
+    record["rows"] = [row for row in record["rows"] if row is not old] + [new]
+    runs.write_whole(grid.security_file(probe.cell), to_json(record))
 
 
 def record_of(grid: Grid, cell: Cell) -> Record:
@@ -88,9 +94,11 @@ def answer(grid: Grid, probe: Probe) -> Answer:
     eight_bit  the same images rounded to 255ths, which can move a pixel by another 1/510
     """
     study = grid.study(probe.cell, "security", [probe.entry])
-    study.attack()
     (model,), (choice,) = study.spec.models(), study.attacks
-    run = runs.load(study.place.runs_dir / model.run_name(study.fingerprint))
+    run = study.opened(model)
+    if f"attack {choice.file_name}" not in run.steps:  # else others may be at work on the run
+        study.attack()
+        run = study.opened(model)
     made = artifacts.read_adversarials(run, choice.file_name)
     clean = artifacts.read_part(run, "test").outputs.take(slice(len(made.labels)))
     guard = guards.guard(run, probe.detector, probe.fpr)

@@ -1,0 +1,74 @@
+"""The grid's work as cells that an engine performs; records and answers are kept as soon as they can be."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from advbench.cells import Cell, cells_of, on_device
+from advbench.engines import Engine, go_through
+from advbench.reproduce import cells, security
+from advbench.reproduce.grid import Grid
+from advbench.reproduce.page import write_rows
+from advbench.reproduce.probes import Probe
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """A grid and who works on it; trainings are computed on `device`, published figures on the CPU."""
+
+    grid: Grid
+    engine: Engine
+    device: str
+
+    def train(self, models: Sequence[cells.Cell]) -> None:
+        """Train those that have neither weights nor a record, and round their weights."""
+        grid = self.grid
+        wanted: dict[Cell, cells.Cell] = {}
+        for model in models:
+            if not grid.weights(model).exists() and not grid.record_file(model).exists():
+                first, *_ = cells_of(grid.study(model, "training"))
+                wanted[on_device(first, self.device)] = model
+        self._go(wanted, lambda cell: grid.train(wanted[cell]))
+
+    def evaluate(self, models: Sequence[cells.Cell]) -> None:
+        """Attack those that have weights; each gets its record when its last attack is done."""
+        grid = self.grid
+        wanted: dict[Cell, cells.Cell] = {}
+        for model in models:
+            if grid.weights(model).exists():
+                attacks = model.attacks()
+                found = cells_of(grid.study(model, "evaluated", attacks))
+                wanted |= dict.fromkeys(found if attacks else found[:1], model)
+        left = Counter(wanted.values())
+
+        def done(cell: Cell) -> None:
+            model = wanted[cell]
+            left[model] -= 1
+            if not left[model]:
+                grid.finish(model)
+                write_rows(grid)
+
+        self._go(wanted, done)
+
+    def ask(self, names: list[str] | None) -> None:
+        """Answer the probes that are open, each as soon as its attack is done."""
+        grid = self.grid
+        wanted: dict[Cell, Probe | None] = {}
+        for probe in security.wanted(grid, names):
+            ready, attack = cells_of(grid.study(probe.cell, "security", [probe.entry]))
+            wanted.setdefault(ready, None)
+            wanted[attack] = probe
+
+        def done(cell: Cell) -> None:
+            probe = wanted[cell]
+            if probe is not None:
+                security.keep(grid, probe)
+                write_rows(grid)
+
+        self._go(wanted, done)
+
+    def _go(self, wanted: Iterable[Cell], done: Callable[[Cell], None]) -> None:
+        if found := list(wanted):
+            go_through(found, self.engine, self.grid.place.progress, on_done=done)
