@@ -1,22 +1,28 @@
-"""A study as cells: one model trained, or one attack on it; each plain data that another process can perform."""
+"""A study as cells: a model trained, an attack on it, its attacks scored; plain data that any process can perform."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from advbench import runs
+from advbench import runs, scoring
 from advbench.contracts import FromSurrogate
+from advbench.errors import BadRun
 from advbench.parsing import parse
 from advbench.pipeline import READY, Study, surrogate_of
 from advbench.place import Place
 from advbench.progress import Progress
+from advbench.runs import Run
 from advbench.spec import AttackChoice, Model, Spec
 from advbench.types import Splits, resolve_device
+
+SCORED = "verify"  # the step that scores a run's attacks
+Key = tuple[str, str]  # run and step
 
 
 @dataclass(frozen=True)
@@ -24,37 +30,50 @@ class Cell:
     """One piece of a study, as JSON values.
 
     run     name of the run, which ends in a digest of the data, the model and its training
-    step    what the run's manifest holds if and only if the cell is done: `outputs`, or `attack <file name>`, which
-            ends in a digest of the attack's settings
-    table   a spec of this one model and, where the cell is an attack, this one attack
+    step    what the run's manifest holds if the cell is done: `outputs`; `attack <file name>`, which ends in a digest
+            of the attack's settings; or `verify`, which is done if its scores are of all these attacks and detectors
+    table   a spec of this one model, and of the attack that it makes, or of the attacks and detectors that it scores
     place   folders, device, evaluation batch, and where released weights are looked for
-    needs   the runs whose models are to be there first: an attack's own, and its surrogate's
+    needs   the keys of the cells that come first
     """
 
     run: str
     step: str
     table: Mapping[str, Any]
     place: Mapping[str, Any]
-    needs: tuple[str, ...] = ()
+    needs: tuple[Key, ...] = ()
 
     def __hash__(self) -> int:
         return hash(self.key)
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> Key:
         """What tells it from other cells."""
         return self.run, self.step
 
     @property
+    def what(self) -> str:
+        """What is done to the run, for people."""
+        return {READY: "training", SCORED: "scoring"}.get(self.step, self.step)
+
+    @property
     def name(self) -> str:
         """For people."""
-        return f"{self.run}: {'training' if self.step == READY else self.step}"
+        return f"{self.run}: {self.what}"
 
     @property
     def done(self) -> bool:
         """Whether the manifest holds the step; raises BadRun for one that cannot be read."""
-        folder = Path(self.place["runs_dir"]) / self.run
-        return (folder / runs.MANIFEST).exists() and self.step in runs.load(folder).steps
+        return self.done_in(run_below(Path(self.place["runs_dir"]) / self.run))
+
+    def done_in(self, run: Run | None) -> bool:
+        """The same, of a run that was read already."""
+        if run is None or self.step not in run.steps:
+            return False
+        if self.step != SCORED:
+            return True
+        spec = parse(self.table)
+        return scoring.is_verified(run, [choice.file_name for choice in spec.attacks], spec.detectors)
 
     def to_json(self) -> str:
         """As text."""
@@ -64,7 +83,7 @@ class Cell:
     def from_json(cls, text: str) -> Cell:
         """From that text."""
         value = json.loads(text)
-        return cls(**{**value, "needs": tuple(value["needs"])})
+        return cls(**{**value, "needs": tuple((run, step) for run, step in value["needs"])})
 
 
 @dataclass(frozen=True)
@@ -77,23 +96,47 @@ class Outcome:
     seconds: float
 
 
-def cells_of(study: Study) -> list[Cell]:
-    """Every cell of a study of models that are trained here; a model's own before its attacks, in their order.
+def cells_of(study: Study, detectors: Sequence[str] = ()) -> list[Cell]:
+    """Every cell of a study of models that are trained here: each model, its attacks, their scores by `detectors`.
 
     A surrogate that is none of the study's models has a cell of its own.
     """
     place, found, made = place_table(study), [], set[str]()
     for model in study.models():
         assert isinstance(model, Model)
-        name = model.run_name(study.fingerprint)
+        name, attacks = model.run_name(study.fingerprint), []
         found += _making(study, model, place, made)
         for choice in study.attacks:
-            needs = {name: model} | _surrogate(study, model, choice)
-            for other in needs.values():
+            models = {name: model} | _surrogate(study, model, choice)
+            for other in models.values():
                 found += _making(study, other, place, made)
             table = model_table(study.spec, model) | {"attacks": [attack_table(choice)]}
-            found.append(Cell(name, f"attack {choice.file_name}", table, place, tuple(needs)))
+            needs = tuple((name, READY) for name in models)
+            attacks.append(Cell(name, f"attack {choice.file_name}", table, place, needs))
+        found += attacks
+        if detectors:
+            entries = [entry for attack in attacks for entry in attack.table["attacks"]]
+            table = model_table(study.spec, model) | {"attacks": entries, "detectors": list(detectors)}
+            found.append(Cell(name, SCORED, table, place, tuple(attack.key for attack in attacks)))
     return found
+
+
+def done_among(cells: Sequence[Cell]) -> list[bool]:
+    """Whether each is done, each run read once; one that cannot be read counts as not begun."""
+    read = cache(run_below)
+
+    def done(cell: Cell) -> bool:
+        try:
+            return cell.done_in(read(Path(cell.place["runs_dir"]) / cell.run))
+        except BadRun:
+            return False
+
+    return [done(cell) for cell in cells]
+
+
+def run_below(folder: Path) -> Run | None:
+    """The run in a folder; None where nothing was done."""
+    return runs.load(folder) if (folder / runs.MANIFEST).exists() else None
 
 
 def _making(study: Study, model: Model, place: Mapping[str, Any], made: set[str]) -> list[Cell]:
@@ -187,12 +230,17 @@ class Performer:
         """Do a cell that is not done; raises what a study does, BadRun too where another process has its run."""
         began = time.perf_counter()
         spec = parse(cell.table)
-        (model,), (choice,) = spec.models(), spec.attacks
+        (model,) = spec.models()
         study = self._study(spec, model, cell)
-        whole = cell.step == READY  # a model is made alone, attacks on it side by side
-        with study.run_of(model, None if whole else cell.step) as run:
-            made = cell.step not in run.steps
-            study.perform(run, model, None if whole else choice)
+        # a model is made alone, attacks on it side by side
+        with study.run_of(model, None if cell.step == READY else cell.step) as run:
+            made = not cell.done_in(run)
+            if cell.step == SCORED:
+                scoring.verify(run, [choice.file_name for choice in spec.attacks], spec.detectors)
+            elif cell.step == READY:
+                study.perform(run, model, None)
+            else:
+                study.perform(run, model, spec.attacks[0])
         return Outcome(cell.run, cell.step, made, time.perf_counter() - began)
 
     def _study(self, spec: Spec, model: Model, cell: Cell) -> OfCell:
@@ -200,7 +248,9 @@ class Performer:
         if self._last is None or self._last[0] != key:
             place = place_from(cell.place, self.progress)
             data = json.dumps([spec.dataset, spec.image_size, cell.place["data_dir"]])
-            blank = replace(spec, attacks=())  # an attack's own checks were made where the cell came from
+            blank = replace(
+                spec, attacks=(), detectors=()
+            )  # an attack's own checks were made where the cell came from
             study = OfCell(blank, place, [Path(folder) for folder in cell.place["weights"]], self._data.get(data))
             self._data[data] = study.data
             self._last = key, study

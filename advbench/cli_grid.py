@@ -72,4 +72,4 @@ def go_through(study: Study, options: Options) -> None:
         return
     runs.check_folder(study.place.reports_dir / study.spec.name)
     device = device_of(options, str(study.place.device))
-    through([on_device(cell, device) for cell in cells_of(study)], engine, study.place.progress)
+    through([on_device(cell, device) for cell in cells_of(study, study.spec.detectors)], engine, study.place.progress)

@@ -50,6 +50,18 @@ def verify(run: Run, attacks: Sequence[str], detectors: Sequence[str]) -> list[R
     return [model_row(run) | row for key in wanted for row in known[key]["rows"]]
 
 
+def is_verified(run: Run, attacks: Sequence[str], detectors: Sequence[str]) -> bool:
+    """Whether a run holds the verify rows of these attack files as they are x detectors."""
+    known = _read_cells(run)
+    hashes = {a: _hash_of(run, a) for a in attacks}
+    return all(known.get((a, d), {}).get("sha256") == hashes[a] for a in attacks for d in detectors)
+
+
+def _hash_of(run: Run, attack: str) -> str | None:
+    files = run.steps.get(f"attack {attack}", {"files": {}})["files"]
+    return files[f"attacks/{attack}.safetensors"]["sha256"] if files else None
+
+
 def known(run: Run) -> list[Row]:
     """The verify rows that a run holds already."""
     return [model_row(run) | row for cell in _read_cells(run).values() for row in cell["rows"]]

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from advbench import catalog, runs
-from advbench.cells import Cell, Performer, attack_table, cells_of, model_table
+from advbench import catalog, runs, scoring
+from advbench.cells import SCORED, Cell, Performer, attack_table, cells_of, model_table
 from advbench.contracts import AdaptiveAttack
 from advbench.errors import BadRun
 from advbench.parsing import DEFAULTS, attack_choices, parse
@@ -58,23 +58,41 @@ def test_a_cell_sent_as_text_is_the_cell(tmp_path: Path) -> None:
 def test_a_model_comes_before_its_attacks_and_a_surrogate_before_its_own(tmp_path: Path) -> None:
     cells = cells_of(study(tmp_path))
     steps = [cell.step.partition("-eps")[0] for cell in cells]
-    assert steps == [READY, "attack fgsm", READY, "attack transfer", READY, "attack fgsm", "attack transfer"]
-    softmax, _, center, *_ = cells
-    assert [cell.needs for cell in cells[:4]] == [(), (softmax.run,), (), (softmax.run, center.run)]
-    assert cells[6].needs == (cells[4].run, center.run)  # one surrogate for both models
+    assert steps == [READY, READY, "attack fgsm", "attack transfer", READY, "attack fgsm", "attack transfer"]
+    softmax, center, *_ = cells
+    assert [cell.needs for cell in cells[:4]] == [(), (), (softmax.key,), (softmax.key, center.key)]
+    assert cells[6].needs == (cells[4].key, center.key)  # one surrogate for both models
     assert len({cell.key for cell in cells}) == 7
+
+
+def test_a_models_attacks_are_scored_when_all_of_them_are_there(tmp_path: Path) -> None:
+    cells = cells_of(study(tmp_path), ["likelihood", "energy"])
+    assert [cell.step for cell in cells].count(SCORED) == 2
+    last = cells[-1]
+    assert (last.step, last.needs) == (SCORED, tuple(cell.key for cell in cells[-3:-1]))
+    performer = Performer(Quiet())
+    for cell in cells[:5]:
+        assert performer.perform(cell).made
+    (run,) = [run for run in runs.find(tmp_path / "runs") if "verify" in run.steps]
+    assert {(row["attack"], row["detector"]) for row in scoring.known(run)} == {
+        (attack, detector) for attack in ("fgsm", "transfer") for detector in ("likelihood", "energy")
+    }
+    more = cells_of(study(tmp_path), ["likelihood", "max-posterior"])
+    assert [cell.done for cell in cells[:5]] == [True] * 5
+    assert [cell.done for cell in more[:5]] == [True] * 4 + [False]
 
 
 def test_cells_make_what_the_study_makes(tmp_path: Path) -> None:
     whole, parted = study(tmp_path / "whole"), study(tmp_path / "parted")
-    rows = whole.attack()
+    _, rows = whole.run()
     performer = Performer(Quiet())
-    cells = [Cell.from_json(cell.to_json()) for cell in cells_of(parted)]
+    cells = [Cell.from_json(cell.to_json()) for cell in cells_of(parted, parted.spec.detectors)]
     assert not any(cell.done for cell in cells)
     assert all(performer.perform(cell).made for cell in cells)
     assert all(cell.done for cell in cells)
     assert not any(performer.perform(cell).made for cell in cells)
-    assert parted.attack() == rows
+    _, again = parted.run()
+    assert again == rows
     for path in (tmp_path / "whole").rglob("*.safetensors"):
         assert path.read_bytes() == (tmp_path / "parted" / path.relative_to(tmp_path / "whole")).read_bytes()
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from advbench import runs
-from advbench.cells import Cell, cells_of
+from advbench.cells import SCORED, Cell, cells_of
 from advbench.engines import go_through
 from advbench.engines.local import Local
 from advbench.engines.queue import Queue, Tally
@@ -61,7 +61,7 @@ class Heard(Quiet):
 
 
 def cell(folder: Path, run: str, step: str, *needs: str) -> Cell:
-    return Cell(run, step, {}, {"runs_dir": str(folder)}, needs)
+    return Cell(run, step, {}, {"runs_dir": str(folder)}, tuple((name, READY) for name in needs))
 
 
 def two_models(folder: Path, **more: Any) -> Queue:
@@ -120,10 +120,31 @@ def test_some_cells_of_one_run_are_taken_together_the_model_first(tmp_path: Path
     assert queue.take_some(9) == []
     queue.returned(batch[1])
     queue.lost(batch[0], "its job was lost")
-    assert [c.key for c in queue.take_some(9)] == [("a", READY), ("a", "attack y"), ("a", "attack x")]
-    for key in [("a", READY), ("a", "attack y"), ("a", "attack x")]:
+    assert [c.key for c in queue.take_some(9)] == [("a", READY), ("a", "attack x"), ("a", "attack y")]
+    for key in [("a", READY), ("a", "attack x"), ("a", "attack y")]:
         queue.finished(next(c for c in [*batch, cell(tmp_path, *key)] if c.key == key))
     assert queue.tally == Tally(done=3, retried=1)
+
+
+def test_scoring_waits_for_the_last_attack_and_goes_when_one_fails(tmp_path: Path) -> None:
+    def scored(queue_of: list[Cell]) -> Queue:
+        return Queue([*queue_of, Cell("a", SCORED, {}, {"runs_dir": str(tmp_path)}, needs)], Quiet(), tries=1)
+
+    attacks = [cell(tmp_path, "a", step, "a") for step in ("attack x", "attack y")]
+    needs = tuple(attack.key for attack in attacks)
+    queue = scored([cell(tmp_path, "a", READY), *attacks])
+    queue.finished(taken(queue))
+    first, second = taken(queue), taken(queue)
+    queue.finished(second)
+    assert queue.take() is None
+    queue.finished(first)
+    assert taken(queue).step == SCORED
+    queue = scored([cell(tmp_path, "a", READY), *attacks])
+    assert [c.step for c in queue.take_some(9)] == [READY, "attack x", "attack y", SCORED]
+    queue = scored([cell(tmp_path, "a", READY), *attacks])
+    queue.lost(taken(queue), "it was killed")
+    assert queue.tally == Tally(failed=1, not_tried=3)
+    assert queue.empty
 
 
 def test_who_asked_is_told_of_every_cell_that_is_done(tmp_path: Path) -> None:

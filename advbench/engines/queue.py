@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from advbench.cells import Cell
+from advbench.cells import Cell, Key, done_among
 from advbench.errors import FailedCells
-from advbench.pipeline import READY
 from advbench.progress import Advance, Progress
 
 TRIES = 3
@@ -49,14 +48,15 @@ class Queue:
         self._on_done = on_done
         self._total = len(cells)
         self._advance: Advance = lambda done, note: None
-        self._lost: Counter[tuple[str, str]] = Counter()
+        self._lost: Counter[Key] = Counter()
         self._refused: dict[str, int] = {}  # sentence -> exit status
         self._at_work: Counter[str] = Counter()  # cells, by run
-        done = [cell.done for cell in cells]
+        done = done_among(cells)
         left = [cell for cell, is_done in zip(cells, done, strict=True) if not is_done]
-        self._missing = {cell.run for cell in left if cell.step == READY}  # models
+        self._missing = {cell.key for cell in left}
         self._open: dict[str, deque[Cell]] = {}  # by run, in order
-        self._waiting: list[Cell] = []
+        self._waiting: dict[Key, Cell] = {}
+        self._after: dict[Key, list[Key]] = {}  # those that wait for one
         for cell in left:
             self._add(cell)
         self.tally = Tally(before=sum(done))
@@ -95,30 +95,35 @@ class Queue:
     def take_some(self, most: int) -> list[Cell]:
         """At most so many cells of one run, for one who performs them in this order and stops at what goes wrong.
 
-        A model comes with attacks on it, if they need no other model that is missing.
+        A model comes with attacks on it, attacks with their scoring, if nothing else that these need is missing.
         """
         first = self.take()
         if first is None:
             return []
-        taken = [first]
-        if first.step == READY:
-            attacks = [c for c in self._waiting if c.run == first.run and self._missing & {*c.needs} == {first.run}]
-            taken += attacks[: most - 1]
-            self._waiting = [cell for cell in self._waiting if cell not in taken]
-            for cell in taken[1:]:
+        taken = {first.key: first}
+        while len(taken) < most:
+            after = [key for done in taken for key in self._after.get(done, ()) if key in self._waiting]
+            ready = (
+                k for k in after if k[0] == first.run and self._missing & {*self._waiting[k].needs} <= taken.keys()
+            )
+            key = next(ready, None)
+            if key is not None:
+                cell = self._waiting.pop(key)
                 self._begin(cell)
-        while len(taken) < most and first.run in self._open:
-            taken += filter(None, [self.take(first.run)])
-        return taken
+            elif first.run in self._open:
+                (cell,) = filter(None, [self.take(first.run)])
+            else:
+                break
+            taken[cell.key] = cell
+        return list(taken.values())
 
     def finished(self, cell: Cell) -> None:
         """A cell that was taken is done."""
         self._end(cell)
-        if cell.step == READY:
-            self._missing.discard(cell.run)
-            waiting, self._waiting = self._waiting, []
-            for other in waiting:
-                self._add(other)
+        self._missing.discard(cell.key)
+        for key in self._after.pop(cell.key, ()):
+            if key in self._waiting:
+                self._add(self._waiting.pop(key))
         self._count(done=1)
         self._on_done(cell)
 
@@ -146,8 +151,10 @@ class Queue:
         self._fail(cell, sentence, exit_code)
 
     def _add(self, cell: Cell, *, first: bool = False) -> None:
-        if not self._missing.isdisjoint(cell.needs):
-            self._waiting.append(cell)
+        missing = next((key for key in cell.needs if key in self._missing), None)
+        if missing is not None:  # looked at again when that one is done
+            self._waiting[cell.key] = cell
+            self._after.setdefault(missing, []).append(cell.key)
             return
         open_ones = self._open.setdefault(cell.run, deque())
         if first:
@@ -166,10 +173,15 @@ class Queue:
         if sentence not in self._refused:
             self._progress.say(f"{cell.name}: failed")
         self._refused[sentence] = exit_code
-        before = len(self._waiting)
-        if cell.step == READY:
-            self._waiting = [other for other in self._waiting if cell.run not in other.needs]
-        self._count(failed=1, not_tried=before - len(self._waiting))
+        untried = self._drop_after(cell.key)
+        self._count(failed=1, not_tried=untried)
+
+    def _drop_after(self, key: Key) -> int:
+        """Forget all cells that need this one; how many."""
+        after = [other for other in self._waiting.values() if key in other.needs]
+        for other in after:
+            self._waiting.pop(other.key, None)
+        return len(after) + sum(self._drop_after(other.key) for other in after)
 
     def check(self) -> None:
         """Raise FailedCells with every different sentence once, where there is one."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from advbench.cells import Cell, cells_of, on_device
 from advbench.engines import Engine, go_through
 from advbench.reproduce import cells, security
+from advbench.reproduce.cells import DETECTORS
 from advbench.reproduce.grid import Grid
 from advbench.reproduce.page import write_rows
 from advbench.reproduce.probes import Probe
@@ -39,7 +40,7 @@ class Ahead:
         for model in models:
             if grid.weights(model).exists():
                 attacks = model.attacks()
-                found = cells_of(grid.study(model, "evaluated", attacks))
+                found = cells_of(grid.study(model, "evaluated", attacks), DETECTORS if attacks else ())
                 wanted |= dict.fromkeys(found if attacks else found[:1], model)
         left = Counter(wanted.values())
 
