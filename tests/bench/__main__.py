@@ -15,6 +15,7 @@ from rich.table import Table
 from advbench.errors import UnknownName
 from tests.bench import attack_rows as _attack_rows  # noqa: F401  (fill the table)
 from tests.bench import detector_rows as _detector_rows  # noqa: F401
+from tests.bench import grid_rows as _grid_rows  # noqa: F401
 from tests.bench import mnist_rows as _mnist_rows  # noqa: F401
 from tests.bench import resnet_rows as _resnet_rows  # noqa: F401
 from tests.bench import rows as _rows  # noqa: F401
