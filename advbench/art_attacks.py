@@ -114,6 +114,7 @@ class ARTAttack(Attack):
 
     art_class: ClassVar[Any]
     accepted: ClassVar[tuple[str, ...]]
+    differentiates: ClassVar[bool]
     norm: Norm
 
     def __post_init__(self) -> None:
@@ -201,5 +202,6 @@ def load(name: str) -> type[ARTAttack]:
         name, fields, bases=(ARTAttack,), frozen=True, kw_only=True, namespace={"__doc__": art_class.__doc__}
     )
     made.art_class = art_class  # type: ignore[attr-defined]
+    made.differentiates = name not in BY_DECISION  # type: ignore[attr-defined]
     made.accepted = tuple(given)  # type: ignore[attr-defined]
     return made

@@ -22,6 +22,7 @@ class AttackSettings(ABC):
 
     norm         the norm in which eps bounds the perturbation
     targeted     whether it has targets, so that success = target reached
+    differentiates  whether it asks the model for gradients; what asks only for outputs says no
     independent  whether an image's result is free of the images beside it and its randomness all from its seed
     eps          pixel units of [0, 1]: 8/255 is eight grey levels
     clip         whether results are kept inside [0, 1]
@@ -31,6 +32,7 @@ class AttackSettings(ABC):
 
     norm: Norm = "linf"
     targeted: ClassVar[bool] = False
+    differentiates: ClassVar[bool] = True
     independent: ClassVar[bool] = True
     eps: float
     clip: bool

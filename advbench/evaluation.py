@@ -33,7 +33,6 @@ FPR = 0.05
 FEW = 200  # images of the ensemble that knows the detector
 DETECTORS = ("max-posterior", "energy", "mahalanobis")
 SAMPLE = 4  # images by which the features are found
-GRADIENT_FREE = ("square", "detector-square", "uniform-noise", "gaussian-noise", "art:HopSkipJump")
 IN_MEMORY = "python:"  # before the type of a model that was handed over as an object
 
 
@@ -214,4 +213,4 @@ class Evaluation(Study):
 
     @property
     def _needs_gradients(self) -> bool:
-        return any(choice.choice.name not in GRADIENT_FREE for choice in self.spec.attacks)
+        return any(choice.attack.differentiates for choice in self.spec.attacks)

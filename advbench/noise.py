@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ class Noise(Attack):
     The model is never asked, whatever it is. A detector that rejects these images about as often as attacked ones
     of the same norm detects noise.
     """
+
+    differentiates: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_eps(self.eps, self.norm)

@@ -1,6 +1,7 @@
 """Detector-aware Square attack: random search on margin and score together, for detectors without a gradient."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -22,6 +23,7 @@ class DetectorSquare(AdaptiveAttack):
     queries   forward passes an image; a lost image leaves at once
     """
 
+    differentiates: ClassVar[bool] = False
     eps: float = 0.3
     clip: bool = True
     queries: int = 5000

@@ -1,6 +1,7 @@
 """Square attack: random search on the margin, without gradients."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -21,6 +22,7 @@ class Square(Attack):
     stop      an image leaves at its first success
     """
 
+    differentiates: ClassVar[bool] = False
     eps: float = 0.3
     clip: bool = True
     queries: int = 5000

@@ -186,6 +186,7 @@ def test_the_record_counts_passes_and_targets_per_image(name: str, victim: Victi
         assert field.dtype == torch.int64
         assert field.shape == few.labels.shape
     assert (made.forwards >= 1).all() or name in NOISE
+    assert bool(made.gradients.any()) == attack(name).differentiates
     assert (made.first_success <= torch.maximum(made.gradients, made.forwards)).all()
     assert made.zero_gradients.dtype == torch.bool
     assert made.zero_gradients.shape == few.labels.shape
