@@ -15,26 +15,19 @@ import typer
 from typer.exceptions import TyperException
 
 from advbench import catalog
+from advbench.cli_machine import GRID, JSON, MACHINE, PLACE, RUNS, SHARD
 from advbench.cli_options import (
     ATTACK,
     AUDIT,
     AWARE,
     DATA,
     DOCTOR,
-    GRID,
-    JSON,
-    MACHINE,
     MODEL,
     NAMED,
-    PLACE,
     PLURAL,
     REPRODUCE,
-    RUNS,
     SELECT,
-    SHARD,
     SUPPLIED,
-    Options,
-    takes,
 )
 from advbench.cli_parse import (
     attack_entries,
@@ -46,6 +39,7 @@ from advbench.cli_parse import (
     study_table,
     words,
 )
+from advbench.cli_takes import Options, takes
 from advbench.errors import AdvbenchError, BadSetting, FailedCheck, UnknownName
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from advbench import runs
 from advbench.cells import cells_of, on_device
-from advbench.cli_options import Options
+from advbench.cli_takes import Options
 from advbench.engines import Engine
 from advbench.engines import go_through as through
 from advbench.engines.local import Local, cores

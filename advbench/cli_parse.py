@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advbench import catalog
-from advbench.cli_options import LOSS, REGIME, TRAINING, Options
+from advbench.cli_options import LOSS, REGIME, TRAINING
+from advbench.cli_takes import Options
 from advbench.errors import BadSetting, UnknownName
 from advbench.settings import at_least, from_text, hints_of, parameters, whole
 

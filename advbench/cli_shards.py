@@ -10,8 +10,8 @@ from typing import Any
 
 from advbench import selection, shards
 from advbench.cells import OfCell
-from advbench.cli_options import Options
 from advbench.cli_parse import place_of, study_of
+from advbench.cli_takes import Options
 from advbench.errors import BadRun, BadSetting
 from advbench.parsing import parse
 from advbench.scoring import Row

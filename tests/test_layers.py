@@ -45,6 +45,8 @@ LAYERS = (
     {"reproduce", "canaries", "evaluation"},
     {"api", "handed"},
     {
+        "cli_takes",
+        "cli_machine",
         "cli_options",
         "cli_parse",
         "cli_tables",
