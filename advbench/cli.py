@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
 
 from advbench import catalog
+from advbench.cli_emit import emit
 from advbench.cli_machine import GRID, JSON, MACHINE, PLACE, RUNS, SHARD
 from advbench.cli_options import (
     ATTACK,
@@ -29,21 +29,10 @@ from advbench.cli_options import (
     SELECT,
     SUPPLIED,
 )
-from advbench.cli_parse import (
-    attack_entries,
-    detectors_of,
-    found_by,
-    model_table,
-    place_of,
-    study_of,
-    study_table,
-    words,
-)
+from advbench.cli_parse import attack_entries, model_table, study_table, words
+from advbench.cli_place import detectors_of, found_by, place_of, study_of
 from advbench.cli_takes import Options, takes
 from advbench.errors import AdvbenchError, BadSetting, FailedCheck, UnknownName
-
-if TYPE_CHECKING:
-    from advbench.report.adaptive import Shown
 
 app = typer.Typer(
     help="How far can an image classifier and its adversarial-example detector be trusted?",
@@ -51,7 +40,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-Row = dict[str, Any]
 INTERRUPTED = 130
 
 
@@ -253,37 +241,6 @@ def list_(
     else:
         raise UnknownName("list", what, [*kinds, "runs"])
     emit("list", rows, options, table="runs" if what == "runs" else "list")
-
-
-# -- out ---------------------------------------------------------------------------------------------------------
-
-
-def emit(command: str, rows: list[Row], options: Options, page: Path | None = None, table: str | None = None) -> None:
-    """Rows as JSON (and nothing else on stdout), or as a table (the command's own) and the page's path."""
-    if options["json"]:
-        sys.stdout.write(json.dumps({"schema": 1, "command": command, "rows": rows}, allow_nan=False) + "\n")
-        if page is not None:
-            sys.stderr.write(f"{page}\n")
-        return
-    from advbench.cli_tables import show
-
-    show(
-        table or command,
-        rows,
-        aware_of(rows, options) if command in ("verify", "run", "evaluate", "report") else None,
-    )
-    if page is not None:
-        sys.stdout.write(f"{page}\n")
-
-
-def aware_of(rows: list[Row], options: Options) -> dict[str, Shown]:
-    """By run, what the attacks that know a detector did to the models of these verify rows."""
-    from advbench.report.adaptive import beside
-    from advbench.runs import load
-
-    names = dict.fromkeys(row["run"] for row in rows)
-    folder = Path(options["runs_dir"])
-    return {name: beside(load(folder / name), [r for r in rows if r["run"] == name]) for name in names}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

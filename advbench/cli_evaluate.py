@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advbench import catalog
-from advbench.cli_parse import attack_entries, place_of, words
+from advbench.cli_parse import attack_entries, words
+from advbench.cli_place import place_of
 from advbench.cli_takes import Options
 from advbench.errors import BadSetting
 from advbench.settings import number

@@ -10,7 +10,7 @@ from typing import Any
 
 from advbench import selection, shards
 from advbench.cells import OfCell
-from advbench.cli_parse import place_of, study_of
+from advbench.cli_place import place_of, study_of
 from advbench.cli_takes import Options
 from advbench.errors import BadRun, BadSetting
 from advbench.parsing import parse

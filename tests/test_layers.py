@@ -49,6 +49,8 @@ LAYERS = (
         "cli_machine",
         "cli_options",
         "cli_parse",
+        "cli_place",
+        "cli_emit",
         "cli_tables",
         "cli_audit",
         "cli_evaluate",
