@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from advbench import artifacts, handed, metrics, pipeline, runs
+from advbench import artifacts, handed, metrics, reporting, runs
 from advbench.errors import BadSetting, UnknownName
 from advbench.evaluation import EPS, FPR, Evaluation, Given, Subject
 from advbench.handed import Channels, Entries, Images, Pair
@@ -78,7 +78,7 @@ class Result:
         """Write the HTML page to `path`: a file, or a folder for index.html; returns the page's path."""
         page = Path(path)
         page = page if page.suffix in (".html", ".htm") else page / "index.html"
-        return pipeline.report(
+        return reporting.report(
             str(self._found.run.model["dataset"]), [self._found], self._detectors, self._place, page=page
         )[0]
 
@@ -165,5 +165,5 @@ def evaluate(
     run = runs.load(place.runs_dir / supplied.run_name(study.fingerprint))
     known = attack_rows(run)
     found = Found(run, tuple(choice.file_name for choice in study.attacks))
-    verified = pipeline.verify_found([found], study.spec.detectors, place.progress)
+    verified = reporting.verify_found([found], study.spec.detectors, place.progress)
     return Result(verified, {a: known[a] for a in found.attacks}, found, study.spec.detectors, place, keep)

@@ -80,11 +80,11 @@ def merge(
 @takes(SELECT, PLACE, JSON)
 def verify(options: Options) -> None:
     """EERs of the detectors on every attacked model found, or on those selected."""
-    from advbench import pipeline
+    from advbench import reporting
 
     place = place_of(options)
     found = found_by(options, place)
-    rows = pipeline.verify_found(found, detectors_of(options, found), place.progress)
+    rows = reporting.verify_found(found, detectors_of(options, found), place.progress)
     emit("verify", rows, options)
 
 
@@ -92,7 +92,7 @@ def verify(options: Options) -> None:
 @takes(SELECT, PLACE, NAMED, JSON)
 def report(options: Options) -> None:
     """Write an HTML page about every attacked model found, or about those selected."""
-    from advbench import pipeline
+    from advbench import reporting
     from advbench.parsing import folder_name, study_name
 
     place = place_of(options)
@@ -100,7 +100,7 @@ def report(options: Options) -> None:
     datasets = {f.run.model["dataset"] for f in found}
     default = study_name(datasets.pop()) if len(datasets) == 1 else "all-data-sets"
     name = folder_name(default if options["name"] is None else options["name"])
-    page, rows = pipeline.report(name, found, detectors_of(options, found), place, title=options["title"])
+    page, rows = reporting.report(name, found, detectors_of(options, found), place, title=options["title"])
     emit("report", rows, options, page)
 
 

@@ -11,7 +11,7 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from advbench import artifacts, attacking, catalog, fitting, guards, released, runs, scoring
+from advbench import artifacts, attacking, catalog, fitting, guards, released, reporting, runs, scoring
 from advbench.contracts import FromSurrogate, Guard, check_eps
 from advbench.data import fingerprint
 from advbench.environment import describe
@@ -19,7 +19,6 @@ from advbench.errors import BadRun, BadSetting
 from advbench.parsing import loss_choice
 from advbench.perturbation import check_perturbation
 from advbench.place import Place
-from advbench.progress import Progress
 from advbench.runs import Run
 from advbench.scoring import Row
 from advbench.selection import Found
@@ -158,7 +157,7 @@ class Study:
         for model in self.models():
             with self.run_of(model) as run:
                 self.perform(run, model, None)
-                rows.append(training_row(run))
+                rows.append(reporting.training_row(run))
         return rows
 
     def attack(self) -> list[Row]:
@@ -179,7 +178,7 @@ class Study:
         found = [
             Found(runs.load(self.place.runs_dir / model.run_name(self.fingerprint)), names) for model in self.models()
         ]
-        return report(self.spec.name, found, self.spec.detectors, self.place, title=self.spec.title)
+        return reporting.report(self.spec.name, found, self.spec.detectors, self.place, title=self.spec.title)
 
     def _ensure_ready(self, run: Run, model: Model | SuppliedModel) -> None:
         """The model at hand, and its outputs stored."""
@@ -297,66 +296,3 @@ def surrogate_of(model: Model | SuppliedModel, source: str) -> Model:
             f"for example: --set source={'lgm' if source == 'softmax' else 'softmax'}"
         )
     return other
-
-
-def training_row(run: Run) -> Row:
-    """A model's row: settings, size of the training part, and its errors on validation and test."""
-    test = artifacts.read_part(run, "test")
-    wrong = test.outputs.predictions != test.labels
-    info = run.info("train")
-    return scoring.model_row(run) | {
-        "network": run.model["network"],
-        "feature_dim": run.model["feature_dim"],
-        "epochs": run.model["training"]["epochs"],
-        "n_train": info["n_train"],
-        "validation_error_rate": info["validation_error"],
-        "n": len(test),
-        "clean_error_rate": float(wrong.double().mean()),
-        "seconds": run.steps["train"]["seconds"],
-    }
-
-
-def verify_run(run: Run, attacks: Sequence[str], detectors: Sequence[str], progress: Progress) -> list[Row]:
-    """Verify rows of one run, saying so where something has to be computed, or where a detector does not apply."""
-    able = guards.applicable(run, detectors)
-    if len(able) < len(detectors):
-        left = ", ".join(d for d in detectors if d not in able)
-        progress.say(f"{run.name}: without {left}, which this run has nothing to fit on")
-    detectors = able
-    progress.say(f"{run.name}: {len(attacks)} attacks x {len(detectors)} detectors")
-    return scoring.verify(run, attacks, detectors)
-
-
-def verify_found(found: Sequence[Found], detectors: Sequence[str], progress: Progress) -> list[Row]:
-    """Verify rows of runs found on disk."""
-    rows = []
-    for one in found:
-        with runs.hold(one.run.folder):
-            rows += verify_run(one.run, one.attacks, detectors, progress)
-    return rows
-
-
-def report(
-    name: str,
-    found: Sequence[Found],
-    detectors: Sequence[str],
-    place: Place,
-    *,
-    page: Path | None = None,
-    title: str | None = None,
-) -> tuple[Path, list[Row]]:
-    """Write the page of these runs, verifying what is missing; its path and the rows on it.
-
-    `page` None = `<name>/index.html` under the place's reports folder; `title` None = the name.
-    """
-    from advbench.audit import audit
-    from advbench.report.page import render
-
-    page = place.reports_dir / name / "index.html" if page is None else page
-    runs.check_folder(page.parent)
-    rows = verify_found(found, detectors, place.progress)
-    reported = [one.run for one in found]
-    place.progress.say(f"audit of {len(reported)} models")
-    audits = {run.name: audit(run, reported) for run in reported}
-    runs.write_whole(page, render(title or name, found, rows, audits).encode())
-    return page, rows

@@ -14,9 +14,10 @@ from advbench.audit import audit, evidence_of
 from advbench.checks import Finding, table
 from advbench.errors import BadRun, BadSetting, UnknownName
 from advbench.parsing import parse
-from advbench.pipeline import Study, verify_run
+from advbench.pipeline import Study
 from advbench.place import Place
 from advbench.progress import Quiet
+from advbench.reporting import verify_run
 from advbench.runs import Run
 from tests.test_cli import Result, advbench
 

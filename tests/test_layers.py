@@ -36,7 +36,7 @@ LAYERS = (
     {"guards", "perturbation"},
     {"scoring", "spec", "parsing", "selection", "report", "checks", "audit"},
     {"attacking", "place", "released"},
-    {"fitting"},
+    {"fitting", "reporting"},
     {"pipeline"},
     {"cells"},
     {"shards"},

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from advbench import artifacts, catalog, pipeline, runs
+from advbench import artifacts, catalog, reporting, runs
 from advbench.errors import BadRun, BadSetting
 from advbench.parsing import parse
 from advbench.pipeline import Study
@@ -407,7 +407,7 @@ def test_a_run_in_use_is_refused_and_untouched(copy: Path) -> None:
             with pytest.raises(BadRun, match="in use"):
                 work()
         with pytest.raises(BadRun, match="in use"):
-            pipeline.verify_found([Found(only_run(copy), ("fgsm-eps0.1",))], ["likelihood"], Quiet())
+            reporting.verify_found([Found(only_run(copy), ("fgsm-eps0.1",))], ["likelihood"], Quiet())
     assert contents(copy) == before
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
-from advbench import artifacts, catalog, guards, pipeline, runs, scoring
+from advbench import artifacts, catalog, guards, reporting, runs, scoring
 from advbench.attacks.fgsm import FGSM
 from advbench.contracts import FittedDetector
 from advbench.errors import BadRun, FailedCheck
@@ -380,7 +380,7 @@ def test_verify_found_is_verify_of_each_run(study: Result) -> None:
     found = [Found(runs.load(study.folder / name), ("fgsm-eps0.1",)) for name in names]
     from advbench.progress import Quiet
 
-    rows = pipeline.verify_found(found, ["likelihood"], Quiet())
+    rows = reporting.verify_found(found, ["likelihood"], Quiet())
     assert [row["run"] for row in rows] == [name for name in names for _ in range(3)]
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from advbench import catalog, fitting, released, runs
-from advbench.pipeline import Study, verify_found
+from advbench.pipeline import Study
 from advbench.place import Place
+from advbench.reporting import verify_found
 from advbench.reproduce import records
 from advbench.reproduce.cells import DETECTORS, Cell, Entry, chosen
 from advbench.reproduce.records import Record

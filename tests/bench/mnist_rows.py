@@ -21,10 +21,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from advbench import catalog
 from advbench.arithmetic import computes_bf16
 from advbench.parsing import parse
-from advbench.pipeline import Study, verify_found
+from advbench.pipeline import Study
 from advbench.place import Place
 from advbench.prelu import PReLU
 from advbench.progress import Quiet
+from advbench.reporting import verify_found
 from advbench.runs import load
 from advbench.selection import Found
 from advbench.training import Trainer, build
