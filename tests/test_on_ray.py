@@ -19,7 +19,7 @@ from advbench.cells import cells_of
 from advbench.engines import go_through, ray_cluster
 from advbench.engines.on_ray import Performing, Ray
 from advbench.engines.queue import Tally
-from advbench.engines.ray_cluster import address_of, check_fits, connected
+from advbench.engines.ray_cluster import address_of, connected
 from advbench.errors import BadSetting, FailedCells
 from advbench.progress import Quiet
 from tests.test_engines import Heard, study, tensors
@@ -27,12 +27,29 @@ from tests.test_engines import Heard, study, tensors
 ray = pytest.importorskip("ray")
 
 
+HEAD = """
+import sys
+from advbench.engines.ray_cluster import connected, load_ray
+with connected(None, cpus=2, gpus=False) as own:
+    assert own
+    print(load_ray().get_runtime_context().gcs_address, flush=True)
+    sys.stdin.read()
+"""
+
+
 @pytest.fixture(scope="module")
-def local() -> Iterator[None]:
-    """A Ray of two CPUs that lasts, so that not every test waits for one to start."""
-    with connected(None, cpus=2, gpus=False) as own:
-        assert own
-        yield
+def cluster() -> Iterator[str]:
+    """The address of a Ray of two CPUs that another process started and that everybody here may use."""
+    pipe, environment = subprocess.PIPE, os.environ | {"RAY_AUTH_MODE": "disabled"}
+    with subprocess.Popen(
+        [sys.executable, "-c", HEAD], stdin=pipe, stdout=pipe, text=True, env=environment
+    ) as process:
+        assert process.stdout
+        address = process.stdout.readline().strip()
+        yield address
+        with connected(address, cpus=1, gpus=False) as own:  # whoever worked on it has left it running
+            assert not own
+        assert process.poll() is None
 
 
 def gone(pid: int, *, within: float = 10) -> bool:
@@ -150,11 +167,10 @@ def test_an_actors_answer_holds_what_was_said_and_the_lines_of_an_error(tmp_path
     assert message["said"][-1] == message["lost"]
 
 
-# -- a Ray of this machine ---------------------------------------------------------------------------------------
+# -- on a cluster ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("local")
-def test_ray_makes_the_bytes_of_one_process_on_the_digits_grid(tmp_path: Path) -> None:
+def test_ray_makes_the_bytes_of_one_process_on_the_digits_grid(cluster: str, tmp_path: Path) -> None:
     grid = {
         "losses": ["softmax", "center", "lgm"],
         "seeds": [0, 1],
@@ -165,22 +181,21 @@ def test_ray_makes_the_bytes_of_one_process_on_the_digits_grid(tmp_path: Path) -
     }
     here, there = study(tmp_path / "here", **grid), study(tmp_path / "there", **grid)
     rows, heard, pids = here.attack(), Heard(), list[int]()
-    assert go_through(cells_of(there), Ray(2, 1, started=pids.append), heard) == Tally(done=54)
+    assert go_through(cells_of(there), Ray(2, 1, address=cluster, started=pids.append), heard) == Tally(done=54)
     assert tensors(tmp_path / "there") == tensors(tmp_path / "here")
     assert there.attack() == rows
     assert heard.notes[-1] == (54, "0 running, 0 retried, 0 failed")
     assert max(int(note.split()[0]) for _, note in heard.notes) == 2
     assert len(pids) == 2
     assert all(gone(pid) for pid in pids)
-    assert ray.is_initialized()  # it was there before, and is left
+    assert not ray.is_initialized()
 
 
-@pytest.mark.usefixtures("local")
-def test_a_killed_actor_costs_one_retry_and_nothing_else(tmp_path: Path) -> None:
+def test_a_killed_actor_costs_one_retry_and_nothing_else(cluster: str, tmp_path: Path) -> None:
     here, there = (study(tmp_path / name, losses="lgm", training={"epochs": 20}) for name in ("here", "there"))
     rows, heard, pids = here.attack(), Heard(), list[int]()
     thread = kill_at_work(tmp_path / "there", pids)
-    tally = go_through(cells_of(there), Ray(1, 1, started=pids.append), heard)
+    tally = go_through(cells_of(there), Ray(1, 1, address=cluster, started=pids.append), heard)
     thread.join()
     assert tally == Tally(done=3, retried=1)
     assert len(pids) == 2
@@ -189,62 +204,70 @@ def test_a_killed_actor_costs_one_retry_and_nothing_else(tmp_path: Path) -> None
     assert there.attack() == rows
 
 
-@pytest.mark.usefixtures("local")
-def test_a_cell_that_is_refused_leaves_the_others_to_be_done(tmp_path: Path) -> None:
+def test_a_cell_that_is_refused_leaves_the_others_to_be_done(cluster: str, tmp_path: Path) -> None:
     bad = study(tmp_path, losses="lgm", training={"epochs": 1, "learning_rate": 1e30, "max_gradient_norm": 1e30})
     cells = cells_of(study(tmp_path, losses="center")) + cells_of(bad)
     with pytest.raises(FailedCells, match=r"training diverged in epoch 1.*3 of 6 cells are done") as caught:
-        go_through(cells, Ray(1, 1), Quiet())
+        go_through(cells, Ray(1, 1, address=cluster), Quiet())
     assert caught.value.exit_code == 2
     assert [run.model["loss"]["name"] for run in runs.find(tmp_path / "runs")] == ["center"]
 
 
-@pytest.mark.usefixtures("local")
-def test_actors_end_with_the_work_however_it_ends(tmp_path: Path) -> None:
+def test_actors_end_with_the_work_and_a_ray_that_was_there_stays(cluster: str, tmp_path: Path) -> None:
     def stop(line: str) -> None:
-        if "fgsm" in line:
+        if "training" in line:
             raise KeyboardInterrupt
 
     pids: list[int] = []
-    with pytest.raises(KeyboardInterrupt):
-        go_through(cells_of(study(tmp_path)), Ray(1, 1, started=pids.append), Heard(stop))
-    assert pids
-    assert all(gone(pid) for pid in pids)
-    assert ray.is_initialized()
+    with connected(cluster, cpus=1, gpus=False):
+        with pytest.raises(KeyboardInterrupt):
+            go_through(cells_of(study(tmp_path)), Ray(1, 1, started=pids.append), Heard(stop))
+        assert len(pids) == 1
+        assert gone(pids[0])
+        assert ray.is_initialized()
 
 
-@pytest.mark.usefixtures("local")
-def test_a_worker_larger_than_every_node_is_refused_at_once() -> None:
-    check_fits(2, 0)
-    for cpus, gpus in ((3, 0.0), (1, 0.5)):
+def test_a_worker_larger_than_every_node_is_refused_at_once(cluster: str, tmp_path: Path) -> None:
+    for engine in (Ray(1, 3, address=cluster), Ray(1, 1, gpus=0.5, address=cluster)):
         with pytest.raises(BadSetting, match=r"no node of Ray has as many \(2 CPUs and 0 GPUs\); ask for fewer"):
-            check_fits(cpus, gpus)
+            go_through(cells_of(study(tmp_path)), engine, Quiet())
 
 
-@pytest.mark.usefixtures("local")
-def test_a_full_cluster_is_said_to_be_once_and_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_cluster_is_said_to_be_once_and_waited_for(
+    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Holds:
         def ready(self) -> bool:
             return True
 
-    holder = ray.remote(Holds).options(num_cpus=2).remote()
-    assert ray.get(holder.ready.remote())
+    class StartedError(Exception):
+        pass
+
+    def stop(_pid: int) -> None:
+        raise StartedError
+
     monkeypatch.setattr("advbench.engines.on_ray.PATIENCE", 0.3)
-    heard = Heard(lambda line: ray.kill(holder) if line.startswith("waiting") else None)
-    assert go_through(cells_of(study(tmp_path, losses="lgm")), Ray(1, 2), heard) == Tally(done=3)
-    waiting = [line for line in heard.said if line.startswith("waiting")]
-    assert waiting == [
+    with connected(cluster, cpus=2, gpus=False):
+        holder = ray.remote(Holds).options(num_cpus=2).remote()
+        assert ray.get(holder.ready.remote())
+        heard = Heard(lambda line: ray.kill(holder))
+        with pytest.raises(StartedError):
+            go_through(cells_of(study(tmp_path)), Ray(1, 2, started=stop), heard)
+    assert heard.said == [
         "waiting for the cluster: a job asks for 2 CPUs and 0 GPUs; "
         "it has 2 CPUs and 0 GPUs, of which 0 CPUs and 0 GPUs are free"
     ]
 
 
-@pytest.mark.usefixtures("local")
-def test_ray_of_this_machine_counts_no_usage_and_shows_no_dashboard() -> None:
+def test_ray_counts_no_usage_shows_no_dashboard_and_leaves_the_process_as_it_was(cluster: str) -> None:
     from ray._common.usage import usage_lib
 
-    assert not usage_lib.usage_stats_enabled()
-    assert not ray._private.worker.global_worker.node.webui_url
+    before, handler = dict(os.environ), signal.getsignal(signal.SIGTERM)
+    with connected(cluster, cpus=1, gpus=False):
+        assert not usage_lib.usage_stats_enabled()
+        assert not ray._private.worker.global_worker.node.webui_url
+    assert dict(os.environ) == before
+    assert signal.getsignal(signal.SIGTERM) == handler
 
 
 # -- the command line --------------------------------------------------------------------------------------------

@@ -78,7 +78,9 @@ def _connect(address: str) -> None:
         load_ray().init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
         why = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise BadSetting(f"address = {address!r} gives no Ray cluster: {why}") from error
+        # of a missing token Ray says no more than that, after 20 s
+        hint = "" if "RAY_AUTH_MODE" in os.environ else "; one that wants a token is reached with RAY_AUTH_MODE=token"
+        raise BadSetting(f"address = {address!r} gives no Ray cluster: {why}{hint}") from error
 
 
 def address_of(text: str | None) -> str | None:
