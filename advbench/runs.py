@@ -74,19 +74,20 @@ def read_whole(path: Path, expected: str, cure: str | None = None) -> bytes:
     return data
 
 
-def read_note(path: Path) -> Any:
+def read_note(path: Path, cure: str = "delete it") -> Any:
     """A JSON file beside the runs; None where it does not exist.
 
-    Raises Damaged where it is no JSON, or not what it was sealed as; BadRun where the system does not let it be read.
+    Raises Damaged, which ends in `cure`, where it is no JSON, or not what it was sealed as; BadRun where the system
+    does not let it be read.
     """
     try:
         value = json.loads(path.read_bytes()) if path.exists() else None
     except ValueError as error:
-        raise Damaged(f"{path} cannot be read ({error}); delete it") from error
+        raise Damaged(f"{path} cannot be read ({error}); {cure}") from error
     except OSError as error:
         raise BadRun(f"{path} cannot be read ({error}); delete it") from error
     if isinstance(value, dict) and not is_intact(value):
-        raise Damaged(f"{path} was altered; delete it")
+        raise Damaged(f"{path} was altered; {cure}")
     return value
 
 

@@ -30,6 +30,7 @@ from advbench.spec import AttackChoice, Model
 from advbench.types import Adversarials, Outputs
 
 FOLDER = "shards"
+CURE = "make the shard again with: advbench attack --shard"
 NOTED = {"sha256", "first", "weights", "batch_size", "seconds", "table"}
 Note = dict[str, Any]
 
@@ -119,14 +120,14 @@ def notes_of(folder: Path) -> list[Note]:
 
 def _read_note(path: Path) -> Note | None:
     """What is noted of a shard, None where there is nothing; raises Damaged where that was altered."""
-    note: Note | None = runs.read_note(path)
+    note: Note | None = runs.read_note(path, CURE)
     try:
         stated = note is None or path.name == f"{_name(Shard(note['shard'], note['of']))}.json"
-        sound = stated and (note is None or NOTED <= note.keys())
+        sound = stated and (note is None or note.keys() >= NOTED)
     except (KeyError, TypeError, BadSetting, AttributeError):
         sound = False
     if not sound or (note is None and path.exists()):
-        raise Damaged(f"{path} was altered; make the shard again with: advbench attack --shard")
+        raise Damaged(f"{path} was altered; {CURE}")
     return note
 
 
@@ -187,9 +188,7 @@ def _is_there(folder: Path, shard: Shard, say: mending.Say) -> bool:
 def read_shard(folder: Path, note: Note) -> Adversarials:
     """A shard's images and the rest; raises Damaged where the file is not the one that was noted."""
     name = _name(Shard(note["shard"], note["of"]))
-    cure = "make the shard again with: advbench attack --shard"
-    data = runs.read_whole(folder / f"{name}.safetensors", note["sha256"], cure)
-    return artifacts.adversarials_of(data)
+    return artifacts.adversarials_of(runs.read_whole(folder / f"{name}.safetensors", note["sha256"], CURE))
 
 
 def _all_there(run: Run, choice: AttackChoice, of: int, say: mending.Say) -> bool:

@@ -162,7 +162,7 @@ def test_a_damaged_shard_is_named_and_made_again(
     assert merge(tmp_path) == 2
     said = capsys.readouterr().err
     assert name in said
-    assert "advbench attack --shard" in said or "delete it" in said
+    assert "advbench attack --shard" in said
     assert file.read_bytes() == harmed
     heard = Heard()
     assert attack(study(tmp_path, ATTACKS[0], progress=heard), Shard(2, 2)) == []
@@ -187,15 +187,16 @@ def test_a_damaged_shard_is_made_again_by_the_call_for_it(whole: Path, tmp_path:
     assert made == {name: expected[name] for name in made}
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "attacks/fgsm-eps0.1.safetensors"])
-def test_what_shards_are_made_from_and_merged_to_is_made_again_too(whole: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("pattern", ["model.safetensors", "attacks/fgsm-*.safetensors"])
+def test_what_shards_are_made_from_and_merged_to_is_made_again_too(whole: Path, tmp_path: Path, pattern: str) -> None:
     for i in (1, 2):
         attack(study(tmp_path, ATTACKS[0]), Shard(i, 2))
-    flip(only_run(tmp_path).folder / name)
+    (file,) = only_run(tmp_path).folder.glob(pattern)
+    flip(file)
     heard = Heard()
     rows = [attack(study(tmp_path, ATTACKS[0], progress=heard), Shard(i, 2)) for i in (1, 2)]
     assert rows == [[], study(whole, ATTACKS[0]).attack()]
-    assert len([line for line in heard.said if name in line]) == 1
+    assert len([line for line in heard.said if file.name in line]) == 1
     made, expected = tensors(tmp_path), tensors(whole)
     assert made == {name: expected[name] for name in made}
 
