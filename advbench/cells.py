@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from advbench import runs, scoring
+from advbench import mending, runs, scoring
 from advbench.contracts import FromSurrogate
-from advbench.errors import BadRun
+from advbench.errors import BadRun, Damaged
 from advbench.parsing import parse
 from advbench.pipeline import READY, Study, surrogate_of
 from advbench.place import Place
@@ -63,7 +63,7 @@ class Cell:
 
     @property
     def done(self) -> bool:
-        """Whether the manifest holds the step; raises BadRun for one that cannot be read."""
+        """Whether the manifest holds the step; raises BadRun for one of another schema."""
         return self.done_in(run_below(Path(self.place["runs_dir"]) / self.run))
 
     def done_in(self, run: Run | None) -> bool:
@@ -122,21 +122,47 @@ def cells_of(study: Study, detectors: Sequence[str] = ()) -> list[Cell]:
 
 
 def done_among(cells: Sequence[Cell]) -> list[bool]:
-    """Whether each is done, each run read once; one that cannot be read counts as not begun."""
+    """Whether each is done, each run read once; one that cannot be read counts as not begun.
+
+    The files of what the others need are hashed, and no more: where those are damaged, their cells are not done.
+    """
     read = cache(run_below)
 
-    def done(cell: Cell) -> bool:
+    def run_of(cell: Cell) -> Run | None:
         try:
-            return cell.done_in(read(Path(cell.place["runs_dir"]) / cell.run))
+            return read(Path(cell.place["runs_dir"]) / cell.run)
         except BadRun:
-            return False
+            return None
 
-    return [done(cell) for cell in cells]
+    done = [cell.done_in(run_of(cell)) for cell in cells]
+    there = {cell.key: cell for cell, is_done in zip(cells, done, strict=True) if is_done}
+    left, seen = [cell for cell, is_done in zip(cells, done, strict=True) if not is_done], set[Key]()
+    while left:
+        cell = left.pop()
+        for key in ({(cell.run, READY), *cell.needs} & there.keys()) - seen:
+            seen.add(key)
+            gone = _undone(run_of(there[key]), key[1])
+            for i in [i for i, one in enumerate(cells) if done[i] and (one.run, one.step) in gone]:
+                done[i] = False
+                left.append(cells[i])
+    return done
+
+
+def _undone(run: Run | None, step: str) -> set[Key]:
+    """What is not done where the files of this step of a run are damaged; nothing where they are whole."""
+    if run is None:
+        return set()
+    steps = ("train", READY) if step == READY else (step,)
+    bad = mending.faults(run, [name for name in steps if name in run.steps])
+    return {(run.name, name) for name in (*mending.came_of(run, bad), *((step,) if bad else ()))}
 
 
 def run_below(folder: Path) -> Run | None:
-    """The run in a folder; None where nothing was done."""
-    return runs.load(folder) if (folder / runs.MANIFEST).exists() else None
+    """The run in a folder; None where nothing was done, or its manifest is damaged."""
+    try:
+        return runs.load(folder) if (folder / runs.MANIFEST).exists() else None
+    except Damaged:
+        return None
 
 
 def _making(study: Study, model: Model, place: Mapping[str, Any], made: set[str]) -> list[Cell]:
@@ -227,21 +253,34 @@ class Performer:
         self._last: tuple[object, OfCell] | None = None
 
     def perform(self, cell: Cell) -> Outcome:
-        """Do a cell that is not done; raises what a study does, BadRun too where another process has its run."""
+        """Do a cell that is not done; raises what a study does, BadRun too where another process has its run.
+
+        Where a file of the model is found damaged, the model is made again first.
+        """
         began = time.perf_counter()
         spec = parse(cell.table)
         (model,) = spec.models()
         study = self._study(spec, model, cell)
+        try:
+            made = self._perform(study, spec, model, cell)
+        except Damaged:  # found while others may be at work on the run
+            with study.run_of(model) as run:
+                study.perform(run, model, None)
+            made = self._perform(study, spec, model, cell)
+        return Outcome(cell.run, cell.step, made, time.perf_counter() - began)
+
+    def _perform(self, study: OfCell, spec: Spec, model: Model, cell: Cell) -> bool:
         # a model is made alone, attacks on it side by side
         with study.run_of(model, None if cell.step == READY else cell.step) as run:
             made = not cell.done_in(run)
             if cell.step == SCORED:
-                scoring.verify(run, [choice.file_name for choice in spec.attacks], spec.detectors)
+                attacks = [choice.file_name for choice in spec.attacks]
+                scoring.verify(run, attacks, spec.detectors, self.progress.say)
             elif cell.step == READY:
                 study.perform(run, model, None)
             else:
                 study.perform(run, model, spec.attacks[0])
-        return Outcome(cell.run, cell.step, made, time.perf_counter() - began)
+        return made
 
     def _study(self, spec: Spec, model: Model, cell: Cell) -> OfCell:
         key = model, spec.dataset, dict(cell.place)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from advbench import runs, selection, shards
-from advbench.errors import AdvbenchError, BadRun, BadSetting
+from advbench import mending, runs, selection, shards
+from advbench.errors import AdvbenchError, BadRun, BadSetting, Damaged
 from advbench.runs import LOCK, MANIFEST, Run
 
 Row = dict[str, Any]
-AT_THE_DOOR = "door"  # a step that does not come from weights trained here
 EVERYTHING = "everything"
 
 
@@ -18,13 +17,13 @@ def examine(runs_dir: Path, *, mend: bool = False) -> list[Row]:
     """A row for each run below `runs_dir`, nested folders of runs included; without `mend` nothing is written.
 
     run      the folder, from `runs_dir`
-    state    whole, unfinished (the next call goes on), empty (nothing was done), broken (the next call refuses), or
-             in use (another process is at work: not examined)
+    state    whole, unfinished (the next call goes on), empty (nothing was done), broken (what reads it refuses, what
+             made it makes it again), or in use (another process is at work: not examined)
     steps    those that the manifest lists and whose files are whole
     broken   file and why: missing, truncated, altered, or what a manifest lacks
-    redone   what the next call would make again, once the broken files are restored or forgotten
+    redone   what the next call of what made it would make again
     left     files that nothing goes on from: temporary ones, stale checkpoints, files that no step lists
-    mended   whether the broken steps were forgotten and the leftovers deleted
+    mended   whether the broken steps were forgotten and the leftovers deleted; a manifest of another schema is not
 
     Raises BadSetting where `runs_dir` is no folder.
     """
@@ -43,8 +42,7 @@ def _examined(folder: Path, name: str, *, mend: bool) -> Row:
     with runs.hold(folder):
         found = _findings(folder)
         if found["broken"] or found["left"]:
-            _mend(folder, found)
-            found["mended"] = True
+            found["mended"] = _mend(folder, found)
         return row | found
 
 
@@ -56,16 +54,15 @@ def _findings(folder: Path) -> Row:
         run = selection.checked(runs.load(folder))
     except BadRun as error:
         return {"state": "broken", "broken": [{"file": MANIFEST, "why": str(error)}], "redone": [EVERYTHING]}
-    faults = [(step, file, run.fault(file)) for step, note in run.steps.items() for file in note["files"]]
-    broken = [{"file": file, "why": why} for _, file, why in faults if why]
+    bad = mending.faults(run, run.steps)
+    broken = [{"file": file, "why": why} for files in bad.values() for file, why in files.items()]
     shards_broken = _broken_shards(run)
-    bad = {step for step, _, why in faults if why}
     state = "broken" if broken or shards_broken else "whole" if _finished(run) else "unfinished"
     return {
         "state": state,
         "steps": [step for step in run.steps if step not in bad],
         "broken": broken + shards_broken,
-        "redone": _redone(run, bad) + [f"shard {fault['file']}" for fault in shards_broken],
+        "redone": mending.came_of(run, bad) + [f"shard {fault['file']}" for fault in shards_broken],
         "left": _left(run),
     }
 
@@ -73,13 +70,6 @@ def _findings(folder: Path) -> Row:
 def _finished(run: Run) -> bool:
     shards_left = any((run.folder / shards.FOLDER).glob("*/*.json"))
     return "outputs" in run.steps and "checkpoint" not in run.steps and not shards_left
-
-
-def _redone(run: Run, bad: set[str]) -> list[str]:
-    """The steps to make again: a broken one, and all that came of weights that are broken."""
-    if "train" in bad:
-        return [step for step in run.steps if step not in (AT_THE_DOOR, "checkpoint")]
-    return [step for step in run.steps if step in bad]
 
 
 def _broken_shards(run: Run) -> list[dict[str, str]]:
@@ -103,21 +93,31 @@ def _left(run: Run) -> list[str]:
     return sorted(names - known)
 
 
-def _mend(folder: Path, found: Row) -> None:
-    """Forget what is broken, weights with all that came of them; delete leftovers and broken shards."""
-    if any(fault["file"] == MANIFEST for fault in found["broken"]):
-        (folder / MANIFEST).unlink()
-        return
+def _mend(folder: Path, found: Row) -> bool:
+    """Forget what is broken, weights with all that came of them; delete leftovers and broken shards.
+
+    False for a manifest of another schema, which an advbench that reads it may find whole.
+    """
+    bad = {fault["file"] for fault in found["broken"]}
+    if MANIFEST in bad:
+        return _forgotten(folder)
     for name in found["left"]:
         (folder / name).unlink(missing_ok=True)
     if not (folder / MANIFEST).exists():
-        return
+        return True
     run = runs.load(folder)
-    bad = {fault["file"] for fault in found["broken"]}
-    steps = [step for step, note in run.steps.items() if bad & set(note["files"])]
-    for step in dict.fromkeys([*steps, *(s for s in found["redone"] if s in run.steps)]):
-        run.drop(step)
-    for fault in bad:
-        if fault.startswith(shards.FOLDER):
-            for path in (folder / fault).glob("*"):
-                path.unlink()
+    mending.forget(run, {step for step, note in run.steps.items() if bad & set(note["files"])})
+    for path in (path for name in bad if name.startswith(shards.FOLDER) for path in (folder / name).glob("*")):
+        path.unlink()
+    return True
+
+
+def _forgotten(folder: Path) -> bool:
+    try:
+        runs.load(folder)
+    except Damaged:
+        pass
+    except BadRun:
+        return False
+    (folder / MANIFEST).unlink()
+    return True

@@ -6,6 +6,7 @@ AdvbenchError            one sentence: the value, the rule, the way out
 |   `-- TooFewImages     fewer calibration images than a false-positive rate needs (exit 2)
 |-- BadData              a data file that is missing, truncated or of another shape (exit 2)
 |-- BadRun               a file under the runs folder that is missing, altered or unreadable (exit 2)
+|   `-- Damaged          one that is missing, truncated or altered, which what made it makes again (exit 2)
 |-- FailedCheck          a result that breaks its own contract, e.g. a perturbation beyond eps (exit 1)
 `-- FailedCells          cells of a study that could not be performed, each reason once (exit 1, or a reason's own)
 """
@@ -44,6 +45,10 @@ class BadData(AdvbenchError):
 
 class BadRun(AdvbenchError):
     """A file of a run that is missing, altered or unreadable."""
+
+
+class Damaged(BadRun):
+    """A file of a run that is missing, truncated or altered: the command that made it can make it again."""
 
 
 class FailedCheck(AdvbenchError):

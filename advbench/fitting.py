@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from advbench import artifacts, guards, released, runs
+from advbench import artifacts, guards, mending, released, runs
 from advbench.data import join
 from advbench.place import Place
 from advbench.runs import Run, to_json
@@ -24,8 +24,8 @@ def parts_of(splits: Splits, model: Model) -> dict[str, ImageSet]:
 
 
 def ensure_trained(run: Run, model: Model, splits: Splits, place: Place, weights: Iterable[Path]) -> None:
-    """Do the step `train` where it is not done: adopt weights released under `weights`, else train."""
-    if not run.has("train"):
+    """Do the step `train` where it is not done or damaged: adopt weights released under `weights`, else train."""
+    if not mending.is_whole(run, "train", place.progress.say):
         found = None if "checkpoint" in run.steps else released.find(weights, run.model)
         if found is not None:
             place.progress.say(f"{run.name}: released weights {found.path}")
@@ -35,9 +35,11 @@ def ensure_trained(run: Run, model: Model, splits: Splits, place: Place, weights
     run.drop("checkpoint")  # here, so that one that an interruption left behind goes too
 
 
-def ensure_outputs(run: Run, parts: Mapping[str, ImageSet], victim_of: Callable[[], Victim], splits: Splits) -> None:
-    """Do the step `outputs` where it is not done: one forward pass over train, calibration and test of `parts`."""
-    if run.has("outputs"):
+def ensure_outputs(
+    run: Run, parts: Mapping[str, ImageSet], victim_of: Callable[[], Victim], splits: Splits, say: mending.Say
+) -> None:
+    """Do the step `outputs` where it is not done or damaged: one forward pass over train, calibration and test."""
+    if mending.is_whole(run, "outputs", say):
         return
     began = time.perf_counter()
     victim = victim_of()
@@ -79,7 +81,7 @@ def train(run: Run, model: Model, splits: Splits, place: Place) -> None:
         device=place.device,
         adversarial=model.adversarial,
     )
-    if run.has("checkpoint"):
+    if mending.is_whole(run, "checkpoint", say):
         trainer.restore(read_checkpoint(run))
         say(f"{run.name}: going on after epoch {len(trainer.epochs)} of {model.training.epochs}")
     else:

@@ -11,11 +11,11 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from advbench import artifacts, attacking, catalog, fitting, guards, released, reporting, runs, scoring
+from advbench import artifacts, attacking, catalog, fitting, guards, mending, released, reporting, runs, scoring
 from advbench.contracts import FromSurrogate, Guard, check_eps
 from advbench.data import fingerprint
 from advbench.environment import describe
-from advbench.errors import BadRun, BadSetting
+from advbench.errors import BadRun, BadSetting, Damaged
 from advbench.parsing import loss_choice
 from advbench.perturbation import check_perturbation
 from advbench.place import Place
@@ -39,7 +39,7 @@ NO_SURROGATE = (
 class Target:
     """A model under attack, and what all attacks on it share.
 
-    key     run and digest of its weights
+    key     run, and digest of its weights and outputs
     clean   the model's outputs on the test part
     fgsm    outputs under FGSM at (eps, clip, n), each computed once
     guard   a detector at a false-positive rate, each fitted once
@@ -121,6 +121,10 @@ class Study:
     def run_of(self, model: Model | SuppliedModel, step: str | None = None) -> Iterator[Run]:
         """The model's run, held for this process; with `step`, for that step alone, others at work beside it."""
         with runs.hold(self.place.runs_dir / model.run_name(self.fingerprint), step=step, wait=self.waits):
+            if step is None:
+                mending.forget_manifest(
+                    self.place.runs_dir / model.run_name(self.fingerprint), self.place.progress.say
+                )
             run = self.opened(model)
             if step is None:
                 run.sweep()
@@ -144,11 +148,12 @@ class Study:
     def perform(self, run: Run, model: Model | SuppliedModel, choice: AttackChoice | None) -> None:
         """One cell, in the model's held run: the model and its outputs (choice None), or one attack on it.
 
-        Whatever goes through a study's cells, in this process or in another, does it by this; what is done is left.
+        Whatever goes through a study's cells, in this process or in another, does it by this; what is done and whole
+        is left, what is damaged is made again.
         """
         if choice is None:
             self._ensure_ready(run, model)
-        elif not run.has(f"attack {choice.file_name}"):
+        elif not mending.is_whole(run, f"attack {choice.file_name}", self.place.progress.say):
             self._attack(run, model, choice)
 
     def train(self) -> list[Row]:
@@ -184,9 +189,8 @@ class Study:
         """The model at hand, and its outputs stored."""
         assert isinstance(model, Model)
         fitting.ensure_trained(run, model, self.splits, self.place, self.weights)
-        fitting.ensure_outputs(
-            run, fitting.parts_of(self.splits, model), lambda: self._victim(run, model), self.splits
-        )
+        parts = fitting.parts_of(self.splits, model)
+        fitting.ensure_outputs(run, parts, lambda: self._victim(run, model), self.splits, self.place.progress.say)
 
     def _victim(self, run: Run, model: Model | SuppliedModel) -> Victim:
         """The model, ready to be attacked."""
@@ -197,7 +201,7 @@ class Study:
 
     def _target(self, run: Run, model: Model | SuppliedModel) -> Target:
         """The run's model, kept until another is asked for."""
-        key = run.name, runs.digest(run.steps.get("train", {}).get("files"))
+        key = run.name, runs.digest([run.steps.get(step, {}).get("files") for step in ("train", READY)])
         if self._last is None or self._last.key != key:
             victim, clean = self._victim(run, model), artifacts.read_part(run, "test").outputs
             fgsm, guard = cache(partial(self._fgsm, victim, clean)), cache(partial(guards.guard, run))
@@ -269,8 +273,12 @@ class Study:
 
     def _trained(self, model: Model) -> Victim:
         """A model beside those of the spec, trained first where it does not exist."""
-        run = self.opened(model)
-        if READY not in run.steps:
+        try:
+            run = self.opened(model)
+            whole = READY in run.steps and run.has("train")
+        except Damaged:
+            whole = False
+        if not whole:
             with self.run_of(model) as run:
                 self.perform(run, model, None)
         return fitting.victim_of(run, model, self.splits, self.place)

@@ -38,7 +38,7 @@ def verify_run(run: Run, attacks: Sequence[str], detectors: Sequence[str], progr
         progress.say(f"{run.name}: without {left}, which this run has nothing to fit on")
     detectors = able
     progress.say(f"{run.name}: {len(attacks)} attacks x {len(detectors)} detectors")
-    return scoring.verify(run, attacks, detectors)
+    return scoring.verify(run, attacks, detectors, progress.say)
 
 
 def verify_found(found: Sequence[Found], detectors: Sequence[str], progress: Progress) -> list[Row]:

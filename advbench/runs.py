@@ -16,7 +16,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from advbench.errors import BadRun, BadSetting
+from advbench.errors import BadRun, BadSetting, Damaged
+from advbench.seals import DIGEST, is_intact, sealed
 
 try:
     import fcntl
@@ -58,23 +59,36 @@ def _cannot_write(path: Path, error: OSError) -> BadSetting:
 
 
 def read_whole(path: Path, expected: str, cure: str | None = None) -> bytes:
-    """A file's bytes; raises BadRun, which ends in `cure`, where it cannot be read or has another sha256."""
+    """A file's bytes; raises Damaged, which ends in `cure`, where it is missing or has another sha256.
+
+    Raises BadRun where the system does not let it be read.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise BadRun(f"{path}: {error.strerror}; {cure or 'make it again'}") from error
+        kind = Damaged if isinstance(error, FileNotFoundError) else BadRun
+        raise kind(f"{path}: {error.strerror}; {cure or 'make it again'}") from error
     if (found := sha256(data)) != expected:
         said = f"{path} was altered: sha256 {found[:12]}... found, {expected[:12]}... expected"
-        raise BadRun(f"{said}; {cure or 'delete it'}")
+        raise Damaged(f"{said}; {cure or 'delete it'}")
     return data
 
 
-def read_note(path: Path) -> Any:
-    """A JSON file beside the runs; None where it does not exist, BadRun where it is no JSON."""
+def read_note(path: Path, cure: str = "delete it") -> Any:
+    """A JSON file beside the runs; None where it does not exist.
+
+    Raises Damaged, which ends in `cure`, where it is no JSON, or not what it was sealed as; BadRun where the system
+    does not let it be read.
+    """
     try:
-        return json.loads(path.read_bytes()) if path.exists() else None
-    except (OSError, ValueError) as error:
+        value = json.loads(path.read_bytes()) if path.exists() else None
+    except ValueError as error:
+        raise Damaged(f"{path} cannot be read ({error}); {cure}") from error
+    except OSError as error:
         raise BadRun(f"{path} cannot be read ({error}); delete it") from error
+    if isinstance(value, dict) and not is_intact(value):
+        raise Damaged(f"{path} was altered; {cure}")
+    return value
 
 
 def check_folder(folder: Path) -> None:
@@ -104,7 +118,7 @@ class Run:
     """One run folder. `manifest` is what stood in manifest.json when it was last read or written.
 
     manifest: schema, name, model (what the digest covers), environment, steps: {step: {seconds, info,
-    files: {path: {sha256, bytes}}}}.
+    files: {path: {sha256, bytes}}}}. On disk it is sealed: `digest` is the sha256 of all the rest.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
@@ -134,7 +148,7 @@ class Run:
         return info
 
     def has(self, step: str) -> bool:
-        """Whether a step is done, its files checked against their hashes; raises BadRun for an altered one."""
+        """Whether a step is done, its files checked against their hashes; raises Damaged as `read` does."""
         if step not in self.steps:
             return False
         for name in self.steps[step]["files"]:
@@ -142,13 +156,27 @@ class Run:
         return True
 
     def read(self, name: str) -> bytes:
-        """A file's bytes; raises BadRun where it is missing or its hash is not the manifest's."""
+        """A file's bytes; raises Damaged where it is missing or its hash is not the manifest's.
+
+        Raises BadRun for a file that no step lists.
+        """
         path = self.folder / name
-        expected = next((s["files"][name]["sha256"] for s in self.steps.values() if name in s["files"]), None)
-        if expected is None:
+        step = next((step for step, note in self.steps.items() if name in note["files"]), None)
+        if step is None:
             raise BadRun(f"{path} is not listed in {self.folder / MANIFEST}; make it again")
-        cure = f"restore the file, let `advbench doctor --mend` forget it, or delete {self.folder}, and run again"
-        return read_whole(path, expected, cure)
+        cure = (
+            f"restore the file, or call the `advbench {self._maker(step)}` that made it, which makes it again "
+            "(`advbench doctor --mend` forgets it without computing)"
+        )
+        return read_whole(path, self.steps[step]["files"][name]["sha256"], cure)
+
+    def _maker(self, step: str) -> str:
+        """The command that makes a step, of a model trained here or of a supplied one."""
+        if step == "verify":
+            return "verify"
+        if "supplied" in self.model:
+            return "evaluate"
+        return "attack" if step.startswith("attack ") else "train"
 
     def fault(self, name: str) -> str | None:
         """What is wrong with a listed file: missing, truncated or altered; None where nothing is."""
@@ -221,7 +249,7 @@ class Run:
             yield
 
     def _save(self) -> None:
-        write_whole(self.folder / MANIFEST, to_json(self.manifest))
+        write_whole(self.folder / MANIFEST, to_json(sealed(self.manifest)))
 
 
 def strays(run: Run) -> list[Path]:
@@ -294,27 +322,51 @@ def open_or_new(runs_dir: Path, name: str, model: Mapping[str, Any], environment
 
 
 def load(folder: Path) -> Run:
-    """An existing run; raises BadRun where its manifest is missing, unreadable or of another schema."""
+    """An existing run; raises Damaged where its manifest is missing, is none or was altered.
+
+    Raises BadRun where it is of another schema, or the system does not let it be read.
+    """
     path = folder / MANIFEST
+    cure = (
+        f"restore the file, or call what made it (`advbench run`, attack, evaluate), or delete {folder} and run again"
+    )
     try:
         manifest = json.loads(path.read_bytes())
         known = manifest["schema"]
-        sound = all(isinstance(manifest[key], dict) for key in ("model", "environment", "steps"))
-        sound = sound and all(
-            isinstance(step["info"], dict)
-            and isinstance(step["files"], dict)
-            and all(map(_stays_inside, step["files"]))
-            for step in manifest["steps"].values()
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadRun(
-            f"{path} cannot be read ({type(error).__name__}: {error}); delete {folder} and run again"
-        ) from error
-    if known != SCHEMA or not sound:
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        denied = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+        kind = BadRun if denied else Damaged
+        raise kind(f"{path} cannot be read ({type(error).__name__}: {error}); {cure}") from error
+    if not _is_ours(manifest):
         raise BadRun(
             f"{path} has schema {known!r}, this advbench reads schema {SCHEMA}; delete {folder} and run again"
         )
-    return Run(folder, manifest)
+    if not is_intact(manifest):
+        raise Damaged(f"{path} was altered: it is not what its digest was taken of; {cure}")
+    if not _is_sound(manifest):
+        raise Damaged(f"{path} was altered: it lacks what a manifest holds; {cure}")
+    return Run(folder, {key: value for key, value in manifest.items() if key != DIGEST})
+
+
+def _is_ours(manifest: dict[str, Any]) -> bool:
+    """Whether it is of this schema, or was before its schema was altered."""
+    ours = {**manifest, "schema": SCHEMA}
+    return manifest["schema"] == SCHEMA or (DIGEST in manifest and is_intact(ours))
+
+
+def _is_sound(manifest: dict[str, Any]) -> bool:
+    """Whether it holds what is read of it, and nothing unknown in the place of its digest."""
+    try:
+        steps = manifest["steps"].values()
+        return (
+            all(isinstance(manifest[key], dict) for key in ("model", "environment"))
+            and manifest.keys() <= {"schema", "name", "model", "environment", "steps", DIGEST}
+            and all(isinstance(step["info"], dict) and isinstance(step["files"], dict) for step in steps)
+            and all(map(_stays_inside, (name for step in steps for name in step["files"])))
+            and all(isinstance(file["sha256"], str) for step in steps for file in step["files"].values())
+        )
+    except (KeyError, TypeError, AttributeError):
+        return False
 
 
 def _stays_inside(name: str) -> bool:

@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from advbench import artifacts, metrics
-from advbench.errors import BadRun
+from advbench import artifacts, mending, metrics
+from advbench.errors import BadRun, Damaged
 from advbench.guards import SUPPLIED, fit, score
 from advbench.runs import MANIFEST, Run, to_json
 from advbench.types import Outputs
@@ -25,14 +25,17 @@ FPRS = (0.01, 0.05, 0.10)
 Row = dict[str, Any]
 
 
-def verify(run: Run, attacks: Sequence[str], detectors: Sequence[str]) -> list[Row]:
+def verify(
+    run: Run, attacks: Sequence[str], detectors: Sequence[str], say: mending.Say = lambda line: None
+) -> list[Row]:
     """The verify rows of these attack files x detectors x populations; computes and stores what is missing.
 
-    Raises BadRun for an altered file, of those too that rows already computed were made from.
+    Scores that are damaged are computed again, and `say` is told. Raises Damaged for a file that scores are made
+    from, of those too that rows already computed were made from.
     """
     for step in ("train", "outputs", *(f"attack {a}" for a in attacks)):
         run.has(step)
-    known = _read_cells(run)
+    known = _stored(run) if mending.is_whole(run, "verify", say) else {}
     hashes = {a: run.steps[f"attack {a}"]["files"][f"attacks/{a}.safetensors"]["sha256"] for a in attacks}
     wanted = [(a, d) for a in attacks for d in detectors]
     missing = [(a, d) for a, d in wanted if known.get((a, d), {}).get("sha256") != hashes[a]]
@@ -51,8 +54,11 @@ def verify(run: Run, attacks: Sequence[str], detectors: Sequence[str]) -> list[R
 
 
 def is_verified(run: Run, attacks: Sequence[str], detectors: Sequence[str]) -> bool:
-    """Whether a run holds the verify rows of these attack files as they are x detectors."""
-    known = _read_cells(run)
+    """Whether a run holds the verify rows of these attack files as they are x detectors; False for damaged ones."""
+    try:
+        known = _read_cells(run)
+    except Damaged:
+        return False
     hashes = {a: _hash_of(run, a) for a in attacks}
     return all(known.get((a, d), {}).get("sha256") == hashes[a] for a in attacks for d in detectors)
 
@@ -68,8 +74,10 @@ def known(run: Run) -> list[Row]:
 
 
 def _read_cells(run: Run) -> dict[tuple[str, str], dict[str, Any]]:
-    if not run.has("verify"):
-        return {}
+    return _stored(run) if run.has("verify") else {}
+
+
+def _stored(run: Run) -> dict[tuple[str, str], dict[str, Any]]:
     cells = json.loads(run.read(METRICS))["cells"]
     return {(cell["source"], cell["detector"]): cell for cell in cells}
 

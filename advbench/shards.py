@@ -18,17 +18,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advbench import artifacts, runs, scoring
+from advbench import artifacts, mending, runs, scoring
 from advbench.cells import attack_table, model_table
-from advbench.errors import BadRun, BadSetting
+from advbench.errors import BadRun, BadSetting, Damaged
 from advbench.pipeline import Study
 from advbench.runs import Run
 from advbench.scoring import Row
+from advbench.seals import sealed
 from advbench.sources import label
 from advbench.spec import AttackChoice, Model
 from advbench.types import Adversarials, Outputs
 
 FOLDER = "shards"
+CURE = "make the shard again with: advbench attack --shard"
+NOTED = {"sha256", "first", "weights", "batch_size", "seconds", "table"}
 Note = dict[str, Any]
 
 
@@ -70,13 +73,16 @@ def attack(study: Study, shard: Shard) -> list[Row]:
     rows = []
     for model in study.models():
         assert isinstance(model, Model)
+        say = study.place.progress.say
         with study.run_of(model) as run:
             study.perform(run, model, None)
+            for choice in study.attacks:
+                mending.is_whole(run, f"attack {choice.file_name}", say)
         for choice in study.attacks:
-            if not run.has(f"attack {choice.file_name}"):
+            if f"attack {choice.file_name}" not in run.steps:
                 _make(study, run, model, choice, shard)
             with study.run_of(model) as run:
-                if not run.has(f"attack {choice.file_name}") and not _all_there(run, choice, shard.of):
+                if f"attack {choice.file_name}" not in run.steps and not _all_there(run, choice, shard.of, say):
                     study.place.progress.say(f"{run.name}: {choice.file_name}: shard {shard} is done, not all are")
                     continue
                 rows.append(merge(study, run, model, choice))
@@ -86,7 +92,7 @@ def attack(study: Study, shard: Shard) -> list[Row]:
 def merge(study: Study, run: Run, model: Model, choice: AttackChoice) -> Row:
     """Join an attack's shards into the step of the whole attack, in its held run; they are deleted.
 
-    Raises BadRun where an image is in none of them or in two, or where they were not made alike.
+    Raises BadRun where an image is in none of them or in two, where they were not made alike, or one is damaged.
     """
     folder = run.folder / FOLDER / choice.file_name
     if not run.has(f"attack {choice.file_name}"):
@@ -106,16 +112,23 @@ def notes_of(folder: Path) -> list[Note]:
     """What is noted of each shard of an attack, in the order of their images; raises BadRun where that is altered."""
     notes = []
     for path in folder.glob("*.json"):
-        note = runs.read_note(path)
-        try:
-            stated = path.name == f"{_name(Shard(note['shard'], note['of']))}.json"
-            sound = stated and {"sha256", "first", "weights", "batch_size", "seconds", "table"} <= note.keys()
-        except (KeyError, TypeError, BadSetting, AttributeError):
-            sound = False
-        if not sound:
-            raise BadRun(f"{path} was altered; delete it and make the shard again")
-        notes.append(note)
+        note = _read_note(path)
+        if note is not None:
+            notes.append(note)
     return sorted(notes, key=lambda note: (note["first"], note["of"]))
+
+
+def _read_note(path: Path) -> Note | None:
+    """What is noted of a shard, None where there is nothing; raises Damaged where that was altered."""
+    note: Note | None = runs.read_note(path, CURE)
+    try:
+        stated = note is None or path.name == f"{_name(Shard(note['shard'], note['of']))}.json"
+        sound = stated and (note is None or note.keys() >= NOTED)
+    except (KeyError, TypeError, BadSetting, AttributeError):
+        sound = False
+    if not sound or (note is None and path.exists()):
+        raise Damaged(f"{path} was altered; {CURE}")
+    return note
 
 
 def _make(study: Study, run: Run, model: Model, choice: AttackChoice, shard: Shard) -> None:
@@ -124,8 +137,7 @@ def _make(study: Study, run: Run, model: Model, choice: AttackChoice, shard: Sha
     batch = study.place.batch_size
     part = shard.part(images, batch)
     folder, name = run.folder / FOLDER / choice.file_name, _name(shard)
-    there = runs.read_note(folder / f"{name}.json")
-    if there is not None and _is_whole(folder, there):
+    if _is_there(folder, shard, study.place.progress.say):
         return
     began = time.perf_counter()
     made, info = study.perturb(run, model, choice, part)
@@ -145,7 +157,7 @@ def _make(study: Study, run: Run, model: Model, choice: AttackChoice, shard: Sha
         | {"dataset": label(study.spec.dataset), "attacks": [attack_table(choice)]},
     }
     runs.write_whole(folder / f"{name}.safetensors", data)
-    runs.write_whole(folder / f"{name}.json", runs.to_json(note))
+    runs.write_whole(folder / f"{name}.json", runs.to_json(sealed(note)))
 
 
 def _name(shard: Shard) -> str:
@@ -157,23 +169,33 @@ def _weights(run: Run) -> str:
     return str(run.steps["train"]["files"][artifacts.MODEL]["sha256"])
 
 
-def _is_whole(folder: Path, note: Note) -> bool:
+def _is_there(folder: Path, shard: Shard, say: mending.Say) -> bool:
+    """Whether a shard's files are there and whole; damaged ones are deleted, and `say` is told so."""
+    name = _name(shard)
     try:
-        read_shard(folder, note)
-    except (BadRun, KeyError):
-        return False
-    return True
+        note = _read_note(folder / f"{name}.json")
+        if note is not None:
+            read_shard(folder, note)
+        return note is not None
+    except Damaged as error:
+        what, _, _ = str(error).partition("; ")
+        say(f"{what}; shard {shard} has to be made again")
+    for suffix in ("json", "safetensors"):
+        (folder / f"{name}.{suffix}").unlink(missing_ok=True)
+    return False
 
 
 def read_shard(folder: Path, note: Note) -> Adversarials:
-    """A shard's images and the rest; raises BadRun where the file is not the one that was noted."""
-    data = runs.read_whole(folder / f"{_name(Shard(note['shard'], note['of']))}.safetensors", note["sha256"])
-    return artifacts.adversarials_of(data)
+    """A shard's images and the rest; raises Damaged where the file is not the one that was noted."""
+    name = _name(Shard(note["shard"], note["of"]))
+    return artifacts.adversarials_of(runs.read_whole(folder / f"{name}.safetensors", note["sha256"], CURE))
 
 
-def _all_there(run: Run, choice: AttackChoice, of: int) -> bool:
-    folder = run.folder / FOLDER / choice.file_name
-    return all((folder / f"{_name(Shard(i, of))}.json").exists() for i in range(1, of + 1))
+def _all_there(run: Run, choice: AttackChoice, of: int, say: mending.Say) -> bool:
+    """Whether all shards are there, which are then looked at: a damaged one is not."""
+    folder, every = run.folder / FOLDER / choice.file_name, [Shard(i, of) for i in range(1, of + 1)]
+    there = all((folder / f"{_name(shard)}.json").exists() for shard in every)
+    return there and not [shard for shard in every if not _is_there(folder, shard, say)]  # all of them are looked at
 
 
 def _check_alike(folder: Path, notes: Sequence[Note], weights: str) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from advbench import cli, runs
 from advbench.doctor import examine
-from advbench.errors import BadRun, BadSetting
+from advbench.errors import BadSetting, Damaged
 from advbench.parsing import parse
 from advbench.pipeline import Study
 from advbench.place import Place
@@ -90,9 +90,10 @@ def test_a_damaged_file_is_named_and_after_mending_made_again(
     assert fault["why"].startswith(why)
     wanted = {"model.safetensors": 4, "outputs/test.safetensors": 1}.get(pattern, 1)
     assert len(row["redone"]) == wanted
-    with pytest.raises(BadRun, match="doctor --mend"):
-        study(copy).attack()
+    with pytest.raises(Damaged, match="doctor --mend"):
+        only_run(copy).read(fault["file"])
     assert found(copy, mend=True)["mended"]
+    assert not set(row["redone"]) & only_run(copy).steps.keys()
     assert study(copy).attack() == study(finished).attack()
     assert tensors(copy) == tensors(finished)
     assert found(copy)["state"] == "whole"
@@ -106,6 +107,14 @@ def test_a_manifest_that_cannot_be_read_hides_no_other_run(copy: Path) -> None:
     assert broken["state"] == "broken"
     assert broken["broken"][0]["file"] == runs.MANIFEST
     assert (other["run"], other["state"]) == ("deeper/z-run", "whole")
+
+
+def test_a_manifest_of_another_schema_is_named_and_never_deleted(copy: Path) -> None:
+    path = only_run(copy).folder / runs.MANIFEST
+    path.write_text('{"schema": 2}')
+    row = found(copy, mend=True)
+    assert (row["state"], row["mended"]) == ("broken", False)
+    assert path.read_text() == '{"schema": 2}'
 
 
 def test_what_an_interrupted_write_left_is_listed_and_swept(finished: Path, copy: Path) -> None:

@@ -4,10 +4,13 @@ import multiprocessing
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,8 @@ from advbench.cells import Cell, Performer, cells_of
 from advbench.engines import go_through
 from advbench.engines.local import Local
 from advbench.engines.queue import Tally
-from advbench.errors import BadRun, BadSetting, FailedCells
+from advbench.errors import BadRun, BadSetting, Damaged, FailedCells
+from advbench.pipeline import Study
 from advbench.progress import Quiet
 from advbench.runs import Run
 from tests.storm import killed_at_write, storm, study, tensors
@@ -114,13 +118,206 @@ def test_a_truncated_checkpoint_is_named_and_training_begins_anew_without_it(
     process.join()
     (path,) = tmp_path.rglob("checkpoint-0001.safetensors")
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(BadRun, match=re.escape(str(path))):
-        Performer(Quiet()).perform(cells(tmp_path)[0])
-    from advbench.doctor import examine
-
-    assert examine(tmp_path / "runs", mend=True)[0]["mended"]
+    heard = Heard()
+    Performer(heard).perform(cells(tmp_path)[0])
+    (line,) = [line for line in heard.said if path.name in line]
+    assert re.search(r"was truncated: 100 of \d+ bytes; checkpoint is made again$", line)
+    assert [line for line in heard.said if "training 3 epochs" in line]
     study(tmp_path, **ONE).attack()
     assert tensors(tmp_path) == calm
+
+
+# -- files that are damaged --------------------------------------------------------------------------------------
+
+
+class Heard(Quiet):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+HARMS: dict[str, Callable[[Path], None]] = {"truncated": cut, "altered": flip, "missing": Path.unlink}
+TRANSFER: dict[str, Any] = {**ONE, "attacks": [*ONE["attacks"], {"name": "transfer", "eps": 0.1, "source": "center"}]}
+FILES = ["model.safetensors", "training.jsonl", "outputs/train.safetensors", "outputs/test.safetensors"]
+FILES += ["attacks/fgsm-*.safetensors"]
+SCORES = ("energy",)
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with two attacks, one of them from a surrogate, scored; do not write here."""
+    folder = tmp_path_factory.mktemp("scored")
+    go_through(cells_of(study(folder, **TRANSFER), SCORES), Local(1), Quiet())
+    return folder
+
+
+@pytest.fixture
+def copy(scored: Path, tmp_path: Path) -> Path:
+    shutil.copytree(scored / "runs", tmp_path / "runs")
+    return tmp_path
+
+
+def heard_study(folder: Path, heard: Heard, **table: Any) -> Study:
+    quiet = study(folder, **table)
+    return Study(quiet.spec, replace(quiet.place, progress=heard), weights=[])
+
+
+def run_of(folder: Path, loss: str) -> Run:
+    return runs.load(next((folder / "runs").glob(f"digits-{loss}-*")))
+
+
+def harmed(folder: Path, pattern: str, harm: str, loss: str = "softmax") -> Path:
+    """The file that was damaged."""
+    (path,) = run_of(folder, loss).folder.glob(pattern)
+    HARMS[harm](path)
+    return path
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("pattern", FILES)
+def test_a_study_makes_a_damaged_file_again_and_says_so_in_one_line(
+    scored: Path, copy: Path, pattern: str, harm: str
+) -> None:
+    path, heard = harmed(copy, pattern, harm), Heard()
+    rows = heard_study(copy, heard, **TRANSFER).attack()
+    assert rows == study(scored, **TRANSFER).attack()
+    assert tensors(copy) == tensors(scored)
+    (line,) = [line for line in heard.said if path.name in line and harm in line]
+    assert "made again" in line
+    assert ("attack fgsm" in line) == (pattern in FILES[:2] + FILES[4:])
+    quiet = Heard()
+    heard_study(copy, quiet, **TRANSFER).attack()
+    assert quiet.said == []
+
+
+@pytest.mark.parametrize("harm", ["truncated", "altered"])
+def test_a_study_begins_a_run_anew_where_its_manifest_is_damaged(scored: Path, copy: Path, harm: str) -> None:
+    path, heard = harmed(copy, runs.MANIFEST, harm), Heard()
+    with pytest.raises(Damaged, match=re.escape(str(path))):
+        runs.load(path.parent)
+    rows = heard_study(copy, heard, **TRANSFER).attack()
+    assert rows == study(scored, **TRANSFER).attack()
+    assert tensors(copy) == tensors(scored)
+    (line,) = [line for line in heard.said if runs.MANIFEST in line]
+    assert line.endswith("the run is begun anew")
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("pattern", ["model.safetensors", "outputs/test.safetensors", runs.MANIFEST])
+def test_a_damaged_surrogate_is_made_again_before_it_is_used(
+    scored: Path, copy: Path, pattern: str, harm: str
+) -> None:
+    path, heard = harmed(copy, pattern, harm, "center"), Heard()
+    run_of(copy, "softmax").drop(next(step for step in run_of(copy, "softmax").steps if "transfer" in step))
+    go_through(cells_of(heard_study(copy, heard, **TRANSFER), SCORES), Local(1), heard)
+    assert tensors(copy) == tensors(scored)
+    if (pattern, harm) != (runs.MANIFEST, "missing"):
+        assert len([line for line in heard.said if path.name in line]) == 1
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("pattern", [*FILES, "metrics.json", "scores.parquet", runs.MANIFEST])
+def test_an_engine_makes_again_what_the_cells_that_are_left_need(
+    scored: Path, copy: Path, pattern: str, harm: str
+) -> None:
+    path, heard = harmed(copy, pattern, harm), Heard()
+    if pattern != runs.MANIFEST:
+        run = run_of(copy, "softmax")
+        run.steps.pop("verify") if pattern in FILES else run.steps.pop(f"attack {fgsm(run)}")
+        run._save()
+    go_through(cells_of(heard_study(copy, heard, **TRANSFER), SCORES), Local(1), heard)
+    assert tensors(copy) == tensors(scored)
+    assert run_of(copy, "softmax").read("metrics.json") == run_of(scored, "softmax").read("metrics.json")
+    assert run_of(copy, "softmax").read("scores.parquet") == run_of(scored, "softmax").read("scores.parquet")
+    if (pattern, harm) != (runs.MANIFEST, "missing"):
+        assert len([line for line in heard.said if path.name in line]) == 1
+
+
+def fgsm(run: Run) -> str:
+    return next(step.removeprefix("attack ") for step in run.steps if step.startswith("attack fgsm"))
+
+
+@pytest.mark.parametrize("pattern", ["model.safetensors", "outputs/test.safetensors"])
+def test_a_cell_by_itself_makes_its_model_again(calm: dict[str, bytes], tmp_path: Path, pattern: str) -> None:
+    ready, attack = cells(tmp_path)
+    Performer(Quiet()).perform(ready)
+    path, heard = harmed(tmp_path, pattern, "altered"), Heard()
+    Performer(heard).perform(attack)
+    assert tensors(tmp_path) == calm
+    assert len([line for line in heard.said if path.name in line]) == 1
+
+
+def test_a_grid_that_is_done_is_not_read_by_the_queue(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no(*_: object) -> None:
+        raise AssertionError("hashed")
+
+    monkeypatch.setattr(Run, "fault", no)
+    tally = go_through(cells_of(study(copy, **TRANSFER)), Local(1), Quiet())
+    assert (tally.done, tally.failed) == (0, 0)
+
+
+def test_a_file_that_the_system_does_not_let_be_read_is_no_damage(copy: Path) -> None:
+    path = run_of(copy, "softmax").folder / "model.safetensors"
+    whole = path.read_bytes()
+    path.unlink()
+    path.mkdir()
+    before = run_of(copy, "softmax").manifest
+    with pytest.raises(BadRun, match="Is a directory") as caught:
+        study(copy, **TRANSFER).attack()
+    assert not isinstance(caught.value, Damaged)
+    assert run_of(copy, "softmax").manifest == before
+    path.rmdir()
+    path.write_bytes(whole)
+    study(copy, **TRANSFER).attack()
+
+
+def test_a_flipped_bit_anywhere_in_a_manifest_is_seen_or_changes_nothing(copy: Path) -> None:
+    path = run_of(copy, "softmax").folder / runs.MANIFEST
+    whole, before = path.read_bytes(), run_of(copy, "softmax").manifest
+    seen, places = 0, [*range(40), *range(40, len(whole) - 100, 29), *range(len(whole) - 100, len(whole))]
+    for i in places:  # the schema, all over, and the digest
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ (1 << i % 8)]) + whole[i + 1 :])
+        try:
+            assert runs.load(path.parent).manifest == before
+        except Damaged:
+            seen += 1
+    assert seen > 0.6 * len(places)  # the others are white space
+
+
+@pytest.mark.parametrize("text", ['{"schema": 2}', '{"schema": 2, "digest": "0"}'])
+def test_a_manifest_of_a_later_advbench_is_refused_and_kept(copy: Path, text: str) -> None:
+    path = run_of(copy, "softmax").folder / runs.MANIFEST
+    path.write_text(text)
+    with pytest.raises(BadRun, match="has schema 2"):
+        study(copy, **TRANSFER).attack()
+    with pytest.raises(FailedCells, match="has schema 2"):
+        go_through(cells_of(study(copy, **TRANSFER)), Local(1), Quiet())
+    assert path.read_text() == text
+
+
+def test_a_manifest_written_before_there_were_digests_is_read(scored: Path, copy: Path) -> None:
+    path = run_of(copy, "softmax").folder / runs.MANIFEST
+    path.write_bytes(runs.to_json(run_of(copy, "softmax").manifest))
+    heard = Heard()
+    assert heard_study(copy, heard, **TRANSFER).attack() == study(scored, **TRANSFER).attack()
+    assert heard.said == []
+
+
+# -- commands that are stopped -----------------------------------------------------------------------------------
 
 
 def command(folder: Path) -> list[str]:

@@ -14,13 +14,13 @@ import advbench
 ROOT = Path(advbench.__file__).parent
 # A module may import from its own layer and from those before it.
 LAYERS = (
-    {"errors", "settings"},
+    {"errors", "settings", "seals"},
     {"streaming"},
     {"types", "prelu", "objectives", "geometry", "moments"},
     {"arithmetic", "augmentation", "hardening", "regimes"},
     {"metrics", "data", "models", "losses", "catalog", "runs", "environment", "progress", "arrays", "official"},
     {"sources"},
-    {"art_losses", "artifacts"},
+    {"art_losses", "artifacts", "mending"},
     {"victim", "art_classifier", "training"},
     {"usercode", "weights"},
     {"answers"},

@@ -1,6 +1,7 @@
 """An attack in shards: the bytes of the attack made whole, and nothing missing or doubled."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from advbench.errors import BadRun, BadSetting
 from advbench.parsing import parse
 from advbench.pipeline import Study
 from advbench.place import Place
+from advbench.progress import Progress, Quiet
 from advbench.shards import FOLDER, Shard, attack
 
 N, BATCH = 50, 12
@@ -26,8 +28,24 @@ ATTACKS: list[dict[str, Any]] = [
 ]
 
 
-def study(folder: Path, *attacks: dict[str, Any], batch: int = BATCH, device: str = "cpu") -> Study:
-    place = Place(folder / "runs", folder / "reports", device=torch.device(device), batch_size=batch)
+class Heard(Quiet):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def study(folder: Path, *attacks: dict[str, Any], batch: int = BATCH, progress: Progress | None = None) -> Study:
+    place = Place(
+        folder / "runs",
+        folder / "reports",
+        device=torch.device("cpu"),
+        batch_size=batch,
+        progress=progress or Quiet(),
+    )
     table = {"losses": "lgm", "attacks": list(attacks), "n": N, "training": {"epochs": 1}}
     return Study(parse(table), place, weights=[])
 
@@ -122,15 +140,63 @@ def test_shards_of_other_batches_are_refused(tmp_path: Path) -> None:
         attack(study(tmp_path, ATTACKS[0], batch=10), Shard(2, 2))
 
 
-def test_a_damaged_shard_is_named_and_made_again(whole: Path, tmp_path: Path) -> None:
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+@pytest.mark.parametrize("harm", [flip, cut])
+@pytest.mark.parametrize("name", ["1-of-2.safetensors", "1-of-2.json"])
+def test_a_damaged_shard_is_named_and_made_again(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, harm: Callable[[Path], None]
+) -> None:
     attack(study(tmp_path, ATTACKS[0]), Shard(1, 2))
-    (file,) = tmp_path.rglob("1-of-2.safetensors")
-    data = bytearray(file.read_bytes())
-    data[-1] ^= 1
-    file.write_bytes(data)
-    with pytest.raises(BadRun, match=r"1-of-2\.safetensors was altered"):
-        attack(study(tmp_path, ATTACKS[0]), Shard(2, 2))
+    (file,) = tmp_path.rglob(name)
+    harm(file)
+    harmed = file.read_bytes()
+    assert merge(tmp_path) == 2
+    said = capsys.readouterr().err
+    assert name in said
+    assert "advbench attack --shard" in said
+    assert file.read_bytes() == harmed
+    heard = Heard()
+    assert attack(study(tmp_path, ATTACKS[0], progress=heard), Shard(2, 2)) == []
+    assert [line for line in heard.said if name in line and "shard 1/2 has to be made again" in line]
     assert len(attack(study(tmp_path, ATTACKS[0]), Shard(1, 2))) == 1
+    made, expected = tensors(tmp_path), tensors(whole)
+    assert made == {name: expected[name] for name in made}
+
+
+@pytest.mark.parametrize("name", ["1-of-2.safetensors", "1-of-2.json"])
+def test_a_damaged_shard_is_made_again_by_the_call_for_it(whole: Path, tmp_path: Path, name: str) -> None:
+    attack(study(tmp_path, ATTACKS[0]), Shard(1, 2))
+    (file,) = tmp_path.rglob(name)
+    before = {path.name: path.read_bytes() for path in file.parent.glob("*.safetensors")}
+    flip(file)
+    heard = Heard()
+    attack(study(tmp_path, ATTACKS[0], progress=heard), Shard(1, 2))
+    assert [line for line in heard.said if name in line]
+    assert {path.name: path.read_bytes() for path in file.parent.glob("*.safetensors")} == before
+    assert len(attack(study(tmp_path, ATTACKS[0]), Shard(2, 2))) == 1
+    made, expected = tensors(tmp_path), tensors(whole)
+    assert made == {name: expected[name] for name in made}
+
+
+@pytest.mark.parametrize("pattern", ["model.safetensors", "attacks/fgsm-*.safetensors"])
+def test_what_shards_are_made_from_and_merged_to_is_made_again_too(whole: Path, tmp_path: Path, pattern: str) -> None:
+    for i in (1, 2):
+        attack(study(tmp_path, ATTACKS[0]), Shard(i, 2))
+    (file,) = only_run(tmp_path).folder.glob(pattern)
+    flip(file)
+    heard = Heard()
+    rows = [attack(study(tmp_path, ATTACKS[0], progress=heard), Shard(i, 2)) for i in (1, 2)]
+    assert rows == [[], study(whole, ATTACKS[0]).attack()]
+    assert len([line for line in heard.said if file.name in line]) == 1
     made, expected = tensors(tmp_path), tensors(whole)
     assert made == {name: expected[name] for name in made}
 

@@ -1,0 +1,26 @@
+"""A JSON object that says by a sha256 of its own whether it is still what it was written as."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+DIGEST = "digest"  # the key
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The object with its sha256 added, or brought up to date; raises ValueError for NaN and infinity."""
+    return {**value, DIGEST: _content(value)}
+
+
+def is_intact(value: Mapping[str, Any]) -> bool:
+    """Whether an object is what it was sealed as; True for one that was never sealed."""
+    return DIGEST not in value or value[DIGEST] == _content(value)
+
+
+def _content(value: Mapping[str, Any]) -> str:
+    """The sha256 of all but its own: of what is read back from JSON, whose keys are texts, in any order."""
+    again = json.loads(json.dumps({k: v for k, v in value.items() if k != DIGEST}, allow_nan=False))
+    return hashlib.sha256(json.dumps(again, sort_keys=True).encode()).hexdigest()
