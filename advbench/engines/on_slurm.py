@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Slurm", "resources"]
 PAUSE = 0.5  # seconds between two looks at the results
+REFUSALS = 40  # of a job while none is alive, until Slurm is believed
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Slurm:
     folder   on a file system that all nodes share: what submitit sends and the jobs' output. Each call has a folder
              of its own below, which is kept only where a job was lost or the work was stopped
     asked    what `resources` read; its `cluster` is slurm or local = processes of this machine
-    ask      seconds between two questions to Slurm about jobs that have left no result
+    ask      seconds between two questions to Slurm about jobs without a result, and after it refused one
     started  is told the id of every job
 
     Raises BadSetting for values out of range, without submitit, and where this machine has no Slurm.
@@ -120,7 +121,9 @@ class _Work:
         self.alive: list[Batch] = []
         self.lost = 0
         self._unstarted = 0  # jobs in a row that did not come to their first cell
-        self._room = True  # whether Slurm takes more jobs, as far as is known
+        self._accepted = False  # any job at all
+        self._refusals = 0  # in a row
+        self._next = 0.0  # when it is worth while to hand in another, after a refusal
 
     def go_on(self) -> None:
         """Until the queue is empty."""
@@ -130,26 +133,26 @@ class _Work:
             for batch in [batch for batch in self.alive if batch.job.job_id in ended]:
                 self.alive.remove(batch)
                 self._settle(batch, ended[batch.job.job_id])
-            if ended:
-                self._room = True
-            else:
+            if not ended:
                 time.sleep(PAUSE)
 
     def _submit(self) -> None:
-        """As many jobs as there may be; where Slurm takes no more for now, the rest once one has ended."""
-        while self._room and len(self.alive) < self.engine.jobs:
+        """As many jobs as there may be; where Slurm takes no more for now, the rest later.
+
+        Raises BadSetting where it takes none at all.
+        """
+        while time.monotonic() >= self._next and len(self.alive) < self.engine.jobs:
             cells = self.queue.take_some(self.engine.cells)
             if not cells:
                 return
-            if (refused := self._refused(cells)) is None:
+            refused = self._refused(cells)
+            if refused is None:
+                self._accepted, self._refusals = True, 0
                 self.engine.started(self.alive[-1].job.job_id)
-                continue
-            if not self.alive:
-                raise BadSetting(f"no job can be handed in: {refused}; see --slurm for what a job asks for")
-            for cell in reversed(cells):
-                self.queue.returned(cell)
-            self.progress.say(f"no more than {len(self.alive)} jobs for now: {refused}")
-            self._room = False
+            else:
+                for cell in reversed(cells):
+                    self.queue.returned(cell)
+                self._wait(refused)
 
     def _refused(self, cells: Sequence[Cell]) -> str | None:
         """Hand in a job of these cells; why it cannot be, if it cannot."""
@@ -162,6 +165,17 @@ class _Work:
         except (FailedJobError, FailedSubmissionError, OSError) as error:
             return " ".join(str(error).split())
         return None
+
+    def _wait(self, refused: str) -> None:
+        """With the next job, as those that are alive may be as many as there may be, or Slurm may be out of reach."""
+        self._refusals = 0 if self.alive else self._refusals + 1
+        if not self.alive and (not self._accepted or self._refusals == REFUSALS):
+            raise BadSetting(f"no job can be handed in: {refused}; see --slurm for what a job asks for")
+        if not self._next:
+            self.progress.say(
+                f"Slurm takes no other job for now: {refused}; trying again every {self.engine.ask:g} s"
+            )
+        self._next = time.monotonic() + self.engine.ask
 
     def _settle(self, batch: Batch, how: str) -> None:
         """Tell the queue what became of a job's cells: what the runs folder shows, and of the first other its job."""
