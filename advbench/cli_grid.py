@@ -10,6 +10,7 @@ from advbench.cli_takes import Options
 from advbench.engines import Engine
 from advbench.engines import go_through as through
 from advbench.engines.local import Local, cores
+from advbench.engines.slurm_asked import asks_gpu, resources
 from advbench.errors import BadSetting, UnknownName
 from advbench.pipeline import Study
 
@@ -37,7 +38,7 @@ def engine_of(options: Options) -> Engine | None:
 
         return Ray(jobs, threads, gpus=options["gpus_per_job"] or 0.0, address=options["address"])
     if name == "slurm":
-        from advbench.engines.on_slurm import Slurm, resources
+        from advbench.engines.on_slurm import Slurm
 
         return Slurm(
             jobs,
@@ -56,10 +57,11 @@ def device_of(options: Options, here: str) -> str:
         return here
     if options["device"] is not None:
         raise BadSetting(
-            f"device = {options['device']!r} is of this machine; with --on {options['on']} a job takes the CPU, or a "
-            "GPU with --gpus-per-job"
+            f"device = {options['device']!r} is of this machine; with --on {options['on']} a job computes on the "
+            "CPU, or on its GPU with --gpus-per-job"
         )
-    return "cuda" if options["gpus_per_job"] else "cpu"
+    by_gres = asks_gpu(resources(options["slurm"] or ()))  # a part of a GPU, such as shard:1
+    return "cuda" if options["gpus_per_job"] or by_gres else "cpu"
 
 
 def go_through(study: Study, options: Options) -> None:

@@ -1,218 +1,392 @@
-"""Cells as jobs: through submitit's local executor, which runs as processes here the jobs that Slurm would.
-
-There is no Slurm here: of it, only the script that would be submitted is looked at.
-"""
+"""The Slurm engine: jobs through submitit's local executor, its real batch scripts, and a Slurm of four commands."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from submitit.core.utils import cloudpickle_dump
+from submitit.local.local import LocalJob
 
+from advbench import runs
 from advbench.cells import cells_of
-from advbench.cli import main
+from advbench.cli_grid import device_of
 from advbench.engines import go_through
-from advbench.engines.on_slurm import Slurm, resources
+from advbench.engines.on_slurm import Slurm, _Work, resources
+from advbench.engines.pool import Message
 from advbench.engines.queue import Tally
-from advbench.errors import BadSetting, FailedCells, UnknownName
-from advbench.parsing import parse
-from advbench.pipeline import Study
-from advbench.place import Place
+from advbench.engines.slurm_batch import Batch
+from advbench.engines.slurm_watch import Processes
+from advbench.errors import BadSetting, FailedCells
 from advbench.progress import Quiet
+from tests.test_engines import Heard, study, tensors, two_models
 
-SMALL: dict[str, Any] = {
-    "losses": ["softmax", "lgm"],
-    "attacks": [{"name": "fgsm", "eps": [0.1, 0.2]}],
-    "n": 20,
-    "training": {"epochs": 1},
-}
-HERE = resources(["cluster=local"])
+# Each attack lasts long enough to be killed in the middle.
+LONG: dict[str, Any] = {"losses": "lgm", "attacks": {"name": "pgd", "steps": 100, "eps": [0.1, 0.2]}}
 
 
-def study(folder: Path, **table: Any) -> Study:
-    place = Place(folder / "runs", folder / "reports", device=torch.device("cpu"))
-    return Study(parse({**SMALL, **table}), place, weights=[])
+def here(folder: Path, jobs: int = 1, **more: Any) -> Slurm:
+    """Jobs as processes of this machine."""
+    return Slurm(jobs, folder=folder / "there" / "runs" / ".slurm", asked=resources(["cluster=local"]), **more)
 
 
-def tensors(folder: Path) -> dict[str, bytes]:
-    found = sorted((folder / "runs").rglob("*.safetensors"))
-    return {str(p.relative_to(folder)): p.read_bytes() for p in found}
+def output(folder: Path) -> str:
+    """What jobs have said so far, where a person would look."""
+    return "".join(path.read_text() for path in folder.glob("there/runs/.slurm/jobs-*/*_log.out"))
 
 
-def slurm(folder: Path, **more: Any) -> Slurm:
-    return Slurm(**{"jobs": 2, "threads": 1, "folder": folder / "jobs", "asked": HERE, "grace": 2.0, **more})
+def once_in(folder: Path, words: str, then: Callable[[], object]) -> threading.Thread:
+    """Do something as soon as a job's output holds these words."""
+
+    def wait() -> None:
+        while words not in output(folder):
+            time.sleep(0.01)
+        then()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
 
 
-class Heard(Quiet):
-    """Keeps lines; `act` is called with each."""
-
-    def __init__(self, act: Any = lambda line: None) -> None:
-        self.said: list[str] = []
-        self.act = act
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-        self.act(text)
+def children(pid: int) -> list[int]:
+    """Process ids of a process's own, on Linux."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
-    """What one process makes."""
-    folder = tmp_path_factory.mktemp("alone")
-    rows = study(folder).attack()
-    return tensors(folder), rows
+def runs_still(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
 
 
-def test_jobs_make_the_bytes_and_rows_of_one_process(alone: Any, tmp_path: Path) -> None:
-    heard = Heard()
-    assert go_through(cells_of(study(tmp_path)), slurm(tmp_path, cells=2), heard) == Tally(done=6)
-    assert tensors(tmp_path) == alone[0]
-    assert study(tmp_path).attack() == alone[1]
-    assert sum(line.startswith("job ") for line in heard.said) == 4  # of each model two cells, then the third
-    assert any("training 1 epochs" in line for line in heard.said)
+# -- jobs as processes of this machine -----------------------------------------------------------------------------
 
 
-def running_below(folder: Path) -> list[int]:
-    """Processes that perform the jobs of a folder: submitit's own, and one for each task."""
-    found = []
-    for task in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (task / "cmdline").read_text().split("\0")
-        except OSError:
-            continue
-        if "submitit.core._submit" in words and str(folder / "jobs") in words:
-            found.append(int(task.name))
-    return found
+@pytest.mark.parametrize(("losses", "cells", "jobs"), [(["softmax", "lgm"], 8, 2), ("lgm", 2, 2)])
+def test_jobs_make_the_bytes_and_rows_of_one_process(losses: Any, cells: int, jobs: int, tmp_path: Path) -> None:
+    one, there = study(tmp_path / "here", losses=losses), study(tmp_path / "there", losses=losses)
+    rows, heard, ids = one.attack(), Heard(), list[str]()
+    found = cells_of(there)
+    assert go_through(found, here(tmp_path, jobs, cells=cells, started=ids.append), heard) == Tally(done=len(found))
+    assert len(set(ids)) == 2  # a model with all its attacks each, or one with its first attack and the second alone
+    assert tensors(tmp_path / "there") == tensors(tmp_path / "here")
+    assert there.attack() == rows
+    assert sum("fgsm-eps" in line for line in heard.said) == len(found) - len(runs.find(tmp_path / "there" / "runs"))
+    assert not list((tmp_path / "there" / "runs" / ".slurm").iterdir())
+    assert go_through(found, here(tmp_path, started=ids.append), heard) == Tally(before=len(found))
+    assert len(ids) == 2
 
 
-def test_a_killed_job_costs_one_retry_and_nothing_else(alone: Any, tmp_path: Path) -> None:
-    killed: list[int] = []
+def test_a_killed_job_costs_one_retry_and_nothing_else(tmp_path: Path) -> None:
+    def kill() -> None:
+        os.kill(children(int(ids[0]))[0], signal.SIGKILL)
 
-    class Kills(Quiet):
-        def say(self, text: str) -> None:
-            if text.startswith("job ") and not killed:
-                while not (found := running_below(tmp_path)):
-                    time.sleep(0.05)
-                killed.append(found[0])
-                os.kill(found[0], signal.SIGKILL)
-
-    tally = go_through(cells_of(study(tmp_path)), slurm(tmp_path), Kills())
-    assert tally == Tally(done=6, retried=1)
-    assert tensors(tmp_path) == alone[0]
-    assert study(tmp_path).attack() == alone[1]
-
-
-def test_what_a_lost_job_had_finished_is_not_done_again(tmp_path: Path) -> None:
-    cells = cells_of(study(tmp_path, losses="softmax"))
-    engine = slurm(tmp_path)
-
-    class Lost:
-        job_id, state = "7", "NODE_FAIL"
-
-        class paths:  # noqa: N801
-            result_pickle = tmp_path / "none"
-            stderr = tmp_path / "7.err"
-
-    study(tmp_path, losses="softmax").train()
-    messages, _ = engine._messages(Lost(), cells)
-    assert messages[0] == {"done": list(cells[0].key)}
-    assert "NODE_FAIL" in messages[1]["lost"]
-    assert len(messages) == 2
+    ids: list[str] = []
+    one, there = study(tmp_path / "here", **LONG), study(tmp_path / "there", **LONG)
+    rows, heard = one.attack(), Heard()
+    killer = once_in(tmp_path, "pgd-eps0.2", kill)
+    assert go_through(cells_of(there), here(tmp_path, started=ids.append), heard) == Tally(done=3, retried=1)
+    killer.join()
+    (told,) = [line for line in heard.said if "try 2 of 3" in line]
+    assert "pgd-eps0.2" in told
+    assert f"its job {ids[0]} ended without a result" in told
+    assert len(ids) == 2
+    assert tensors(tmp_path / "there") == tensors(tmp_path / "here")
+    assert there.attack() == rows
+    assert "pgd-eps0.2" in output(tmp_path)  # the output of a call with a lost job is kept
 
 
-def test_a_refused_cell_takes_its_attacks_and_leaves_the_other_model(tmp_path: Path) -> None:
-    bad = study(tmp_path, losses="lgm", training={"epochs": 1, "learning_rate": 1e30, "max_gradient_norm": 1e30})
-    cells = cells_of(bad) + cells_of(study(tmp_path, losses="softmax"))
-    with pytest.raises(FailedCells, match=r"training diverged.*3 of 6 cells are done") as caught:
-        go_through(cells, slurm(tmp_path), Quiet())
+def test_a_cell_that_is_refused_takes_its_attacks_with_it_and_leaves_the_others(tmp_path: Path) -> None:
+    bad = study(tmp_path / "there", training={"epochs": 1, "learning_rate": 1e30, "max_gradient_norm": 1e30})
+    cells = cells_of(bad)[3:] + cells_of(study(tmp_path / "there", losses="center"))
+    with pytest.raises(FailedCells, match=r"training diverged in epoch 1.*3 of 6 cells are done") as caught:
+        go_through(cells, here(tmp_path, 2), heard := Heard())
     assert caught.value.exit_code == 2
+    assert heard.said[-1] == "cells: 0 done before, 3 done, 0 retried, 1 failed, 2 not tried"
+    assert [run.model["loss"]["name"] for run in runs.find(tmp_path / "there" / "runs")] == ["center"]
 
 
-def test_jobs_end_with_the_call_however_it_ends(tmp_path: Path) -> None:
-    def stop(line: str) -> None:
-        if line.startswith("job "):
-            while not running_below(tmp_path):
-                time.sleep(0.05)
-            raise KeyboardInterrupt
+def test_jobs_end_with_the_work_however_it_ends(tmp_path: Path) -> None:
+    def stop() -> None:
+        pids.extend([int(ids[0]), *children(int(ids[0]))])
+        os.kill(os.getpid(), signal.SIGINT)
 
+    ids, pids = list[str](), list[int]()
+    once_in(tmp_path, "training", stop)
+    cells = cells_of(study(tmp_path / "there", losses="lgm", training={"epochs": 5000}))
     with pytest.raises(KeyboardInterrupt):
-        go_through(cells_of(study(tmp_path)), slurm(tmp_path), Heard(stop))
-    until = time.monotonic() + 10
-    while running_below(tmp_path) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert not running_below(tmp_path)
+        go_through(cells, here(tmp_path, started=ids.append), Quiet())
+    assert len(pids) == 2
+    assert not any(map(runs_still, pids))
 
 
-def test_the_command_line_prints_rows_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["run", "--loss", "softmax", "--epochs", "1", "--attack", "fgsm", "--eps", "0.1", "--n", "20"]
-    places = ["--runs-dir", str(tmp_path / "runs"), "--reports-dir", str(tmp_path / "reports"), "--json"]
-    assert main([*words, *places, "--on", "slurm", "--slurm", "cluster=local", "--jobs", "1"]) == 0
-    said = capsys.readouterr()
-    assert {row["attack"] for row in json.loads(said.out)["rows"]} == {"fgsm"}
-    assert "cells: 0 done before, 3 done, 0 retried, 0 failed" in said.err
+def test_the_command_line_prints_json_and_nothing_else(tmp_path: Path) -> None:
+    spec = tmp_path / "grid.toml"
+    spec.write_text('name = "g"\ndataset = "digits"\nlosses = "lgm"\nn = 20\nattacks = "fgsm"\ntraining.epochs = 1\n')
+    words = f"run {spec} --on slurm --slurm cluster=local --jobs 2 --json --runs-dir runs --reports-dir reports"
+    command = [sys.executable, "-m", "advbench", *words.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["command"] == "run"
+    assert "cells: 0 done before, 2 done, 0 retried, 0 failed" in done.stderr
 
 
-# -- what Slurm would be given -----------------------------------------------------------------------------------
+# -- the batch script ------------------------------------------------------------------------------------------------
 
 
-def test_the_script_asks_slurm_for_what_was_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    srun = tmp_path / "bin" / "srun"  # submitit looks for it, and calls it only when it submits
-    srun.parent.mkdir()
-    srun.write_text("#!/bin/sh\nexit 1\n")
-    srun.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{srun.parent}:{os.environ['PATH']}")
-    asked = resources(["partition=gpu", "timeout_min=90", "mem_gb=16", "account=lab", "setup=module load cuda"])
-    executor = Slurm(4, 3, gpus=2, folder=tmp_path / "jobs", asked=asked).executor()
-    script = executor._executor._make_submission_file_text(f"{sys.executable} -m job", "x").splitlines()
-    wanted = ["job-name=advbench", "partition=gpu", "time=90", "mem=16GB", "account=lab", "cpus-per-task=3"]
-    for line in (*wanted, "gpus-per-node=2", "nodes=1", "ntasks-per-node=1"):
-        assert f"#SBATCH --{line}" in script, line
-    assert "module load cuda" in script
-    assert script.index("module load cuda") < next(i for i, line in enumerate(script) if line.startswith("srun"))
-    assert subprocess.run(["bash", "-n"], input="\n".join(script), text=True, check=False).returncode == 0
+def command_file(folder: Path, name: str, text: str) -> None:
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/bash\n{text}\n")
+    path.chmod(0o755)
+
+
+def put_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch, **texts: str) -> None:
+    for name, text in texts.items():
+        command_file(folder / "bin", name, text)
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
+
+
+NO_SLURM = dict.fromkeys(("sbatch", "srun", "squeue", "scancel"), "exit 1")
+
+
+def script(folder: Path, *asked: str, **more: Any) -> list[str]:
+    """The lines that submitit hands to sbatch."""
+    executor = Slurm(1, asked=resources(asked), **more).executor(folder)._executor
+    text: str = executor._make_submission_file_text("python -m job", "0")  # type: ignore[attr-defined]
+    return text.splitlines()
+
+
+def test_the_batch_script_asks_for_what_was_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_on_path(tmp_path, monkeypatch, **NO_SLURM)
+    asked = ("partition=gpu", "account=me", "qos=long", "constraint=a100", "timeout_min=90", "mem_gb=24")
+    lines = script(tmp_path, *asked, "exclude=n[1-3]", "reservation=r 1", threads=4, gpus=1.0)
+    for option in (
+        *("partition=gpu", "account=me", "qos=long", "constraint=a100", "time=90", "mem=24GB", "exclude='n[1-3]'"),
+        *("reservation='r 1'", "cpus-per-task=4", "gpus-per-node=1", "nodes=1", "ntasks-per-node=1"),
+        "job-name=advbench",
+    ):
+        assert lines.count(f"#SBATCH --{option}") == 1
+    (srun,) = [line for line in lines if line.startswith("srun ")]
+    assert " --cpus-per-task=4 python -m job" in srun
+
+
+def test_a_batch_script_without_wishes_asks_for_four_hours_and_no_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_on_path(tmp_path, monkeypatch, **NO_SLURM)
+    lines = script(tmp_path)
+    assert {"#SBATCH --time=240", "#SBATCH --mem=8GB", "#SBATCH --cpus-per-task=1"} <= {*lines}
+    assert not any("gpu" in line or "gres" in line or "partition" in line for line in lines)
 
 
 @pytest.mark.parametrize(
-    ("text", "match"),
+    ("asked", "gpus", "device"),
+    [((), None, "cpu"), ((), 1.0, "cuda"), (("gres=shard:2",), None, "cuda"), (("gres=tmp:2",), None, "cpu")],
+)
+def test_a_job_computes_on_the_gpu_that_it_asks_for(asked: tuple[str, ...], gpus: float | None, device: str) -> None:
+    assert device_of({"on": "slurm", "device": None, "gpus_per_job": gpus, "slurm": asked}, "cpu") == device
+
+
+# -- a Slurm of four commands: a job is a process group of this machine ----------------------------------------------
+
+SBATCH = """
+for file in "$JOBS"/*.pid; do
+  [ -e "$file" ] && kill -0 -- -"$(< "$file")" 2> /dev/null && echo 'sbatch: error: QOSMaxSubmitJobs' >&2 && exit 1
+done
+id=$((1 + $(ls "$JOBS" | grep -c pid)))
+SLURM_JOB_ID=$id setsid bash "$1" > /dev/null 2>&1 < /dev/null &
+echo $! > "$JOBS/$id.pid"
+echo "Submitted batch job $id"
+"""
+SRUN = """
+while [[ $1 == --* ]]; do
+  case $1 in
+    --output) out=$2; shift 2 ;;
+    --error) err=$2; shift 2 ;;
+    *) shift ;;
+  esac
+done
+out=${out//%j/$SLURM_JOB_ID} err=${err//%j/$SLURM_JOB_ID}
+exec "$@" > "${out//%t/0}" 2> "${err//%t/0}"
+"""
+SQUEUE = """
+for file in "$JOBS"/*.pid; do
+  name=${file##*/}
+  kill -0 -- -"$(< "$file")" 2> /dev/null && echo "${name%.pid} RUNNING" || echo "${name%.pid} NODE_FAIL"
+done
+"""
+SCANCEL = 'kill -- -"$(< "$JOBS/$1.pid")"'
+COMMANDS = {"sbatch": SBATCH, "srun": SRUN, "squeue": SQUEUE, "scancel": SCANCEL}
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Slurm]:
+    """Makes engines on a Slurm that takes one job at a time."""
+    (tmp_path / "jobs").mkdir()
+    monkeypatch.setenv("JOBS", str(tmp_path / "jobs"))
+
+    def make(jobs: int, commands: dict[str, str] = COMMANDS, **more: Any) -> Slurm:
+        put_on_path(tmp_path, monkeypatch, **commands)
+        return Slurm(jobs, folder=tmp_path / "there" / "runs" / ".slurm", ask=0.3, **more)
+
+    return make
+
+
+def test_a_job_that_slurm_calls_over_costs_one_retry(slurm: Callable[..., Slurm], tmp_path: Path) -> None:
+    def kill() -> None:
+        os.killpg(int((tmp_path / "jobs" / "1.pid").read_text()), signal.SIGKILL)
+
+    one, there = study(tmp_path / "here", **LONG), study(tmp_path / "there", **LONG)
+    rows, heard = one.attack(), Heard()
+    once_in(tmp_path, "pgd-eps0.1", kill)
+    assert go_through(cells_of(there), slurm(2), heard) == Tally(done=3, retried=1)
+    assert sum("its job 1 is over (NODE_FAIL) without a result" in line for line in heard.said) == 1
+    assert tensors(tmp_path / "there") == tensors(tmp_path / "here")
+    assert there.attack() == rows
+
+
+def test_slurm_jobs_are_cancelled_with_the_work(slurm: Callable[..., Slurm], tmp_path: Path) -> None:
+    def stop(_: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        go_through(cells_of(study(tmp_path / "there")), slurm(2, started=stop), Quiet())
+    leader = int((tmp_path / "jobs" / "1.pid").read_text())
+    until = time.monotonic() + 10
+    while runs_still(leader) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not runs_still(leader)
+
+
+def test_jobs_that_come_to_no_cell_end_the_work_and_more_than_slurm_takes_wait(
+    slurm: Callable[..., Slurm], tmp_path: Path
+) -> None:
+    broken, heard = COMMANDS | {"srun": SRUN.replace('exec "$@"', "sleep 1; exec no-such-python")}, Heard()
+    losses = ["softmax", "center", "lgm"]
+    with pytest.raises(FailedCells, match=r"3 jobs in a row came to no cell, the last: its job 3.*no-such-python"):
+        go_through(cells_of(study(tmp_path / "there", losses=losses)), slurm(2, broken), heard)
+    assert sum("no other job for now: sbatch: error: QOSMaxSubmitJobs; " in line for line in heard.said) == 1
+
+
+def test_a_job_that_slurm_refuses_at_once_is_the_users_to_change(slurm: Callable[..., Slurm], tmp_path: Path) -> None:
+    refusing = COMMANDS | {"sbatch": "echo 'sbatch: error: invalid partition specified: x' >&2; exit 1"}
+    with pytest.raises(BadSetting, match=r"no job can be handed in: sbatch: error: invalid partition specified: x; "):
+        go_through(cells_of(study(tmp_path / "there")), slurm(1, refusing), Quiet())
+
+
+# -- what a job left behind ------------------------------------------------------------------------------------------
+
+
+def left(folder: Path, value: object = None) -> Batch:
+    """A job that left a result: a value as submitit writes it, or bytes that are none."""
+    job: LocalJob[str] = LocalJob(folder, "1")
+    if isinstance(value, bytes):
+        job.paths.result_pickle.write_bytes(value)
+    elif value is not None:
+        cloudpickle_dump(value, job.paths.result_pickle)
+    return Batch(job, ())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, b"no pickle", ("error", "a trace"), ("success", "no JSON"), ("success", "[1]"), ("success", "[{}]")],
+)
+def test_a_result_that_cannot_be_read_is_none(value: object, tmp_path: Path) -> None:
+    assert left(tmp_path, value).messages() == []
+
+
+def test_a_result_is_read(tmp_path: Path) -> None:
+    message = {"said": ["a line"], "done": ["a", "outputs"]}
+    assert left(tmp_path, ("success", json.dumps([message]))).messages() == [message]
+
+
+class Says(Batch):
+    """A job that returned, of two cells, that the first is done."""
+
+    def messages(self) -> list[Message]:
+        return [{"said": [], "done": []}]
+
+
+def test_a_cell_that_the_runs_folder_does_not_show_is_not_done_whatever_its_job_says(tmp_path: Path) -> None:
+    engine, heard = here(tmp_path), Heard()
+    queue = two_models(tmp_path)
+    queue._progress = heard
+    work = _Work(engine, engine.executor(tmp_path), Processes(), queue, heard)
+    batch = queue.take_some(2)
+    work._settle(Says(left(tmp_path).job, batch), "ended")
+    assert queue.tally == Tally(retried=1)
+    assert f"{tmp_path} does not show it; all nodes are to share that folder; try 2 of 3" in heard.said[0]
+    assert len(queue) == 6
+    assert {c.key for _ in range(2) for c in queue.take_some(2)} > {c.key for c in batch}
+
+
+# -- bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
     [
-        ("partition", "KEY=VALUE"),
-        ("partition=", "KEY=VALUE"),
-        ("partitoin=gpu", "'partition'"),
-        ("timeout_min=soon", "soon"),
-        ("timeout_min=0", "timeout_min"),
-        ("timeout_min=1.5", "1.5"),
-        ("mem_gb=nan", "mem_gb"),
-        ("mem_gb=-1", "mem_gb"),
-        ("cluster=mars", "slurm or local"),
+        ("partition", r"'partition' is not KEY=VALUE; the keys are account, .*timeout_min, wckey"),
+        ("partitoin=gpu", r"no key of --slurm named 'partitoin'\. Did you mean 'partition'\?"),
+        ("partition=", "not one line of text"),
+        ("partition=gpu\nrm -r x", "not one line of text"),
+        ("timeout_min=1.5", "not a whole number"),
+        ("timeout_min=0", "at least 1"),
+        ("mem_gb=much", "not a number"),
+        ("mem_gb=0", "at least"),
+        ("mem_gb=inf", "not finite"),
+        ("cluster=moon", r"no choice for --slurm cluster named 'moon'.*Known: local, slurm"),
     ],
 )
-def test_what_no_job_can_be_given_is_refused(text: str, match: str) -> None:
-    with pytest.raises((BadSetting, UnknownName), match=match) as caught:
+def test_what_a_job_cannot_ask_for_is_refused_in_a_sentence(text: str, said: str) -> None:
+    with pytest.raises(BadSetting, match=said):
         resources([text])
-    assert "\n" not in str(caught.value)
 
 
-def test_a_setting_given_twice_is_refused() -> None:
-    with pytest.raises(BadSetting, match="twice"):
+def test_a_key_is_given_once() -> None:
+    with pytest.raises(BadSetting, match="partition is given twice: a and b; leave one"):
         resources(["partition=a", "partition=b"])
 
 
-@pytest.mark.parametrize("more", [{"gpus": 0.5}, {"gpus": -1.0}, {"gpus": float("nan")}, {"cells": 0}])
-def test_parts_of_gpus_and_empty_jobs_are_refused(more: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(BadSetting, match=r"gpus_per_job|cells_per_job"):
-        slurm(tmp_path, **more)
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"gpus": 0.5}, "gres=shard:1"),
+        ({"gpus": -1.0}, "at least 0"),
+        ({"gpus": float("nan")}, "must be finite"),
+        ({"cells": 0}, "cells per job = 0 is out of range"),
+        ({"gpus": 1.0, "asked": {"cluster": "local", "gres": "gpu:1"}}, "ask for GPUs twice"),
+    ],
+)
+def test_what_no_job_can_be_is_refused(more: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match=said):
+        Slurm(1, **{"folder": tmp_path, "asked": {"cluster": "local"}, **more})
 
 
-def test_without_slurm_or_submitit_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_slurm_is_told_where_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(BadSetting, match="cluster=local"):
-        slurm(tmp_path, asked=resources(()))
+    with pytest.raises(BadSetting, match=r"no sbatch.*login node, or --slurm cluster=local tries it here"):
+        Slurm(1)
+
+
+def test_without_submitit_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(BadSetting, match=r"advbench\[slurm\]"):
-        slurm(tmp_path)
+    with pytest.raises(BadSetting, match=r"install advbench\[slurm\]"):
+        Slurm(1, asked={"cluster": "local"})
+
+
+def test_a_runs_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    engine = Slurm(1, folder=tmp_path / "file" / ".slurm", asked={"cluster": "local"})
+    queue = two_models(tmp_path)
+    with pytest.raises(BadSetting, match="it is a file"):
+        engine.work(queue, Quiet())

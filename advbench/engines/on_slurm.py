@@ -1,209 +1,234 @@
-"""Jobs of Slurm, through submitit: each performs some cells of one run, one after the other.
-
-On every node the same Python environment, the runs folder and the data must be there under the same path. What became
-of a job that was lost is read from the runs folder: what it finished stays finished.
-"""
+"""Jobs of a Slurm cluster, through submitit: each performs some cells of one run, so that torch starts once a job."""
 
 from __future__ import annotations
 
-import importlib
+import contextlib
+import shutil
+import sys
+import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from advbench.cells import Cell, Performer
+from advbench import runs
+from advbench.cells import Cell
 from advbench.engines.pool import Message, settle
-from advbench.engines.queue import Queue
-from advbench.engines.worker import Relay, outcome
-from advbench.errors import BadSetting, UnknownName
+from advbench.engines.queue import TRIES, Queue
+from advbench.engines.slurm_asked import asks_gpu, parameters, resources
+from advbench.engines.slurm_batch import Batch, undisturbed
+from advbench.engines.slurm_job import perform
+from advbench.engines.slurm_watch import ASK, Cluster, Processes, Watch, look_again
+from advbench.errors import BadRun, BadSetting, FailedCells
 from advbench.progress import Progress
-from advbench.settings import at_least, number, whole
+from advbench.settings import at_least
 
-POLL = 0.5  # seconds between looks; submitit itself asks Slurm once a minute at most
-CLUSTERS = ("slurm", "local")
-# what a job may be given; all but the first three are options of sbatch by their own names
-KNOWN: Mapping[str, type] = {
-    "cluster": str, "timeout_min": int, "mem_gb": float, "partition": str, "account": str, "qos": str,
-    "constraint": str, "exclude": str, "nodelist": str, "gres": str, "comment": str, "mail_type": str,
-    "mail_user": str, "setup": str,
-}  # fmt: skip
-USUAL = {"cluster": "slurm", "timeout_min": 240}
+if TYPE_CHECKING:
+    from submitit import AutoExecutor
 
-
-def resources(texts: Iterable[str]) -> dict[str, Any]:
-    """What a job asks for, from texts KEY=VALUE. Raises BadSetting for a key or a value that it cannot be given.
-
-    cluster       slurm, or local: the same jobs as processes of this machine, to try them out
-    timeout_min   minutes after which Slurm ends a job (default 240)
-    mem_gb        its memory
-    setup         a shell command before it, such as a `module load`
-    """
-    found: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not value.strip():
-            raise BadSetting(f"slurm = {text!r} is no KEY=VALUE; write --slurm partition=gpu")
-        if key not in KNOWN:
-            raise UnknownName("setting of a Slurm job", key, KNOWN)
-        if key in found:
-            raise BadSetting(f"slurm = {key!r} is given twice; give it once")
-        found[key] = _value(key, value.strip())
-    return USUAL | found
-
-
-def _value(key: str, text: str) -> Any:
-    kind = KNOWN[key]
-    if key == "cluster" and text not in CLUSTERS:
-        raise BadSetting(f"cluster = {text!r} is none; it is {' or '.join(CLUSTERS)}")
-    if kind is str:
-        return text
-    value = whole(text, key) if kind is int else number(text, key)
-    at_least(key, value, 0, above=True)
-    return value
+__all__ = ["Slurm", "resources"]
+PAUSE = 0.5  # seconds between two looks at the results
+REFUSALS = 40  # of a job while none is alive, until Slurm is believed
 
 
 @dataclass(frozen=True)
 class Slurm:
-    """At most `jobs` jobs at once, of `threads` CPUs, `gpus` GPUs and at most `cells` cells each.
+    """At most `jobs` jobs at once, with `threads` threads of torch and `gpus` GPUs each, of at most `cells` cells.
 
-    folder   where submitit keeps scripts, arguments, results and logs
-    asked    what else a job is given (`resources`)
-    grace    seconds that a shared file system may take to show what another node wrote
+    folder   on a file system that all nodes share: what submitit sends and the jobs' output. Each call has a folder
+             of its own below, which is kept only where a job was lost or the work was stopped
+    asked    what `resources` read; its `cluster` is slurm or local = processes of this machine
+    ask      seconds between two questions to Slurm about jobs without a result, and after it refused one
+    started  is told the id of every job
 
-    Raises BadSetting where submitit is not installed, there is no Slurm, or a part of a GPU is asked for.
+    Raises BadSetting for values out of range, without submitit, and where this machine has no Slurm.
     """
 
     jobs: int
-    threads: int
+    threads: int = 1
     gpus: float = 0.0
     cells: int = 8
     folder: Path = Path("runs/.slurm")
-    asked: Mapping[str, Any] = field(default_factory=lambda: resources(()))
-    grace: float = 15.0
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    ask: float = ASK
+    started: Callable[[str], object] = lambda job_id: None
 
     def __post_init__(self) -> None:
-        if self.cells < 1:
-            raise BadSetting(f"cells_per_job = {self.cells} is out of range; it must be at least 1")
-        if not 0 <= self.gpus < float("inf") or not float(self.gpus).is_integer():
+        at_least("cells per job", self.cells, 1)
+        at_least("gpus per job", self.gpus, 0)
+        if self.gpus != int(self.gpus):
             raise BadSetting(
-                f"gpus_per_job = {self.gpus} is no whole number, as Slurm wants it; a part of a GPU is asked for "
-                "with --slurm gres=shard:1, where the cluster has shards"
+                f"gpus per job = {self.gpus} is no whole number; Slurm shares a GPU by resources that a cluster "
+                "defines, such as --slurm gres=shard:1"
             )
-        self.executor()
-
-    def executor(self) -> Any:
-        """The executor of submitit for these jobs."""
-        try:
-            submitit = importlib.import_module("submitit")
-        except ImportError as error:
-            raise BadSetting(f"submitit cannot be imported ({error}); install advbench[slurm]") from error
-        asked = dict(self.asked)
-        try:
-            executor = submitit.AutoExecutor(folder=str(self.folder.absolute()), cluster=asked.pop("cluster"))
-        except RuntimeError as error:
+        if self.gpus and asks_gpu(self.asked):
             raise BadSetting(
-                f"there is no Slurm here ({error}); call it where sbatch works, or try it out with "
-                "--slurm cluster=local"
-            ) from error
-        shared = {key: asked.pop(key) for key in ("timeout_min", "mem_gb") if key in asked}
-        if "setup" in asked:
-            asked["setup"] = [asked["setup"]]
-        executor.update_parameters(
-            name="advbench",
-            nodes=1,
-            tasks_per_node=1,
-            cpus_per_task=self.threads,
-            gpus_per_node=int(self.gpus) or None,
-            **shared,
-            **{f"slurm_{key}": value for key, value in asked.items()},
-        )
+                f"gres = {self.asked['gres']} and {self.gpus:g} gpus per job ask for GPUs twice; leave one"
+            )
+        _check_installed(self.cluster)
+
+    @property
+    def cluster(self) -> str:
+        """Where the jobs run: slurm or local."""
+        return str(self.asked.get("cluster", "slurm"))
+
+    def executor(self, folder: Path) -> AutoExecutor:
+        """submitit's, with what each job asks for."""
+        with contextlib.redirect_stdout(sys.stderr):  # where its log goes from then on
+            import submitit
+        executor = submitit.AutoExecutor(folder=folder, cluster=self.cluster)
+        executor.update_parameters(**parameters(self.threads, int(self.gpus), self.asked))
         return executor
 
     def work(self, queue: Queue, progress: Progress) -> None:
-        """Take cells until the queue is empty; jobs that are left when this call ends are cancelled."""
-        executor = self.executor()
-        with _cancelled() as alive:
-            while not queue.empty:
-                while len(alive) < self.jobs and (some := queue.take_some(self.cells)):
-                    job = executor.submit(perform, [cell.to_json() for cell in some], self.threads)
-                    alive[job] = some
-                    more = f" and {len(some) - 1} more" if len(some) > 1 else ""
-                    progress.say(f"job {job.job_id}: {some[0].name}{more}")
-                ended = [job for job in alive if job.done()]
-                for job in ended:
-                    self._settle(queue, progress, alive.pop(job), job)
-                if not ended:
-                    time.sleep(POLL)
+        """Take cells until the queue is empty; the jobs end with this call, however it ends.
 
-    def _settle(self, queue: Queue, progress: Progress, cells: Sequence[Cell], job: Any) -> None:
-        """Tell the queue of each cell of a job that has ended; those that it did not begin go back first."""
-        messages, why = self._messages(job, cells)
-        for cell in cells[len(messages) :]:
-            queue.returned(cell)
-        for cell, message in zip(cells, messages, strict=False):
-            for line in message.get("said", ()):
-                progress.say(line)
-            if "done" in message and not self._waited_for(lambda cell=cell: cell.done):
-                message = {"lost": f"job {job.job_id} says that it is done, and its run does not hold it"}
-            settle(queue, cell, message)
-        if why is not None:
-            progress.say(why)
+        Raises BadSetting where no job can be handed in, FailedCells where jobs do not even start.
+        """
+        if queue.empty:
+            return
+        folder = self._own_folder()
+        watch = Processes() if self.cluster == "local" else Cluster(folder, progress.say, ask=self.ask)
+        work = _Work(self, self.executor(folder), watch, queue, progress)
+        try:
+            work.go_on()
+        finally:
+            with undisturbed():
+                watch.cancel([batch.job for batch in work.alive])
+        if not work.lost:
+            shutil.rmtree(folder, ignore_errors=True)
 
-    def _messages(self, job: Any, cells: Sequence[Cell]) -> tuple[list[Message], str | None]:
-        """What a job said of its cells; of one that was lost, what its runs say. And a line for people."""
-        if self._waited_for(job.paths.result_pickle.exists):
-            try:
-                messages: list[Message] = job.result()
-            except Exception as error:
-                why = f"job {job.job_id} failed ({' '.join(str(error).split())[-200:]})"
+    def _own_folder(self) -> Path:
+        """A new folder that only this user can read: what lies there is pickled."""
+        runs.check_folder(self.folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return Path(tempfile.mkdtemp(prefix="jobs-", dir=self.folder.absolute()))
+        except OSError as error:
+            raise BadSetting(f"cannot write to {self.folder}: {error.strerror}; name another --runs-dir") from error
+
+
+class _Work:
+    """One pass through a queue. `alive` jobs are cancelled by the caller; `lost` counts those without a result."""
+
+    def __init__(self, engine: Slurm, executor: AutoExecutor, watch: Watch, queue: Queue, progress: Progress) -> None:
+        self.engine = engine
+        self.executor = executor
+        self.watch = watch
+        self.queue = queue
+        self.progress = progress
+        self.alive: list[Batch] = []
+        self.lost = 0
+        self._unstarted = 0  # jobs in a row that did not come to their first cell
+        self._accepted = False  # any job at all
+        self._refusals = 0  # in a row
+        self._next = 0.0  # when it is worth while to hand in another, after a refusal
+
+    def go_on(self) -> None:
+        """Until the queue is empty."""
+        while not self.queue.empty:
+            self._submit()
+            ended = self.watch.ended([batch.job for batch in self.alive])
+            for batch in [batch for batch in self.alive if batch.job.job_id in ended]:
+                self.alive.remove(batch)
+                self._settle(batch, ended[batch.job.job_id])
+            if not ended:
+                time.sleep(PAUSE)
+
+    def _submit(self) -> None:
+        """As many jobs as there may be; where Slurm takes no more for now, the rest later.
+
+        Raises BadSetting where it takes none at all.
+        """
+        while time.monotonic() >= self._next and len(self.alive) < self.engine.jobs:
+            cells = self.queue.take_some(self.engine.cells)
+            if not cells:
+                return
+            refused = self._refused(cells)
+            if refused is None:
+                self._accepted, self._refusals = True, 0
+                self.engine.started(self.alive[-1].job.job_id)
             else:
-                return messages, None
-        else:
-            why = f"job {job.job_id} was lost ({job.state}); its log is {job.paths.stderr}"
-        done = next((i for i, cell in enumerate(cells) if not cell.done), len(cells))
-        found: list[Message] = [{"done": list(cell.key)} for cell in cells[:done]]
-        if done < len(cells):
-            return [*found, {"lost": f"its {why}"}], None
-        return found, why
+                for cell in reversed(cells):
+                    self.queue.returned(cell)
+                self._wait(refused)
 
-    def _waited_for(self, there: Any) -> bool:
-        """Whether something is there, or is before the file system's grace ends."""
-        until = time.monotonic() + self.grace
-        while not there():
-            if time.monotonic() > until:
+    def _refused(self, cells: Sequence[Cell]) -> str | None:
+        """Hand in a job of these cells; why it cannot be, if it cannot."""
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        texts = [cell.to_json() for cell in cells]
+        try:
+            with undisturbed():
+                self.alive.append(Batch(self.executor.submit(perform, texts, self.engine.threads), cells))
+        except (FailedJobError, FailedSubmissionError, OSError) as error:
+            return " ".join(str(error).split())
+        return None
+
+    def _wait(self, refused: str) -> None:
+        """With the next job, as those that are alive may be as many as there may be, or Slurm may be out of reach."""
+        self._refusals = 0 if self.alive else self._refusals + 1
+        if not self.alive and (not self._accepted or self._refusals == REFUSALS):
+            raise BadSetting(f"no job can be handed in: {refused}; see --slurm for what a job asks for")
+        if not self._next:
+            self.progress.say(
+                f"Slurm takes no other job for now: {refused}; trying again every {self.engine.ask:g} s"
+            )
+        self._next = time.monotonic() + self.engine.ask
+
+    def _settle(self, batch: Batch, how: str) -> None:
+        """Tell the queue what became of a job's cells: what the runs folder shows, and of the first other its job."""
+        messages = batch.messages()
+        lost = f"its job {batch.job.job_id} {how} without a result"
+        if not messages:
+            lost += batch.last_words
+            self.lost += 1
+        self._check_starts(batch, messages, lost)
+        for message in messages:
+            for line in message["said"]:
+                self.progress.say(line)
+        done = 0
+        while done < len(batch.cells) and self._shows(batch.cells[done], done < len(messages)):
+            self.queue.finished(batch.cells[done])
+            done += 1
+        for cell in reversed(batch.cells[done + 1 :]):
+            self.queue.returned(cell)
+        for cell in batch.cells[done : done + 1]:
+            message = messages[done] if done < len(messages) else {"lost": lost}
+            if "done" in message:
+                where = f"{cell.place['runs_dir']} does not show it; all nodes are to share that folder"
+                message = {"lost": f"its job {batch.job.job_id} says it is done, but {where}"}
+            settle(self.queue, cell, message)
+
+    def _check_starts(self, batch: Batch, messages: Sequence[Message], why: str) -> None:
+        """Raise FailedCells where jobs come to no cell at all, as they would for all that are left."""
+        self._unstarted = 0 if messages or batch.began else self._unstarted + 1
+        if self._unstarted == TRIES:
+            raise FailedCells(f"{TRIES} jobs in a row came to no cell, the last: {why}", FailedCells.exit_code)
+
+    def _shows(self, cell: Cell, heard_of: bool) -> bool:
+        """Whether the runs folder shows that it is done; where its job spoke of it, after a while perhaps."""
+        folder = Path(cell.place["runs_dir"])
+        until = time.monotonic() + (self.watch.patience if heard_of else 0)
+        while True:
+            look_again(folder)
+            look_again(folder / cell.run)
+            with contextlib.suppress(BadRun, OSError):  # whoever performs it next will say so
+                if cell.done:
+                    return True
+            if time.monotonic() >= until:
                 return False
-            time.sleep(POLL)
-        return True
+            time.sleep(PAUSE)
 
 
-@contextmanager
-def _cancelled() -> Iterator[dict[Any, list[Cell]]]:
-    """Jobs at work, with their cells; those that are left at the end are cancelled, and waited for a while."""
-    alive: dict[Any, list[Cell]] = {}
+def _check_installed(cluster: str) -> None:
     try:
-        yield alive
-    finally:
-        for job in alive:
-            job.cancel(check=False)
-        until = time.monotonic() + 10
-        while not all(job.done() for job in alive) and time.monotonic() < until:
-            time.sleep(POLL)
-
-
-def perform(texts: Sequence[str], threads: int) -> list[Message]:
-    """In a job: perform the cells of these JSON texts until one is not done; a message about each that was begun."""
-    torch.set_num_threads(threads)
-    said: list[str] = []
-    performer, messages = Performer(Relay(said.append)), []
-    for text in texts:
-        said.clear()
-        message = outcome(performer, Cell.from_json(text))
-        messages.append({"said": [*said], **message})
-        if "done" not in message:
-            break
-    return messages
+        with contextlib.redirect_stdout(sys.stderr):
+            import submitit  # noqa: F401
+    except ImportError as error:
+        raise BadSetting(f"--on slurm needs submitit ({error}); install advbench[slurm]") from error
+    missing = [name for name in ("sbatch", "srun", "squeue", "scancel") if shutil.which(name) is None]
+    if cluster == "slurm" and missing:
+        cure = "run it on a login node, or --slurm cluster=local tries it here"
+        raise BadSetting(f"this machine has no {missing[0]}, so no Slurm; {cure}")
