@@ -65,18 +65,41 @@ THOROUGH = tuple(
     for m in STANDARD
 )
 MEMBERS: dict[Budget, tuple[Member, ...]] = {"quick": QUICK, "standard": STANDARD, "thorough": THOROUGH}
+# version 2, where there is no score to follow: its members' share goes to those that are left
+QUICK_ALONE = (
+    Member("apgd-ce", "apgd", {"objective": "ce", "steps": 50}),  # 50
+    Member("apgd-dlr", "apgd", {"objective": "dlr", "targets": 3, "steps": 40}, classes=4),  # 120
+    Member("detector-square", "detector-square", {"queries": 150}),  # 30
+)
+STANDARD_ALONE = (
+    Member("apgd-ce", "apgd", {"objective": "ce", "steps": 100}),  # 100
+    Member("apgd-dlr", "apgd", {"objective": "dlr", "targets": 9, "steps": 100}, classes=4),  # 900
+    Member("apgd-margin", "apgd", {"objective": "margin", "steps": 100}),  # 100
+    Member("detector-square", "detector-square", {"queries": 4500}),  # 900
+)
+THOROUGH_ALONE = tuple(
+    replace(m, settings=m.settings | ({"queries": 22_500} if "queries" in m.settings else {"restarts": 5}))
+    for m in STANDARD_ALONE
+)
+ALONE: dict[Budget, tuple[Member, ...]] = {
+    "quick": QUICK_ALONE,
+    "standard": STANDARD_ALONE,
+    "thorough": THOROUGH_ALONE,
+}
 GRADIENTS: dict[Budget, int] = {"quick": 200, "standard": 2_000, "thorough": 10_000}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorAware(AdaptiveAttack):
-    """`detector-aware-v1`: an image is lost as soon as one member makes it misclassified and undetected.
+    """`detector-aware-v1` or `-v2`: an image is lost as soon as one member makes it misclassified and undetected.
 
     The members are those of `MEMBERS[budget]`, in that order, on one search: a lost image leaves at once and costs
     nothing further. The unperturbed image is the first of them. Nothing else can be set; another choice of members
     is another version.
 
     budget   backward passes an image may cost: quick 200, standard 2,000, thorough 10,000
+    version  v2 differs where there is no score to follow, as without a detector: v1 then spends about half of the
+             budget, v2 all of it, in the parts in which AutoAttack does (`ALONE`)
 
     Members that follow the score's gradient are left out where the detector has neither one nor a stand-in, those
     with more classes than the model has too, and the random search outside L-inf.
@@ -86,14 +109,15 @@ class DetectorAware(AdaptiveAttack):
     clip: bool = True
     norm: Norm = "linf"
     budget: Budget = "standard"
-    version: Literal["v1"] = "v1"
+    version: Literal["v1", "v2"] = "v1"
 
     def __post_init__(self) -> None:
         check_eps(self.eps, self.norm)
 
     def members(self, victim: Victim, guard: Guard) -> Iterator[Member]:
         """Those that can attack this model and detector."""
-        for member in MEMBERS[self.budget]:
+        members = ALONE if self.version == "v2" and not guard.has_gradient else MEMBERS
+        for member in members[self.budget]:
             usable = victim.classes >= member.classes and (guard.has_gradient or not member.of_score)
             if usable and (self.norm == "linf" or member.attack != "detector-square"):
                 yield member

@@ -44,6 +44,43 @@ def test_version_1_is_frozen_to_its_members_settings_and_their_order() -> None:
     assert runs.digest(record) == "d468471b", "another choice of members is another version"
 
 
+def alone_guard(victim: Victim, digits: Splits) -> Guard:
+    """No detector at all."""
+    clean = victim.outputs(digits.calibration.images)
+    return Guard(NO_DETECTOR, AcceptAll(), 1.0, False, clean, digits.calibration.labels)
+
+
+def test_version_2_is_frozen_too_and_differs_where_there_is_no_score_to_follow(
+    victims: dict[str, Victim], digits: Splits
+) -> None:
+    alone = {b: [dataclasses.asdict(m) for m in ms] for b, ms in detector_aware.ALONE.items()}
+    assert runs.digest(alone) == "42a72fa4", "another choice of members is another version"
+    one, two = (detector_aware.DetectorAware(budget="standard", version=v) for v in ("v1", "v2"))
+    none, some = alone_guard(victims["lgm"], digits), guard_of(victims["lgm"], digits)
+    assert list(one.members(victims["lgm"], some)) == list(two.members(victims["lgm"], some))
+    assert list(two.members(victims["lgm"], none)) == list(detector_aware.STANDARD_ALONE)
+
+
+@pytest.mark.parametrize(("budget", "n"), [("quick", 6), ("standard", 1)])
+def test_version_2_spends_the_whole_budget_on_a_classifier_alone(
+    budget: Any, n: int, victims: dict[str, Victim], digits: Splits
+) -> None:
+    few = digits.test.take(slice(n))
+    made, row = made_of(
+        {**ensemble(budget, version="v2"), "detector": NO_DETECTOR, "eps": 1e-6},
+        victims["softmax"],
+        few,
+        alone_guard(victims["softmax"], digits),
+    )
+    queries = sum(m.settings.get("queries", 0) for m in detector_aware.ALONE[budget])
+    assert made.gradients is not None
+    assert made.first_success is not None
+    kept = made.first_success < 0
+    assert kept.any()
+    assert (made.gradients[kept] + queries // 5 == detector_aware.GRADIENTS[budget]).all()
+    assert row["members"].keys() == {"clean", *(m.name for m in detector_aware.ALONE[budget])}
+
+
 @dataclasses.dataclass(frozen=True)
 class Rejecting(FittedDetector):
     """Its score has a gradient and is above every threshold."""
@@ -109,7 +146,7 @@ def test_no_member_alone_loses_an_image_that_the_ensemble_does_not(
     assert 0 < lost.mean() < 1
     for member in detector_aware.QUICK:
         if member.of_score:
-            entry = {"name": member.attack, "detector": "likelihood", "eps": 0.08, **member.settings}
+            entry = {"name": member.attack, "detector": "likelihood", "eps": 1e-68, **member.settings}
             alone, _ = made_of(entry, victim, images, guard)
             # another random start, so that an image on the edge may fall either way
             assert (attacking.wrong_and_passed(alone, guard) & ~lost).sum() <= 1
@@ -199,7 +236,7 @@ def test_lists_of_detectors_and_rates_are_every_pair_and_none_has_no_rate() -> N
     ("more", "word"),
     [
         ({"budget": "huge"}, "quick"),
-        ({"version": "v2"}, "v1"),
+        ({"version": "v3"}, "v1"),
         ({"fpr": 0}, "0.05"),
         ({"fpr": [0.05, 1.5]}, "0.05"),
         ({"detector": []}, "detector is empty"),

@@ -90,6 +90,7 @@ def plan() -> Iterator[Probe]:
     # images that a control keeps cost the whole budget: standard where AutoAttack stands beside it, else quick
     for loss in CONTROLS:
         yield _aware("control", loss, budget="standard", detector=NO_DETECTOR)
+        yield _aware("control", loss, budget="standard", detector=NO_DETECTOR, version="v2")
         yield Probe("published", loss, "autoattack", HEADLINE, FEW, NO_DETECTOR, blind=True)
     for eps in (e for e in reversed(EPS) if e != HEADLINE):
         yield from (_aware("control", loss, eps=eps, detector=NO_DETECTOR) for loss in CONTROLS)
@@ -106,8 +107,9 @@ def _aware(
     n: int = FEW,
     detector: str = LIKELIHOOD,
     fpr: float = FPR,
+    **more: str,
 ) -> Probe:
-    return Probe(part, loss, "detector-aware", eps, n, detector, fpr, {"budget": budget})
+    return Probe(part, loss, "detector-aware", eps, n, detector, fpr, {"budget": budget, **more})
 
 
 def _square(loss: str, queries: int) -> Probe:

@@ -37,7 +37,8 @@ def rows(security: Records, cells: Sequence[Record]) -> list[Row]:
 
 def setting(what: str, probe: Probe) -> str:
     """Such as `100-D, undetected error, detector-aware (standard), likelihood at 5 % FPR, eps 0.3`."""
-    by = probe.attack + (f" ({budget})" if (budget := probe.settings.get("budget")) else "")
+    chosen = ", ".join(str(probe.settings[key]) for key in ("budget", "version") if key in probe.settings)
+    by = probe.attack + (f" ({chosen})" if chosen else "")
     return f"100-D, {what}, {by}, {guard(probe.detector, probe.fpr)}, eps {probe.eps:g}"
 
 

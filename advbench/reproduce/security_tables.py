@@ -16,6 +16,7 @@ STANDARD, QUICK = "detector-aware (standard)", "detector-aware (quick)"
 GUARD = guard(LIKELIHOOD, FPR)
 _AT_HEADLINE = (
     f"error, {STANDARD}, no detector",
+    "error, detector-aware (standard, v2), no detector",
     "error, autoattack, no detector",
     f"undetected error, {STANDARD}, {GUARD}",
 )

@@ -1,0 +1,157 @@
+"""A connection to Ray: of this machine and for this work alone, to a cluster, or the one that this process has."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from advbench.errors import BadSetting
+
+ANSWERS_WITHIN = 10.0  # seconds for an address; Ray itself would try for minutes, and print what it tries
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to Ray's makers
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the later default, of which an earlier Ray warns until it is chosen
+}
+SMALL_STORE = 80 * 2**20  # bytes of shared memory, about the least Ray takes; messages are smaller than it stores
+# A gRPC server's first frame after these is its settings (RFC 9113, sec. 3.4): the preface, empty settings.
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+SETTINGS = 4
+
+
+def load_ray() -> Any:
+    """The module `ray`; raises BadSetting where it is not installed."""
+    try:
+        return importlib.import_module("ray")
+    except ImportError as error:
+        raise BadSetting(f"Ray cannot be imported ({error}); install advbench[ray], or take --on local") from error
+
+
+@contextmanager
+def connected(address: str | None, *, cpus: int, gpus: bool) -> Iterator[bool]:
+    """Ray for as long as this lasts; whether it is one of this machine, started for it alone, which ends with it.
+
+    address   None starts Ray here with so many `cpus`, and the GPUs it finds if `gpus`; else a running cluster's, as
+              `address_of` gives it, from which this process only disconnects
+
+    A process that is connected already stays so, and `address` is then not looked at.
+
+    Raises BadSetting where no cluster answers.
+    """
+    ray = load_ray()
+    if ray.is_initialized():
+        yield False
+        return
+    with _as_it_was():
+        try:
+            if address is None:
+                _start(cpus, gpus=gpus)
+            else:
+                _connect(address)
+            yield address is None
+        finally:
+            ray.shutdown()
+
+
+def _start(cpus: int, *, gpus: bool) -> None:
+    load_ray().init(
+        address="local",  # else one that the environment or a file names
+        num_cpus=cpus,
+        num_gpus=None if gpus else 0,
+        object_store_memory=SMALL_STORE,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def _connect(address: str) -> None:
+    if address != "auto":
+        _knock(address)
+    try:
+        load_ray().init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        # of a missing token Ray says no more than that, after 20 s
+        hint = "" if "RAY_AUTH_MODE" in os.environ else "; one that wants a token is reached with RAY_AUTH_MODE=token"
+        raise BadSetting(f"address = {address!r} gives no Ray cluster: {why}{hint}") from error
+
+
+def address_of(text: str | None) -> str | None:
+    """The address that a user's text means: `auto` is RAY_ADDRESS where that is set, as in Ray; None stays None.
+
+    Raises BadSetting for what is none of auto, HOST:PORT and ray://HOST:PORT.
+    """
+    found = os.environ.get("RAY_ADDRESS", "auto") if text == "auto" else text
+    if found is not None and found != "auto":
+        _host_and_port(found)
+    return found
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or "/" in host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise BadSetting(
+            f"address = {address!r} is no address of a Ray cluster; write auto, HOST:PORT or ray://HOST:PORT"
+        )
+    return host.strip("[]"), int(port)
+
+
+def _knock(address: str) -> None:
+    """Raise BadSetting unless a gRPC server, as every Ray is, answers soon."""
+    try:
+        with socket.create_connection(_host_and_port(address), timeout=ANSWERS_WITHIN) as door:
+            if os.environ.get("RAY_USE_TLS") == "1":
+                return  # it would answer this greeting with nothing
+            door.settimeout(ANSWERS_WITHIN)
+            door.sendall(HELLO)
+            first = door.recv(9)
+    except OSError as error:
+        raise BadSetting(f"no Ray cluster answers at {address} ({error}); ray status shows one's address") from error
+    if len(first) < 4 or first[3] != SETTINGS:
+        raise BadSetting(f"what answers at {address} is no Ray cluster; give the port of its head, 6379 by default")
+
+
+@contextmanager
+def _as_it_was() -> Iterator[None]:
+    """Undo what Ray changes in this process: environment variables and the handler of SIGTERM."""
+    environment = dict(os.environ)
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM)
+    os.environ.update(QUIET)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        if main:
+            signal.signal(signal.SIGTERM, handler)
+
+
+def check_fits(cpus: int, gpus: float) -> None:
+    """Raise BadSetting where no node that is there could ever hold one worker of this size."""
+    nodes = [node["Resources"] for node in load_ray().nodes() if node["Alive"]]
+    if any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+        return
+    sizes = sorted({(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes}, reverse=True)
+    have = "; ".join(size(*one) for one in sizes[:3]) + ("; ..." if len(sizes) > 3 else "")
+    raise BadSetting(f"a job asks for {size(cpus, gpus)}, but no node of Ray has as many ({have}); ask for fewer")
+
+
+def size(cpus: float, gpus: float) -> str:
+    """So many CPUs and GPUs, for people."""
+    return f"{cpus:g} CPU{'' if cpus == 1 else 's'} and {gpus:g} GPU{'' if gpus == 1 else 's'}"
+
+
+def free_and_all() -> str:
+    """What the cluster has, for people."""
+    ray = load_ray()
+    free, whole = ray.available_resources(), ray.cluster_resources()
+    have = size(whole.get("CPU", 0), whole.get("GPU", 0))
+    return f"it has {have}, of which {size(free.get('CPU', 0), free.get('GPU', 0))} are free"
