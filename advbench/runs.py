@@ -173,7 +173,7 @@ class Run:
     def _maker(self, step: str) -> str:
         """The command that makes a step, of a model trained here or of a supplied one."""
         if step == "verify":
-            return "verify"
+            return "verify --detector ..."  # which cannot be read from the damaged file
         if "supplied" in self.model:
             return "evaluate"
         return "attack" if step.startswith("attack ") else "train"

@@ -19,6 +19,7 @@ from advbench.place import Place
 from advbench.progress import Quiet
 from advbench.reporting import verify_run
 from advbench.runs import Run
+from advbench.seals import sealed
 from tests.test_cli import Result, advbench
 
 N = 40
@@ -135,7 +136,7 @@ def test_runs_of_other_data_are_no_controls(attacked: Run, tmp_path: Path) -> No
     shutil.copytree(softmax.folder, copy)
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["model"]["data_sha256"] = "0" * 64
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    (copy / "manifest.json").write_text(json.dumps(sealed(manifest)))
     assert by_name(audit(attacked, [runs.load(copy)]))["undefended"].state == "not run"
 
 
@@ -214,7 +215,7 @@ def test_an_altered_run_is_refused_in_one_sentence(spoil: Any, word: str, copied
 def test_a_model_renamed_to_another_is_refused(copied: Path) -> None:
     manifest = json.loads((copied / "manifest.json").read_text())
     manifest["model"]["seed"] = 7
-    (copied / "manifest.json").write_text(json.dumps(manifest))
+    (copied / "manifest.json").write_text(json.dumps(sealed(manifest)))
     done = advbench("audit", copied.name, "--runs-dir", copied.parent, "--threads", "1")
     assert done.code == 2
     assert "was altered" in done.err

@@ -22,6 +22,7 @@ import pytest
 from advbench import cli, pipeline, runs
 from advbench.errors import BadRun
 from advbench.parsing import parse, read_toml
+from advbench.seals import sealed
 from advbench.spec import Spec
 
 MODEL_FIELDS = {"dataset", "loss", "alpha", "lam", "covariance", "seed", "training", "run"}
@@ -562,21 +563,42 @@ def test_a_report_folder_that_is_a_file_is_refused_before_any_training(tmp_path:
     ["model.safetensors", "training.jsonl", "outputs/test.safetensors", "attacks/fgsm-eps0.1.safetensors"],
 )
 @pytest.mark.parametrize("damage", ["altered", "cut", "missing"])
-def test_a_damaged_file_is_named_and_the_rest_left_alone(copy: Small, name: str, damage: str) -> None:
+def test_a_damaged_file_is_named_and_made_again(small: Small, copy: Small, name: str, damage: str) -> None:
     path = next(copy.runs.glob("digits-lgm-*")) / name
     whole = path.read_bytes()
     if damage == "missing":
         path.unlink()
     else:
         path.write_bytes(whole[:-1] if damage == "cut" else whole[:-1] + bytes([whole[-1] ^ 1]))
-    before = contents(copy.folder)
     result = advbench("run", *copy.words, *copy.places, "--json")
-    assert_refused(result)
-    assert str(path) in result.err
-    if damage != "missing":
-        assert hashlib.sha256(whole).hexdigest()[:12] in result.err
-        assert hashlib.sha256(path.read_bytes()).hexdigest()[:12] in result.err
-    assert contents(copy.folder) == before
+    assert (result.code, result.rows) == (0, copy.result.rows)
+    (line,) = [line for line in result.err.splitlines() if name in line]
+    assert {"missing": "is missing", "cut": "was truncated", "altered": "was altered"}[damage] in line
+    assert "made again" in line
+    assert tensors(copy) == tensors(small)
+
+
+def tensors(study: Small) -> dict[str, str]:
+    return {name: found for name, found in contents(study.folder).items() if name.endswith(".safetensors")}
+
+
+def test_damaged_scores_are_made_again_by_run_on_workers_and_by_verify_that_names_detectors(copy: Small) -> None:
+    path = next(copy.runs.glob("digits-lgm-*")) / "metrics.json"
+    whole = path.read_bytes()
+    detectors = sorted({row["detector"] for row in copy.result.rows})
+    for words in (
+        ("run", *copy.words, *copy.places, "--on", "local", "--jobs", "1"),
+        ("verify", "--loss", "lgm", "--detector", ",".join(detectors), *copy.places[:2]),
+    ):
+        path.write_bytes(whole[:-1])
+        result = advbench(*words, "--json")
+        assert result.code == 0, result.err
+        assert path.name in result.err
+        assert cells_in(path.read_bytes()) == cells_in(whole)
+
+
+def cells_in(metrics: bytes) -> list[str]:
+    return sorted(json.dumps(cell) for cell in json.loads(metrics)["cells"])
 
 
 @pytest.mark.parametrize(
@@ -602,12 +624,13 @@ def test_damaged_results_are_named_by_verify_and_report(copy: Small, command: st
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"schema": 1}', "\x00\x01"])
-def test_a_damaged_manifest_is_named_by_every_command(copy: Small, text: str) -> None:
+def test_a_damaged_manifest_is_named_by_every_command_and_run_begins_anew(
+    small: Small, copy: Small, text: str
+) -> None:
     path = next(copy.runs.glob("digits-softmax-*")) / "manifest.json"
     path.write_text(text)
     before = contents(copy.folder)
     for words in (
-        ("run", *copy.words, *copy.places),
         ("verify", *copy.places[:2]),
         ("report", *copy.places),
         ("list", "runs", *copy.places[:2]),
@@ -615,7 +638,13 @@ def test_a_damaged_manifest_is_named_by_every_command(copy: Small, text: str) ->
         result = advbench(*words, "--json")
         assert_refused(result)
         assert str(path) in result.err
+        assert "advbench run" in result.err
     assert contents(copy.folder) == before
+    engine = ("--on", "local", "--jobs", "1") if text == "{" else ()
+    result = advbench("run", *copy.words, *copy.places, *engine, "--json")
+    assert (result.code, result.rows) == (0, copy.result.rows)
+    assert len([line for line in result.err.splitlines() if "manifest.json" in line]) == 1
+    assert tensors(copy) == tensors(small)
 
 
 @pytest.mark.parametrize("change", [{}, {"seed": 7}, {"loss": 3}])
@@ -625,7 +654,7 @@ def test_a_manifest_that_describes_another_model_is_named_by_every_command(
     path = next(copy.runs.glob("digits-softmax-*")) / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["model"] = manifest["model"] | change if change else {}
-    path.write_text(json.dumps(manifest))
+    path.write_text(json.dumps(sealed(manifest)))  # by somebody who meant it
     before = contents(copy.folder)
     for words in (
         ("run", *copy.words, *copy.places),
@@ -663,7 +692,7 @@ def test_weights_of_another_model_are_refused_in_one_line_even_where_their_hash_
     (lgm / "model.safetensors").write_bytes(stranger)
     manifest = json.loads((lgm / "manifest.json").read_text())
     manifest["steps"]["train"]["files"]["model.safetensors"]["sha256"] = hashlib.sha256(stranger).hexdigest()
-    (lgm / "manifest.json").write_text(json.dumps(manifest))
+    (lgm / "manifest.json").write_text(json.dumps(sealed(manifest)))
     result = advbench("attack", "--loss", "lgm", "--eps", "0.2", *SMALL, *copy.places)
     assert_refused(result, after_progress=True)
     assert str(lgm / "model.safetensors") in result.err

@@ -320,6 +320,24 @@ def test_a_second_call_computes_nothing_and_a_new_attack_only_itself(copy: Bench
     }
 
 
+@pytest.mark.parametrize(
+    "name", ["outputs/test.safetensors", "attacks/fgsm-eps0.1*", "metrics.json", "manifest.json"]
+)
+def test_a_damaged_file_is_named_and_made_again_and_the_door_is_remembered(
+    done: tuple[Bench, Result], copy: Bench, name: str
+) -> None:
+    (before,) = copy.runs
+    (path,) = before.folder.glob(name)
+    path.write_bytes(path.read_bytes()[:-7])
+    words = ("--attack", "fgsm,detector-aware", "--eps", "8/255,0.1", "--detector", "energy,mahalanobis")
+    result = copy.evaluate(*words, "--budget", "quick", "--n", 10)
+    assert (result.code, result.rows) == (0, done[1].rows)
+    assert len([line for line in result.err.splitlines() if path.name in line]) == 1
+    (after,) = copy.runs
+    assert next(iter(after.steps)) == "door"
+    assert after.read("outputs/test.safetensors") == before.read("outputs/test.safetensors")
+
+
 def test_other_weights_and_other_code_are_other_runs(bench: Bench) -> None:
     first = bench.evaluate(*FEW).rows[0]["run"]
     state = {k: v * 1.5 for k, v in weights_of(torch.rand(40, 1, 8, 8), torch.arange(40) % 10).items()}

@@ -22,6 +22,7 @@ from advbench.audit import audit
 from advbench.report import figures
 from advbench.report.page import render
 from advbench.report.subject import percent
+from advbench.seals import sealed
 from advbench.settings import as_text
 
 Row = dict[str, Any]
@@ -402,7 +403,7 @@ def test_strange_words_in_a_run_folder_are_shown_as_text(page: Page, tmp_path: P
     for step in manifest["steps"].values():
         if "row" in step["info"]:
             step["info"]["row"]["settings"] = {evil: evil}
-    path.write_text(json.dumps(manifest))
+    path.write_text(json.dumps(sealed(manifest)))
     found = selection.find(tmp_path / "runs", selection.Selection({"attack": ("fgsm",), "eps": (0.3,)}))
     from advbench.scoring import verify
 

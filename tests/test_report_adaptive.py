@@ -11,6 +11,7 @@ import torch
 
 from advbench import artifacts, attacking, guards, metrics, runs, selection
 from advbench.report import adaptive, control, figures, findings, page, rejection, security
+from advbench.seals import sealed
 from advbench.types import Adversarials, Outputs
 from tests.test_report import Page, Reader, advbench, assert_loads_nothing, ends, outside_audits, per_cent
 
@@ -356,7 +357,7 @@ def test_the_page_says_the_outcome_in_a_sentence(known: Page, tmp_path: Path) ->
     for step in manifest["steps"].values():
         if "row" in step["info"]:
             step["info"]["row"]["error_rate"] = 0.0
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(sealed(manifest)))
     advbench("report", "--name", "two", "--runs-dir", tmp_path / "runs", "--reports-dir", tmp_path)
     text = Reader((tmp_path / "two" / "index.html").read_text()).root.text
     assert "At eps 0.3, no detector on a standard model beats adversarial training" in text

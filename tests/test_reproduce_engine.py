@@ -91,6 +91,17 @@ def test_workers_leave_the_weights_records_and_answers_of_one_process(tmp_path: 
     again.ask(None)
     assert {path: path.stat().st_mtime_ns for path in there.home.rglob("*") if path.is_file()} == before
 
+    damaged = [*(there.work / "security").rglob("attacks/*"), *(there.work / "evaluated").rglob("model.safetensors")]
+    assert len(damaged) >= 2
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:-7])
+    for model in MODELS:
+        there.record_file(model).unlink()
+        there.security_file(model).unlink(missing_ok=True)
+    again.evaluate(MODELS)
+    again.ask(None)
+    assert kept(there) == kept(here)
+
 
 def test_a_record_is_kept_when_its_last_attack_is_done_and_not_before(tmp_path: Path) -> None:
     grid = at(tmp_path)
