@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from submitit.core.utils import cloudpickle_dump
+from submitit.core.utils import UncompletedJobError, cloudpickle_dump
 from submitit.local.local import LocalJob
 
 from advbench import runs
@@ -24,6 +24,7 @@ from advbench.engines.on_slurm import Slurm, _Work, resources
 from advbench.engines.pool import Message
 from advbench.engines.queue import Tally
 from advbench.engines.slurm_batch import Batch
+from advbench.engines.slurm_job import perform
 from advbench.engines.slurm_watch import Processes
 from advbench.errors import BadSetting, FailedCells
 from advbench.progress import Quiet
@@ -114,18 +115,46 @@ def test_a_cell_that_is_refused_takes_its_attacks_with_it_and_leaves_the_others(
     assert [run.model["loss"]["name"] for run in runs.find(tmp_path / "there" / "runs")] == ["center"]
 
 
-def test_jobs_end_with_the_work_however_it_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "ends"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_jobs_end_with_the_work_however_it_ends(number: int, ends: type[BaseException], tmp_path: Path) -> None:
     def stop() -> None:
         pids.extend([int(ids[0]), *children(int(ids[0]))])
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     ids, pids = list[str](), list[int]()
     once_in(tmp_path, "training", stop)
     cells = cells_of(study(tmp_path / "there", losses="lgm", training={"epochs": 5000}))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(ends):
         go_through(cells, here(tmp_path, started=ids.append), Quiet())
     assert len(pids) == 2
     assert not any(map(runs_still, pids))
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_job_whose_time_is_up_says_so_and_what_it_did_before(tmp_path: Path) -> None:
+    def raised(*_: object) -> None:
+        raise UncompletedJobError("Job not requeued because: timed-out and not checkpointable.")
+
+    def time_is_up() -> None:
+        while not all(cell.done for cell in cells[:2]):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGUSR2)  # as Slurm does a little before a job's end
+
+    cells = cells_of(study(tmp_path, **LONG))
+    before = signal.signal(signal.SIGUSR2, raised), signal.getsignal(signal.SIGTERM)
+    try:
+        threading.Thread(target=time_is_up, daemon=True).start()
+        messages = json.loads(perform([cell.to_json() for cell in cells], 1))
+    finally:
+        signal.signal(signal.SIGUSR2, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+    assert [message["done"] for message in messages[:2]] == [[*cell.key] for cell in cells[:2]]
+    assert messages[2:] == [
+        {
+            "said": [f"{cells[2].run}: {cells[2].step.removeprefix('attack ')} on 20 images"],
+            "lost": "the time that its job had asked for was over; ask for more with --slurm timeout_min",
+        }
+    ]
 
 
 def test_the_command_line_prints_json_and_nothing_else(tmp_path: Path) -> None:
@@ -326,7 +355,7 @@ def test_a_cell_that_the_runs_folder_does_not_show_is_not_done_whatever_its_job_
     assert queue.tally == Tally(retried=1)
     assert f"{tmp_path} does not show it; all nodes are to share that folder; try 2 of 3" in heard.said[0]
     assert len(queue) == 6
-    assert {c.key for _ in range(2) for c in queue.take_some(2)} > {c.key for c in batch}
+    assert [len(queue.take_some(3)) for _ in range(3)] == [3, 3, 0]
 
 
 # -- bad input -------------------------------------------------------------------------------------------------------

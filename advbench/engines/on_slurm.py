@@ -17,7 +17,7 @@ from advbench.cells import Cell
 from advbench.engines.pool import Message, settle
 from advbench.engines.queue import TRIES, Queue
 from advbench.engines.slurm_asked import asks_gpu, parameters, resources
-from advbench.engines.slurm_batch import Batch, undisturbed
+from advbench.engines.slurm_batch import Batch, ended_by_exception, undisturbed
 from advbench.engines.slurm_job import perform
 from advbench.engines.slurm_watch import ASK, Cluster, Processes, Watch, look_again
 from advbench.errors import BadRun, BadSetting, FailedCells
@@ -91,13 +91,14 @@ class Slurm:
         folder = self._own_folder()
         watch = Processes() if self.cluster == "local" else Cluster(folder, progress.say, ask=self.ask)
         work = _Work(self, self.executor(folder), watch, queue, progress)
-        try:
-            work.go_on()
-        finally:
-            with undisturbed():
-                watch.cancel([batch.job for batch in work.alive])
-        if not work.lost:
-            shutil.rmtree(folder, ignore_errors=True)
+        with ended_by_exception():
+            try:
+                work.go_on()
+            finally:
+                with undisturbed():
+                    watch.cancel([batch.job for batch in work.alive])
+                if not work.lost and not work.alive:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def _own_folder(self) -> Path:
         """A new folder that only this user can read: what lies there is pickled."""

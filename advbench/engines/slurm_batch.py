@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,6 +17,8 @@ from advbench.engines.slurm_job import BEGINS
 
 if TYPE_CHECKING:
     from submitit import Job
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,19 +55,41 @@ def _text(read: Callable[[], str | None]) -> str:
     return ""
 
 
+def _on_main_thread() -> bool:
+    """Where alone signals are handled."""
+    return threading.current_thread() is threading.main_thread()
+
+
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Ctrl-C waits for the end of this and does not come to processes started in it: no job is made but not known."""
-    if threading.current_thread() is not threading.main_thread():
+    """What would end this process waits for the end of this, so that no job is made but not known.
+
+    Ctrl-C does not come to processes started in it.
+    """
+    if not _on_main_thread():
         yield
         return
-    pressed: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    held: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, frame: held.append(number)) for number in ENDING}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, handler)
-        if pressed:
-            raise KeyboardInterrupt
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for came in held:
+            signal.raise_signal(came)
+
+
+@contextmanager
+def ended_by_exception() -> Iterator[None]:
+    """Where SIGTERM or SIGHUP would end this process at once, they raise SystemExit, as Ctrl-C raises its own."""
+    caught = [number for number in ENDING if _on_main_thread() and signal.getsignal(number) == signal.SIG_DFL]
+    for number in caught:
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, signal.SIG_DFL)

@@ -13,6 +13,7 @@ from advbench.engines.pool import Message
 from advbench.engines.worker import Relay, outcome
 
 BEGINS = "begins "  # in a job's output before each cell
+TIME_IS_UP = "UncompletedJobError"  # which submitit raises in the midst of a cell, a little before Slurm ends the job
 
 
 def perform(texts: Sequence[str], threads: int) -> str:
@@ -34,6 +35,8 @@ def perform(texts: Sequence[str], threads: int) -> str:
     for cell in map(Cell.from_json, texts):
         print(f"{BEGINS}{cell.name}", flush=True)
         message = outcome(performer, cell)
+        if message.get("lost", "").startswith(TIME_IS_UP):
+            message = {"lost": "the time that its job had asked for was over; ask for more with --slurm timeout_min"}
         messages.append({"said": [*said], **message})
         said.clear()
         if "done" not in message:
