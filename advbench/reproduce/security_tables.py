@@ -13,10 +13,11 @@ from advbench.reproduce.security_rows import EER, LOST_OR_REJECTED, REJECTED, TA
 
 ALL = (*SHOWN, *CONTROLS)
 STANDARD, QUICK = "detector-aware (standard)", "detector-aware (quick)"
+STANDARD_2 = "detector-aware (standard, v2)"
 GUARD = guard(LIKELIHOOD, FPR)
 _AT_HEADLINE = (
     f"error, {STANDARD}, no detector",
-    "error, detector-aware (standard, v2), no detector",
+    f"error, {STANDARD_2}, no detector",
     "error, autoattack, no detector",
     f"undetected error, {STANDARD}, {GUARD}",
 )
