@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from advbench import cli, metrics, pipeline
+from advbench import cli, metrics, pipeline, reporting
 from advbench.artifacts import Part
 from advbench.checks import Verdict, table
 from advbench.checks.evidence import Evidence
@@ -444,7 +444,7 @@ def test_every_command_that_a_check_gives_is_one_that_the_command_line_takes(
         return instead
 
     monkeypatch.setattr(pipeline.Study, "attack", noted("attack"))
-    monkeypatch.setattr(pipeline, "verify_found", noted("verify"))
+    monkeypatch.setattr(reporting, "verify_found", noted("verify"))
     monkeypatch.setattr(cli, "found_by", noted("found"))
     monkeypatch.setattr("advbench.canaries.selftest.selftest", noted("selftest"))
     monkeypatch.setattr("advbench.cli_audit.rows_of", noted("audit"))
