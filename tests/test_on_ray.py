@@ -301,7 +301,7 @@ def test_the_command_prints_json_alone_and_leaves_no_process(tmp_path: Path) -> 
     answer = json.loads(out)
     assert answer["command"] == "run"
     assert {row["attack"] for row in answer["rows"]} == {"fgsm"}
-    assert "cells: 0 done before, 2 done, 0 retried, 0 failed" in err
+    assert "cells: 0 done before, 3 done, 0 retried, 0 failed" in err
     assert "ray" not in err.lower()
     assert left_by(process.pid) == []
 
