@@ -167,7 +167,7 @@ def test_the_command_line_prints_json_and_nothing_else(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["command"] == "run"
-    assert "cells: 0 done before, 2 done, 0 retried, 0 failed" in done.stderr
+    assert "cells: 0 done before, 3 done, 0 retried, 0 failed" in done.stderr
 
 
 # -- the batch script ------------------------------------------------------------------------------------------------
