@@ -28,6 +28,14 @@ SMALL: dict[str, Any] = {
     "n": 20,
     "training": {"epochs": 1},
 }
+GRID: dict[str, Any] = {
+    "losses": ["softmax", "center", "lgm"],
+    "seeds": [0, 1],
+    "attacks": [
+        {"name": "fgsm", "eps": [0.05, 0.1, 0.2, 0.3]},
+        {"name": "pgd", "steps": 2, "eps": [0.05, 0.1, 0.2, 0.3]},
+    ],
+}
 
 
 def study(folder: Path, **table: Any) -> Study:
@@ -187,15 +195,7 @@ def test_what_is_refused_is_not_tried_again_and_said_once(tmp_path: Path) -> Non
 
 
 def test_workers_make_the_bytes_of_one_process_on_the_digits_grid(tmp_path: Path) -> None:
-    grid = {
-        "losses": ["softmax", "center", "lgm"],
-        "seeds": [0, 1],
-        "attacks": [
-            {"name": "fgsm", "eps": [0.05, 0.1, 0.2, 0.3]},
-            {"name": "pgd", "steps": 2, "eps": [0.05, 0.1, 0.2, 0.3]},
-        ],
-    }
-    here, there = study(tmp_path / "here", **grid), study(tmp_path / "there", **grid)
+    here, there = study(tmp_path / "here", **GRID), study(tmp_path / "there", **GRID)
     rows, heard = here.attack(), Heard()
     assert go_through(cells_of(there), Local(2), heard) == Tally(done=54)
     assert tensors(tmp_path / "there") == tensors(tmp_path / "here")

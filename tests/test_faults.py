@@ -28,6 +28,7 @@ from advbench.pipeline import Study
 from advbench.progress import Quiet
 from advbench.runs import Run
 from tests.storm import killed_at_write, storm, study, tensors
+from tests.test_doctor import cut, flip
 
 ONE: dict[str, Any] = {"losses": "softmax", "attacks": [{"name": "fgsm", "eps": 0.1}], "training": {"epochs": 3}}
 
@@ -138,16 +139,6 @@ class Heard(Quiet):
 
     def say(self, text: str) -> None:
         self.said.append(text)
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-7])
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 4
-    path.write_bytes(data)
 
 
 HARMS: dict[str, Callable[[Path], None]] = {"truncated": cut, "altered": flip, "missing": Path.unlink}

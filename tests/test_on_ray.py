@@ -22,7 +22,7 @@ from advbench.engines.queue import Tally
 from advbench.engines.ray_cluster import address_of, connected
 from advbench.errors import BadSetting, FailedCells
 from advbench.progress import Quiet
-from tests.test_engines import Heard, study, tensors
+from tests.test_engines import GRID, Heard, study, tensors
 
 ray = pytest.importorskip("ray")
 
@@ -171,15 +171,7 @@ def test_an_actors_answer_holds_what_was_said_and_the_lines_of_an_error(tmp_path
 
 
 def test_ray_makes_the_bytes_of_one_process_on_the_digits_grid(cluster: str, tmp_path: Path) -> None:
-    grid = {
-        "losses": ["softmax", "center", "lgm"],
-        "seeds": [0, 1],
-        "attacks": [
-            {"name": "fgsm", "eps": [0.05, 0.1, 0.2, 0.3]},
-            {"name": "pgd", "steps": 2, "eps": [0.05, 0.1, 0.2, 0.3]},
-        ],
-    }
-    here, there = study(tmp_path / "here", **grid), study(tmp_path / "there", **grid)
+    here, there = study(tmp_path / "here", **GRID), study(tmp_path / "there", **GRID)
     rows, heard, pids = here.attack(), Heard(), list[int]()
     assert go_through(cells_of(there), Ray(2, 1, address=cluster, started=pids.append), heard) == Tally(done=54)
     assert tensors(tmp_path / "there") == tensors(tmp_path / "here")
