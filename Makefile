@@ -23,9 +23,9 @@ $(STAMP): pyproject.toml
 	@echo "installing into $(VENV) (torch is large: half a minute to a few minutes)"
 	@if [ "$(TORCH)" = cpu ]; then \
 	  $(BIN)/python -m pip install -q uv && \
-	  $(BIN)/uv pip install -q --python $(BIN)/python --torch-backend=cpu -e '.[dev]'; \
+	  $(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python --torch-backend=cpu -e '.[dev]'; \
 	else \
-	  { $(BIN)/python -m pip install -q uv && $(BIN)/uv pip install -q --python $(BIN)/python -e '.[dev]'; } || \
+	  { $(BIN)/python -m pip install -q uv && $(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -e '.[dev]'; } || \
 	  { echo "uv did not work here; installing with pip" >&2; $(BIN)/python -m pip install -q -e '.[dev]'; }; \
 	fi
 	@touch $(STAMP)
@@ -33,8 +33,9 @@ $(STAMP): pyproject.toml
 run: $(STAMP)
 	@$(BIN)/advbench run $(ARGS)
 
+# a file of tests stays in one process, for what its tests share
 test: $(STAMP)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 check: $(STAMP)
 	@$(BIN)/ruff format --check .

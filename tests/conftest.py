@@ -1,6 +1,7 @@
 """What the tests share: one thread, a seeded generator, digits, small trained models, the real MNIST's folder."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from advbench.types import ImageSet, Splits, Training
 from advbench.victim import Composed, Victim
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and tests send it
 
 CPU = torch.device("cpu")
 HEADS: dict[str, tuple[str, dict[str, object]]] = {

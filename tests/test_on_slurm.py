@@ -235,6 +235,7 @@ for file in "$JOBS"/*.pid; do
 done
 id=$((1 + $(ls "$JOBS" | grep -c pid)))
 SLURM_JOB_ID=$id setsid bash "$1" > /dev/null 2>&1 < /dev/null &
+until kill -0 -- -$! 2> /dev/null; do sleep 0.01; done  # setsid has not happened yet
 echo $! > "$JOBS/$id.pid"
 echo "Submitted batch job $id"
 """

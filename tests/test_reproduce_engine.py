@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from advbench import fitting
 from advbench.data.digits import Digits
 from advbench.engines.local import Local
 from advbench.engines.queue import Queue
@@ -15,7 +16,7 @@ from advbench.errors import FailedCells
 from advbench.parsing import parse
 from advbench.place import Place
 from advbench.progress import Progress
-from advbench.reproduce import records, security
+from advbench.reproduce import records, security, tuning
 from advbench.reproduce.ahead import Ahead
 from advbench.reproduce.cells import CONTROLS, LOSSES, Cell, Entry
 from advbench.reproduce.grid import Grid
@@ -147,3 +148,27 @@ def test_published_figures_are_computed_on_the_cpu_wherever_trainings_are(tmp_pa
     with pytest.raises(FailedCells, match="enough"):
         Ahead(grid, engine, "cuda").ask(None)
     assert engine.devices == ["cuda", "cpu", "cpu"]
+
+
+def test_trials_are_trained_by_workers_and_make_the_rows_of_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = [{"epochs": 1, "learning_rate": rate} for rate in (0.05, 0.01)]
+    monkeypatch.setattr(tuning, "searched", lambda: (tuning.Trial("center", {}, rate) for rate in rates))
+    monkeypatch.setattr(
+        tuning,
+        "varied",
+        lambda rate: [tuning.Trial("center", {"weight": 0.1}, {"epochs": 1, "learning_rate": rate})],
+    )
+    here, there = at(tmp_path / "here"), at(tmp_path / "there")
+    rows, pids = tuning.tune(here), list[int]()
+    assert [(row["part"], row["own"]) for row in rows] == [("search", {})] * 2 + [("sensitivity", {"weight": 0.1})]
+    ahead = Ahead(there, Local(1, started=pids.append), "cpu")
+    ahead.tune()
+    assert len(pids) == 2  # the sensitivity's settings wait for the search
+    assert tuning.read(there) == rows
+    monkeypatch.setattr(fitting, "train", lambda *_: pytest.fail("trained again"))
+    (there.home / tuning.FILE).unlink()
+    ahead.tune()
+    assert tuning.read(there) == rows
+    assert len(pids) == 2

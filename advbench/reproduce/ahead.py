@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from advbench.cells import Cell, cells_of, on_device
 from advbench.engines import Engine, go_through
-from advbench.reproduce import cells, security
+from advbench.reproduce import cells, security, tuning
 from advbench.reproduce.cells import DETECTORS
 from advbench.reproduce.grid import Grid
 from advbench.reproduce.page import write_rows
@@ -22,6 +22,15 @@ class Ahead:
     grid: Grid
     engine: Engine
     device: str
+
+    def tune(self) -> None:
+        """Train the trials that are missing, a part of them at a time, and make their rows."""
+
+        def train(trials: Sequence[tuning.Trial]) -> None:
+            firsts = [cells_of(tuning.study_of(self.grid, trial))[0] for trial in trials]
+            self._go([on_device(first, self.device) for first in firsts], lambda cell: None)
+
+        tuning.tune(self.grid, train)
 
     def train(self, models: Sequence[cells.Cell]) -> None:
         """Train those that have neither weights nor a record, and round their weights."""

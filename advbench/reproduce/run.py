@@ -35,15 +35,18 @@ def complete(
     `engine` trains (on `device`) and attacks; without one, this process does.
     """
     grid = Grid(place)
-    if train and cells and names is None:
-        tuning.tune(grid)
+    tunes = train and cells and names is None
     models = chosen(names) if cells else []
     if engine is not None:
         ahead = Ahead(grid, engine, device)
+        if tunes:
+            ahead.tune()
         ahead.train(models if train else [])
         ahead.evaluate(models)
         ahead.ask(names)
     else:
+        if tunes:
+            tuning.tune(grid)
         for model in models:
             if train or grid.weights(model).exists():
                 place.progress.say(f"cell {model.name}")

@@ -7,7 +7,7 @@ nothing; no figure here touches a test image.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 
 from advbench import attacking, catalog, fitting, metrics, runs
 from advbench.parsing import attack_choices, loss_choice
+from advbench.pipeline import Study
 from advbench.reproduce.cells import GREY, HEADLINE, LOSSES, Cell, Entry
 from advbench.reproduce.grid import Grid
 from advbench.runs import to_json
@@ -54,6 +55,9 @@ class Trial:
         return (row["loss"], row["own"], row["training"]) == (self.loss, dict(self.own), dict(self.training))
 
 
+Train = Callable[[Sequence[Trial]], object]
+
+
 def searched() -> Iterator[Trial]:
     """Learning rates x losses; every loss gets the rate whose mean validation error is least."""
     yield from (Trial(loss, {}, {"epochs": EPOCHS, "learning_rate": r}) for r in RATES for loss in SEARCHED)
@@ -65,30 +69,36 @@ def varied(rate: float) -> Iterator[Trial]:
     yield from (Trial(loss, {}, {"epochs": EPOCHS, "learning_rate": slow}) for loss, slow in SLOW)
 
 
-def tune(grid: Grid) -> list[Row]:
-    """Every trial trained, and attacked on validation images: its rows, kept in reports/mnist/tuning.json."""
-    return bring_on(grid.home / FILE, lambda trial, part: _row(grid, trial, part))
+def tune(grid: Grid, train: Train = lambda trials: None) -> list[Row]:
+    """Every trial trained, and attacked on validation images: its rows, kept in reports/mnist/tuning.json.
+
+    `train` may train what is missing of a part beforehand; what it leaves is trained here.
+    """
+    return bring_on(grid.home / FILE, lambda trial, part: _row(grid, trial, part), train)
 
 
-def bring_on(file: Path, make: Callable[[Trial, str], Row]) -> list[Row]:
+def bring_on(file: Path, make: Callable[[Trial, str], Row], train: Train = lambda trials: None) -> list[Row]:
     """The rows of every trial, in order: those in `file` as they are, the others made.
 
     `file` is written after each row made, so that the trials can be continued elsewhere with nothing but it.
     """
     kept = _rows_in(file)
 
-    def row(trial: Trial, part: str) -> Row:
-        found = next((r for r in kept if trial.made(r) and r["part"] == part), None)
-        if found is None:
-            found = make(trial, part)
-            kept.append(found)
-            _write(file, kept)
-        return found
+    def rows_of(trials: Iterable[Trial], part: str) -> list[Row]:
+        trials = list(trials)
+        found = [next((r for r in kept if trial.made(r) and r["part"] == part), None) for trial in trials]
+        train([trial for trial, row in zip(trials, found, strict=True) if row is None])
+        for i, trial in enumerate(trials):
+            if found[i] is None:
+                found[i] = made = make(trial, part)
+                kept.append(made)
+                _write(file, kept)
+        return [row for row in found if row is not None]
 
-    search = [row(trial, "search") for trial in searched()]
+    search = rows_of(searched(), "search")
     means = mean_errors(search)
     best = min(means, key=lambda r: means[r])
-    rows = search + [row(trial, "sensitivity") for trial in varied(best)]
+    rows = search + rows_of(varied(best), "sensitivity")
     if rows != kept:
         _write(file, rows)
     return rows
@@ -117,10 +127,19 @@ def mean_errors(rows: list[Row]) -> dict[float, float]:
     return {rate: float(np.mean(errors)) for rate, errors in found.items()}
 
 
-def _row(grid: Grid, trial: Trial, part: str) -> Row:
+def study_of(grid: Grid, trial: Trial) -> Study:
+    """The study of a trial's model, trained and never released."""
     study = grid.study(Cell(trial.loss, 100, 0), "tuning", None, **trial.training)
+    (loss,) = study.spec.losses
+    choice = loss_choice(trial.entry())
+    study.spec = replace(study.spec, losses=(replace(loss, name=choice.name, settings=choice.settings),))
+    study.weights = []
+    return study
+
+
+def _row(grid: Grid, trial: Trial, part: str) -> Row:
+    study = study_of(grid, trial)
     (model,) = study.spec.models()
-    model = replace(model, loss=loss_choice(trial.entry()))
     with study.run_of(model) as run:
         fitting.ensure_trained(run, model, grid.splits, study.place, [])
         if not run.has("validation attacks"):
