@@ -7,7 +7,7 @@ from functools import cache, partial
 
 import torch
 
-from advbench import artifacts, guards, runs, scoring
+from advbench import artifacts, disk, guards, scoring
 from advbench.checks import Finding
 from advbench.checks.evidence import Evidence
 from advbench.checks.results import Result
@@ -60,7 +60,7 @@ def evidence_of(run: Run, others: tuple[Evidence, ...] = (), images: ImageSet | 
         victim=None if guards.SUPPLIED in run.model else cache(partial(_victim, run, *_sizes(clean, examples))),
         images=examples if images is None else images,
         others=others,
-        selftest=runs.read_note(run.folder.parent / SELFTEST),
+        selftest=disk.read_note(run.folder.parent / SELFTEST),
     )
 
 

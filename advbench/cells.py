@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -15,11 +14,8 @@ from advbench.contracts import FromSurrogate
 from advbench.errors import BadRun, Damaged
 from advbench.parsing import parse
 from advbench.pipeline import READY, Study, surrogate_of
-from advbench.place import Place
-from advbench.progress import Progress
 from advbench.runs import Run
 from advbench.spec import AttackChoice, Model, Spec
-from advbench.types import Splits, resolve_device
 
 SCORED = "verify"  # the step that scores a run's attacks
 Key = tuple[str, str]  # run and step
@@ -221,76 +217,3 @@ def place_table(study: Study) -> dict[str, Any]:
         "batch_size": place.batch_size,
         "weights": [str(Path(folder).absolute()) for folder in study.weights],
     }
-
-
-def place_from(table: Mapping[str, Any], progress: Progress) -> Place:
-    """The place that `place_table` described."""
-    folders = {k: None if table[k] is None else Path(table[k]) for k in ("runs_dir", "reports_dir", "data_dir")}
-    plain = {k: table[k] for k in ("download", "batch_size")}
-    return Place(**folders, **plain, device=resolve_device(table["device"]), progress=progress)  # type: ignore[arg-type]
-
-
-class OfCell(Study):
-    """The study of one cell's model, on data that are loaded already."""
-
-    def __init__(self, spec: Spec, place: Place, weights: list[Path], data: tuple[Splits, str] | None) -> None:
-        super().__init__(spec, place, weights=weights)
-        if data is not None:
-            self.splits, self.fingerprint = data
-
-    @property
-    def data(self) -> tuple[Splits, str]:
-        """Its data and their fingerprint, for the next study of the same."""
-        return self.splits, self.fingerprint
-
-
-class Performer:
-    """Performs cells in this process, one after the other; keeps the data and the last model for the next cell."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-        self._data: dict[str, tuple[Splits, str]] = {}
-        self._last: tuple[object, OfCell] | None = None
-
-    def perform(self, cell: Cell) -> Outcome:
-        """Do a cell that is not done; raises what a study does, BadRun too where another process has its run.
-
-        Where a file of the model is found damaged, the model is made again first.
-        """
-        began = time.perf_counter()
-        spec = parse(cell.table)
-        (model,) = spec.models()
-        study = self._study(spec, model, cell)
-        try:
-            made = self._perform(study, spec, model, cell)
-        except Damaged:  # found while others may be at work on the run
-            with study.run_of(model) as run:
-                study.perform(run, model, None)
-            made = self._perform(study, spec, model, cell)
-        return Outcome(cell.run, cell.step, made, time.perf_counter() - began)
-
-    def _perform(self, study: OfCell, spec: Spec, model: Model, cell: Cell) -> bool:
-        # a model is made alone, attacks on it side by side
-        with study.run_of(model, None if cell.step == READY else cell.step) as run:
-            made = not cell.done_in(run)
-            if cell.step == SCORED:
-                attacks = [choice.file_name for choice in spec.attacks]
-                scoring.verify(run, attacks, spec.detectors, self.progress.say)
-            elif cell.step == READY:
-                study.perform(run, model, None)
-            else:
-                study.perform(run, model, spec.attacks[0])
-        return made
-
-    def _study(self, spec: Spec, model: Model, cell: Cell) -> OfCell:
-        key = model, spec.dataset, dict(cell.place)
-        if self._last is None or self._last[0] != key:
-            place = place_from(cell.place, self.progress)
-            data = json.dumps([spec.dataset, spec.image_size, cell.place["data_dir"]])
-            blank = replace(
-                spec, attacks=(), detectors=()
-            )  # an attack's own checks were made where the cell came from
-            study = OfCell(blank, place, [Path(folder) for folder in cell.place["weights"]], self._data.get(data))
-            self._data[data] = study.data
-            self._last = key, study
-        return self._last[1]

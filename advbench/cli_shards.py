@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 from advbench import selection, shards
-from advbench.cells import OfCell
 from advbench.cli_place import place_of, study_of
 from advbench.cli_takes import Options
 from advbench.errors import BadRun, BadSetting
 from advbench.parsing import parse
+from advbench.performer import OfCell
 from advbench.scoring import Row
 from advbench.shards import Shard
 

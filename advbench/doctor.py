@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from advbench import mending, runs, selection, shards
+from advbench import locks, mending, runs, selection, shards
 from advbench.errors import AdvbenchError, BadRun, BadSetting, Damaged
-from advbench.runs import LOCK, MANIFEST, Run
+from advbench.locks import LOCK
+from advbench.runs import MANIFEST, Run
 
 Row = dict[str, Any]
 EVERYTHING = "everything"
@@ -35,11 +36,11 @@ def examine(runs_dir: Path, *, mend: bool = False) -> list[Row]:
 
 def _examined(folder: Path, name: str, *, mend: bool) -> Row:
     row: Row = {"run": name, "state": "in use", "steps": [], "broken": [], "redone": [], "left": [], "mended": False}
-    if runs.is_held(folder):
+    if locks.is_held(folder):
         return row
     if not mend:
         return row | _findings(folder)
-    with runs.hold(folder):
+    with locks.hold(folder):
         found = _findings(folder)
         if found["broken"] or found["left"]:
             found["mended"] = _mend(folder, found)

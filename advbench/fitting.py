@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from advbench import artifacts, guards, mending, released, runs
+from advbench import artifacts, disk, guards, mending, released
 from advbench.data import join
 from advbench.place import Place
-from advbench.runs import Run, to_json
+from advbench.runs import Run
+from advbench.seals import to_json
 from advbench.spec import Model
 from advbench.training import Checkpoint, Epoch, Trainer, build, within
 from advbench.types import ImageSet, Splits
@@ -134,7 +135,7 @@ def victim_of(run: Run, model: Model, splits: Splits, place: Place) -> Victim:
 def write_checkpoint(run: Run, trainer: Trainer) -> None:
     """After an epoch: its checkpoint, then the manifest, then the one before is deleted; rows in training.jsonl."""
     checkpoint = trainer.checkpoint()
-    runs.write_whole(run.folder / "training.jsonl", history(checkpoint.epochs))
+    disk.write_whole(run.folder / "training.jsonl", history(checkpoint.epochs))
     name = f"checkpoint-{len(checkpoint.epochs):04d}.safetensors"
     rows = [epoch.row() for epoch in checkpoint.epochs]
     run.write("checkpoint", {name: artifacts.pack(dict(checkpoint.tensors))}, info={"epochs": rows})

@@ -11,7 +11,21 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from advbench import artifacts, attacking, catalog, fitting, guards, mending, released, reporting, runs, scoring
+from advbench import (
+    artifacts,
+    attacking,
+    catalog,
+    disk,
+    fitting,
+    guards,
+    locks,
+    mending,
+    released,
+    reporting,
+    runs,
+    scoring,
+    seals,
+)
 from advbench.contracts import FromSurrogate, Guard, check_eps
 from advbench.data import fingerprint
 from advbench.environment import describe
@@ -120,7 +134,7 @@ class Study:
     @contextmanager
     def run_of(self, model: Model | SuppliedModel, step: str | None = None) -> Iterator[Run]:
         """The model's run, held for this process; with `step`, for that step alone, others at work beside it."""
-        with runs.hold(self.place.runs_dir / model.run_name(self.fingerprint), step=step, wait=self.waits):
+        with locks.hold(self.place.runs_dir / model.run_name(self.fingerprint), step=step, wait=self.waits):
             if step is None:
                 mending.forget_manifest(
                     self.place.runs_dir / model.run_name(self.fingerprint), self.place.progress.say
@@ -134,7 +148,7 @@ class Study:
         """The model's run as it lies on disk, or a new one; held by nobody."""
         record = model.record(self.fingerprint)
         run = runs.open_or_new(self.place.runs_dir, model.run_name(self.fingerprint), record, self._environment)
-        if runs.digest(run.model) != runs.digest(record):
+        if seals.digest(run.model) != seals.digest(record):
             raise BadRun(
                 f"{run.folder / runs.MANIFEST} was altered: it describes another model than its folder is named "
                 f"after; restore the file, or delete {run.folder} and run again"
@@ -177,7 +191,7 @@ class Study:
 
     def run(self) -> tuple[Path, list[Row]]:
         """All of it: the report's path, and the verify rows on it."""
-        runs.check_folder(self.place.reports_dir / self.spec.name)
+        disk.check_folder(self.place.reports_dir / self.spec.name)
         self.attack()
         names = tuple(choice.file_name for choice in self.attacks)
         found = [
@@ -201,7 +215,7 @@ class Study:
 
     def _target(self, run: Run, model: Model | SuppliedModel) -> Target:
         """The run's model, kept until another is asked for."""
-        key = run.name, runs.digest([run.steps.get(step, {}).get("files") for step in ("train", READY)])
+        key = run.name, seals.digest([run.steps.get(step, {}).get("files") for step in ("train", READY)])
         if self._last is None or self._last.key != key:
             victim, clean = self._victim(run, model), artifacts.read_part(run, "test").outputs
             fgsm, guard = cache(partial(self._fgsm, victim, clean)), cache(partial(guards.guard, run))

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from advbench import artifacts
 from advbench.errors import BadRun, FailedCheck
-from advbench.runs import Run, sha256
+from advbench.runs import Run
+from advbench.seals import sha256
 
 KEYS = ("model", "info", "seconds", "history", "environment")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from advbench import artifacts, guards, runs, scoring
+from advbench import artifacts, disk, guards, locks, scoring
 from advbench.place import Place
 from advbench.progress import Progress
 from advbench.runs import Run
@@ -45,7 +45,7 @@ def verify_found(found: Sequence[Found], detectors: Sequence[str], progress: Pro
     """Verify rows of runs found on disk."""
     rows = []
     for one in found:
-        with runs.hold(one.run.folder):
+        with locks.hold(one.run.folder):
             rows += verify_run(one.run, one.attacks, detectors, progress)
     return rows
 
@@ -67,10 +67,10 @@ def report(
     from advbench.report.page import render
 
     page = place.reports_dir / name / "index.html" if page is None else page
-    runs.check_folder(page.parent)
+    disk.check_folder(page.parent)
     rows = verify_found(found, detectors, place.progress)
     reported = [one.run for one in found]
     place.progress.say(f"audit of {len(reported)} models")
     audits = {run.name: audit(run, reported) for run in reported}
-    runs.write_whole(page, render(title or name, found, rows, audits).encode())
+    disk.write_whole(page, render(title or name, found, rows, audits).encode())
     return page, rows

@@ -7,111 +7,19 @@ files are replaced, the step leaves the manifest, so that an interruption costs 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from advbench.disk import cannot_write, read_whole, write_whole
 from advbench.errors import BadRun, BadSetting, Damaged
-from advbench.seals import DIGEST, is_intact, sealed
-
-try:
-    import fcntl
-except ImportError:  # not on this system: two processes on one run are then the user's to avoid
-    fcntl = None  # type: ignore[assignment]
+from advbench.locks import LOCK, WRITING, locked
+from advbench.seals import DIGEST, is_intact, sealed, sha256, to_json
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
-LOCK = ".lock"  # held by who works on the run; with a digest of a step's name, by who works on that step
-WRITING = f"{LOCK}.writing"  # held for the moment in which the manifest is written
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file in one move, creating its folder; raises BadSetting where the system refuses."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        if not isinstance(error, OSError):
-            raise
-        raise _cannot_write(path, error) from error
-
-
-def _cannot_write(path: Path, error: OSError) -> BadSetting:
-    return BadSetting(
-        f"cannot write {path}: {error.strerror or error}; free space or name another folder "
-        "(--runs-dir, --reports-dir)"
-    )
-
-
-def read_whole(path: Path, expected: str, cure: str | None = None) -> bytes:
-    """A file's bytes; raises Damaged, which ends in `cure`, where it is missing or has another sha256.
-
-    Raises BadRun where the system does not let it be read.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        kind = Damaged if isinstance(error, FileNotFoundError) else BadRun
-        raise kind(f"{path}: {error.strerror}; {cure or 'make it again'}") from error
-    if (found := sha256(data)) != expected:
-        said = f"{path} was altered: sha256 {found[:12]}... found, {expected[:12]}... expected"
-        raise Damaged(f"{said}; {cure or 'delete it'}")
-    return data
-
-
-def read_note(path: Path, cure: str = "delete it") -> Any:
-    """A JSON file beside the runs; None where it does not exist.
-
-    Raises Damaged, which ends in `cure`, where it is no JSON, or not what it was sealed as; BadRun where the system
-    does not let it be read.
-    """
-    try:
-        value = json.loads(path.read_bytes()) if path.exists() else None
-    except ValueError as error:
-        raise Damaged(f"{path} cannot be read ({error}); {cure}") from error
-    except OSError as error:
-        raise BadRun(f"{path} cannot be read ({error}); delete it") from error
-    if isinstance(value, dict) and not is_intact(value):
-        raise Damaged(f"{path} was altered; {cure}")
-    return value
-
-
-def check_folder(folder: Path) -> None:
-    """Raise BadSetting where `folder` could not be made and written to; makes nothing."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        why = "no permission" if there.is_dir() else "it is a file"
-        raise BadSetting(f"cannot write to {there}: {why}; name another folder (--runs-dir, --reports-dir)")
-
-
-def to_json(value: object) -> bytes:
-    """Indented JSON; NaN and infinity are refused, undefined is null."""
-    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
-
-
-def sha256(data: bytes) -> str:
-    """Hex digest."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def digest(value: object) -> str:
-    """Eight hex digits that change whenever a JSON value does."""
-    return sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode())[:8]
 
 
 class Run:
@@ -241,9 +149,9 @@ class Run:
         with ExitStack() as writing:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                writing.enter_context(_locked(self.folder / WRITING, wait=True))
+                writing.enter_context(locked(self.folder / WRITING, wait=True))
             except OSError as error:
-                raise _cannot_write(self.folder, error) from error
+                raise cannot_write(self.folder, error) from error
             if (self.folder / MANIFEST).exists():
                 self.manifest["steps"] = load(self.folder).steps
             yield
@@ -258,52 +166,6 @@ def strays(run: Run) -> list[Path]:
     folders = (run.folder, run.folder / "outputs", run.folder / "attacks")
     left = [path for folder in folders for path in folder.glob(".*.part")] + list(run.folder.glob(f"{LOCK}-*"))
     return sorted(left + [p for p in run.folder.glob("checkpoint-*.safetensors") if p.name not in listed])
-
-
-def is_held(folder: Path) -> bool:
-    """Whether a process holds a run folder, or a step of it; writes nothing."""
-    lock = folder / LOCK
-    if fcntl is None or not lock.exists():
-        return False
-    try:
-        with lock.open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    return False
-
-
-@contextmanager
-def hold(folder: Path, *, step: str | None = None, wait: bool = False) -> Iterator[None]:
-    """Hold a run folder for this process, making it where it does not exist; with `step`, for that step alone.
-
-    Who holds a step may write it while others hold other steps, and nobody the folder. Raises BadRun where another
-    process is in the way and `wait` is not set, BadSetting where the folder cannot be made. The system lets go when
-    the process ends, however it ends.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as held:
-            held.enter_context(_locked(folder / LOCK, shared=step is not None, wait=wait))
-            if step is not None:
-                held.enter_context(_locked(folder / f"{LOCK}-{digest(step)}", wait=wait))
-            taken = held.pop_all()
-    except BlockingIOError:
-        raise BadRun(
-            f"{folder} is in use by another advbench process; wait for it or name another --runs-dir"
-        ) from None
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-    with taken:
-        yield
-
-
-@contextmanager
-def _locked(path: Path, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
-    with path.open("w") as file:
-        if fcntl is not None:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-        yield
 
 
 def open_or_new(runs_dir: Path, name: str, model: Mapping[str, Any], environment: Mapping[str, Any]) -> Run:

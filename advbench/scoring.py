@@ -17,7 +17,8 @@ from torch import Tensor
 from advbench import artifacts, mending, metrics
 from advbench.errors import BadRun, Damaged
 from advbench.guards import SUPPLIED, fit, score
-from advbench.runs import MANIFEST, Run, to_json
+from advbench.runs import MANIFEST, Run
+from advbench.seals import to_json
 from advbench.types import Outputs
 
 METRICS = "metrics.json"

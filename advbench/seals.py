@@ -1,4 +1,4 @@
-"""A JSON object that says by a sha256 of its own whether it is still what it was written as."""
+"""JSON as it is written, its digests, and objects that say by a sha256 of their own whether they were altered."""
 
 from __future__ import annotations
 
@@ -8,6 +8,21 @@ from collections.abc import Mapping
 from typing import Any
 
 DIGEST = "digest"  # the key
+
+
+def to_json(value: object) -> bytes:
+    """Indented JSON; NaN and infinity are refused, undefined is null."""
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+
+
+def sha256(data: bytes) -> str:
+    """Hex digest."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest(value: object) -> str:
+    """Eight hex digits that change whenever a JSON value does."""
+    return sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode())[:8]
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,4 +38,4 @@ def is_intact(value: Mapping[str, Any]) -> bool:
 def _content(value: Mapping[str, Any]) -> str:
     """The sha256 of all but its own: of what is read back from JSON, whose keys are texts, in any order."""
     again = json.loads(json.dumps({k: v for k, v in value.items() if k != DIGEST}, allow_nan=False))
-    return hashlib.sha256(json.dumps(again, sort_keys=True).encode()).hexdigest()
+    return sha256(json.dumps(again, sort_keys=True).encode())

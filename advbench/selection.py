@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from advbench import runs, scoring
+from advbench import runs, scoring, seals
 from advbench.errors import BadRun, BadSetting, UnknownName
 from advbench.runs import Run
 
@@ -82,9 +82,9 @@ def _runs(runs_dir: Path) -> list[Run]:
 def checked(run: Run) -> Run:
     """The run itself; raises BadRun where its model is not the one that its name was given to."""
     ending = str(run.manifest.get("name")).rpartition("-")[2]
-    if re.fullmatch("[0-9a-f]{8}", ending) and ending != runs.digest(run.model):
+    if re.fullmatch("[0-9a-f]{8}", ending) and ending != seals.digest(run.model):
         raise BadRun(
-            f"{run.folder / runs.MANIFEST} was altered: its model has the digest {runs.digest(run.model)}, its "
+            f"{run.folder / runs.MANIFEST} was altered: its model has the digest {seals.digest(run.model)}, its "
             f"name ends in {ending}; restore the file, or delete {run.folder} and run again"
         )
     return run

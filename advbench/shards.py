@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advbench import artifacts, mending, runs, scoring
+from advbench import artifacts, disk, mending, runs, scoring, seals
 from advbench.cells import attack_table, model_table
 from advbench.errors import BadRun, BadSetting, Damaged
 from advbench.pipeline import Study
@@ -120,7 +120,7 @@ def notes_of(folder: Path) -> list[Note]:
 
 def _read_note(path: Path) -> Note | None:
     """What is noted of a shard, None where there is nothing; raises Damaged where that was altered."""
-    note: Note | None = runs.read_note(path, CURE)
+    note: Note | None = disk.read_note(path, CURE)
     try:
         stated = note is None or path.name == f"{_name(Shard(note['shard'], note['of']))}.json"
         sound = stated and (note is None or note.keys() >= NOTED)
@@ -144,7 +144,7 @@ def _make(study: Study, run: Run, model: Model, choice: AttackChoice, shard: Sha
     data = artifacts.pack_adversarials(made)
     note = {
         "schema": runs.SCHEMA,
-        "sha256": runs.sha256(data),
+        "sha256": seals.sha256(data),
         "shard": shard.index,
         "of": shard.of,
         "first": part.start,
@@ -156,8 +156,8 @@ def _make(study: Study, run: Run, model: Model, choice: AttackChoice, shard: Sha
         "table": model_table(study.spec, model)
         | {"dataset": label(study.spec.dataset), "attacks": [attack_table(choice)]},
     }
-    runs.write_whole(folder / f"{name}.safetensors", data)
-    runs.write_whole(folder / f"{name}.json", runs.to_json(sealed(note)))
+    disk.write_whole(folder / f"{name}.safetensors", data)
+    disk.write_whole(folder / f"{name}.json", seals.to_json(sealed(note)))
 
 
 def _name(shard: Shard) -> str:
@@ -188,7 +188,7 @@ def _is_there(folder: Path, shard: Shard, say: mending.Say) -> bool:
 def read_shard(folder: Path, note: Note) -> Adversarials:
     """A shard's images and the rest; raises Damaged where the file is not the one that was noted."""
     name = _name(Shard(note["shard"], note["of"]))
-    return artifacts.adversarials_of(runs.read_whole(folder / f"{name}.safetensors", note["sha256"], CURE))
+    return artifacts.adversarials_of(disk.read_whole(folder / f"{name}.safetensors", note["sha256"], CURE))
 
 
 def _all_there(run: Run, choice: AttackChoice, of: int, say: mending.Say) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from advbench import catalog
 from advbench.contracts import AdaptiveAttack, Attack, FromSurrogate
 from advbench.regimes import ADVERSARIAL, STANDARD, words
-from advbench.runs import digest
+from advbench.seals import digest
 from advbench.settings import defaults
 from advbench.sources import label, recipe_of
 from advbench.sources.naming import slug

@@ -16,11 +16,12 @@ from typing import Any, TypeVar
 
 import torch
 
-from advbench import reporting, runs
-from advbench.cells import Cell, Performer, cells_of
+from advbench import reporting, runs, seals
+from advbench.cells import Cell, cells_of
 from advbench.engines import Engine, go_through
 from advbench.engines.local import Local
 from advbench.parsing import parse
+from advbench.performer import Performer
 from advbench.pipeline import Study
 from advbench.place import Place
 from advbench.progress import Quiet
@@ -105,7 +106,7 @@ def network(folder: Path, data: Path, reports: Path) -> None:
     tell("reading the scores again, hashes included", f"{again / len(one.attacks):.2f} s an attack")
     big = folder / "big"
     big.write_bytes(bytes(300_000_000))
-    hashed, _ = timed(lambda: runs.sha256(big.read_bytes()))
+    hashed, _ = timed(lambda: seals.sha256(big.read_bytes()))
     tell("reading and hashing", f"{300 / hashed:,.0f} MB a second")
 
 

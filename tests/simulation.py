@@ -44,17 +44,15 @@ class Costs:
     models: int = field(default=100, metadata={"help": "each with 98 attacks and a scoring"})
     gradients: float = field(default=30_000.0, metadata={"help": "input gradients a second (assumed: 10 TFLOP/s)"})
     training: float = field(default=60.0, metadata={"help": "a model of ten epochs, its outputs stored (assumed)"})
-    scoring: float = field(default=0.8, metadata={"help": "an attack of a model by two detectors (assumed)"})
-    start: float = field(default=5.0, metadata={"help": "a worker, until its first cell (assumed)"})
-    cell: float = field(default=0.1, metadata={"help": "what comes to each cell: reading, writing, hashes (assumed)"})
-    message: float = field(default=0.001, metadata={"help": "of the calling process, for each cell (assumed)"})
-    page: float = field(
-        default=0.3, metadata={"help": "of the calling process, for each attack on the page (assumed)"}
-    )
-    read: float = field(default=1e9, metadata={"help": "bytes a second that one process reads and hashes (assumed)"})
+    scoring: float = field(default=1.0, metadata={"help": "an attack of a model by two detectors (measured, CPU)"})
+    start: float = field(default=20.0, metadata={"help": "a worker, until its first cell is done (measured, Ray)"})
+    cell: float = field(default=0.3, metadata={"help": "what comes to each cell: reading, writing (measured, CPU)"})
+    message: float = field(default=0.015, metadata={"help": "of the calling process, for each cell (measured)"})
+    page: float = field(default=0.3, metadata={"help": "of the caller, for each attack on the page (assumed)"})
+    read: float = field(default=725e6, metadata={"help": "bytes a second that a process reads and hashes (measured)"})
     losses: float = field(default=0.02, metadata={"help": "workers lost, an hour and GPU (assumed)"})
     model_bytes: float = field(default=33.3e6, metadata={"help": "of a model and its outputs (measured)"})
-    image_bytes: float = field(default=3_630.0, metadata={"help": "of an attacked image and its outputs (measured)"})
+    image_bytes: float = field(default=3_620.0, metadata={"help": "of an attacked image and its outputs (measured)"})
     seed: int = field(default=0, metadata={"help": "of durations and losses"})
 
 

@@ -21,11 +21,12 @@ import numpy as np
 import torch
 
 from advbench import runs
-from advbench.cells import Cell, Performer, cells_of
+from advbench.cells import Cell, cells_of
 from advbench.doctor import examine
 from advbench.engines.local import Local
 from advbench.engines.queue import Queue
 from advbench.parsing import parse
+from advbench.performer import Performer
 from advbench.pipeline import Study
 from advbench.place import Place
 from advbench.progress import Quiet

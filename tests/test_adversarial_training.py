@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import load
 from torch import Tensor
 
-from advbench import catalog, released, runs
+from advbench import catalog, disk, released, runs, seals
 from advbench.artifacts import pack
 from advbench.errors import BadSetting, UnknownName
 from advbench.hardening import attacked, frozen
@@ -274,7 +274,7 @@ def test_a_standard_record_is_what_the_released_weights_were_found_by() -> None:
     assert list(standard.record("")) == [
         "dataset", "data_sha256", "network", "feature_dim", "loss", "regime", "training", "seed",
     ]  # fmt: skip
-    assert standard.run_name(committed["data_sha256"]).rpartition("-")[2] == runs.digest(committed) == "cb18d95f"
+    assert standard.run_name(committed["data_sha256"]).rpartition("-")[2] == seals.digest(committed) == "cb18d95f"
     assert model([{"name": "lgm", "adversarial": False}], "mnist") == standard
 
 
@@ -315,7 +315,7 @@ def test_released_adversarial_weights_are_adopted_by_their_record_alone(tmp_path
 
     study(True, "first").train()
     (run,) = runs.find(tmp_path / "first")
-    runs.write_whole(tmp_path / "reports" / "digits" / "weights" / "lgm.safetensors", released.pack(run))
+    disk.write_whole(tmp_path / "reports" / "digits" / "weights" / "lgm.safetensors", released.pack(run))
     for given, adopted in ((True, True), ({"eps": 0.2}, False), (False, False)):
         place = f"with {given}"
         study(given, place).train()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from advbench import artifacts, cli_audit, runs, selection
+from advbench import artifacts, cli_audit, disk, runs, seals, selection
 from advbench.audit import audit, evidence_of
 from advbench.checks import Finding, table
 from advbench.errors import BadRun, BadSetting, UnknownName
@@ -105,7 +105,7 @@ def test_the_selftest_beside_the_runs_is_read(attacked: Run) -> None:
     note = attacked.folder.parent / "selftest.json"
     assert by_name(audit(attacked))["canaries"].state == "not run"
     for good, state in ((True, "met"), (False, "not met")):
-        runs.write_whole(note, runs.to_json({"advbench": "1", "rows": [{"canary": "constant", "met": good}]}))
+        disk.write_whole(note, seals.to_json({"advbench": "1", "rows": [{"canary": "constant", "met": good}]}))
         assert by_name(audit(attacked))["canaries"].state == state
     note.write_text("{")
     with pytest.raises(BadRun, match="selftest"):

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from advbench import catalog, runs, scoring
-from advbench.cells import SCORED, Cell, Performer, attack_table, cells_of, model_table
+from advbench import catalog, locks, runs, scoring
+from advbench.cells import SCORED, Cell, attack_table, cells_of, model_table
 from advbench.contracts import AdaptiveAttack
 from advbench.errors import BadRun
 from advbench.parsing import DEFAULTS, attack_choices, parse
+from advbench.performer import Performer
 from advbench.pipeline import READY, Study
 from advbench.place import Place
 from advbench.progress import Quiet
@@ -99,5 +100,5 @@ def test_cells_make_what_the_study_makes(tmp_path: Path) -> None:
 
 def test_a_cell_whose_run_another_process_holds_is_refused(tmp_path: Path) -> None:
     cell = cells_of(study(tmp_path))[0]
-    with runs.hold(tmp_path / "runs" / cell.run), pytest.raises(BadRun, match="in use"):
+    with locks.hold(tmp_path / "runs" / cell.run), pytest.raises(BadRun, match="in use"):
         Performer(Quiet()).perform(cell)

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from advbench import cli, pipeline, runs
+from advbench import cli, locks, pipeline
 from advbench.errors import BadRun
 from advbench.parsing import parse, read_toml
 from advbench.seals import sealed
@@ -1129,7 +1129,7 @@ def test_a_training_stopped_by_ctrl_c_goes_on_to_the_very_same_bytes(
 ) -> None:
     process, words, folder = training
     (run,) = folder.iterdir()
-    with pytest.raises(BadRun, match="in use"), runs.hold(run):
+    with pytest.raises(BadRun, match="in use"), locks.hold(run):
         pass
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)

@@ -18,7 +18,7 @@ from advbench.reproduce.page import all_rows
 from advbench.reproduce.security_drawings import security_drawings
 from advbench.reproduce.tables import ours, tables
 from advbench.reproduce.verdict import verdict
-from advbench.runs import sha256
+from advbench.seals import sha256
 from advbench.training import build, within
 from advbench.types import Splits
 from advbench.victim import Composed, Victim

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from advbench import attacking, catalog, metrics, runs
+from advbench import attacking, catalog, metrics, seals
 from advbench.attacks import detector_aware
 from advbench.contracts import NO_DETECTOR, AcceptAll, FittedDetector, Guard
 from advbench.errors import BadSetting, FailedCheck
@@ -41,7 +41,7 @@ def test_version_1_is_frozen_to_its_members_settings_and_their_order() -> None:
             m.attack: repr(catalog.load("attack", m.attack)()) for m in detector_aware.STANDARD
         },
     }  # fmt: skip
-    assert runs.digest(record) == "d468471b", "another choice of members is another version"
+    assert seals.digest(record) == "d468471b", "another choice of members is another version"
 
 
 def alone_guard(victim: Victim, digits: Splits) -> Guard:
@@ -54,7 +54,7 @@ def test_version_2_is_frozen_too_and_differs_where_there_is_no_score_to_follow(
     victims: dict[str, Victim], digits: Splits
 ) -> None:
     alone = {b: [dataclasses.asdict(m) for m in ms] for b, ms in detector_aware.ALONE.items()}
-    assert runs.digest(alone) == "42a72fa4", "another choice of members is another version"
+    assert seals.digest(alone) == "42a72fa4", "another choice of members is another version"
     one, two = (detector_aware.DetectorAware(budget="standard", version=v) for v in ("v1", "v2"))
     none, some = alone_guard(victims["lgm"], digits), guard_of(victims["lgm"], digits)
     assert list(one.members(victims["lgm"], some)) == list(two.members(victims["lgm"], some))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from advbench import cli, runs
+from advbench import cli, locks, runs
 from advbench.doctor import examine
 from advbench.errors import BadSetting, Damaged
 from advbench.parsing import parse
@@ -138,7 +138,7 @@ def test_what_an_interrupted_write_left_is_listed_and_swept(finished: Path, copy
 
 
 def test_a_run_at_work_is_left_alone(copy: Path) -> None:
-    with runs.hold(only_run(copy).folder):
+    with locks.hold(only_run(copy).folder):
         assert found(copy, mend=True)["state"] == "in use"
 
 

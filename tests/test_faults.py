@@ -17,13 +17,14 @@ from typing import Any
 import pytest
 import torch
 
-from advbench import runs
+from advbench import locks, runs, seals
 from advbench.artifacts import unpack
-from advbench.cells import Cell, Performer, cells_of
+from advbench.cells import Cell, cells_of
 from advbench.engines import go_through
 from advbench.engines.local import Local
 from advbench.engines.queue import Tally
 from advbench.errors import BadRun, BadSetting, Damaged, FailedCells
+from advbench.performer import Performer
 from advbench.pipeline import Study
 from advbench.progress import Quiet
 from advbench.runs import Run
@@ -88,7 +89,7 @@ def test_a_full_disk_fails_its_cell_in_one_sentence_and_space_mends_it(
 
 def test_a_second_process_on_a_run_is_refused_and_the_first_goes_on(calm: dict[str, bytes], tmp_path: Path) -> None:
     ready, attack = cells(tmp_path)
-    with runs.hold(tmp_path / "runs" / ready.run):
+    with locks.hold(tmp_path / "runs" / ready.run):
         with pytest.raises(FailedCells, match=r"in use by another advbench process.*0 of 2") as caught:
             go_through([ready, attack], Local(1), Quiet())
         assert caught.value.exit_code == 2
@@ -302,7 +303,7 @@ def test_a_manifest_of_a_later_advbench_is_refused_and_kept(copy: Path, text: st
 
 def test_a_manifest_written_before_there_were_digests_is_read(scored: Path, copy: Path) -> None:
     path = run_of(copy, "softmax").folder / runs.MANIFEST
-    path.write_bytes(runs.to_json(run_of(copy, "softmax").manifest))
+    path.write_bytes(seals.to_json(run_of(copy, "softmax").manifest))
     heard = Heard()
     assert heard_study(copy, heard, **TRANSFER).attack() == study(scored, **TRANSFER).attack()
     assert heard.said == []

@@ -15,6 +15,7 @@ ROOT = Path(advbench.__file__).parent
 # A module may import from its own layer and from those before it.
 LAYERS = (
     {"errors", "settings", "seals"},
+    {"disk", "locks"},
     {"streaming"},
     {"types", "prelu", "objectives", "geometry", "moments"},
     {"arithmetic", "augmentation", "hardening", "regimes"},
@@ -39,6 +40,7 @@ LAYERS = (
     {"fitting", "reporting"},
     {"pipeline"},
     {"cells"},
+    {"performer"},
     {"shards"},
     {"doctor"},
     {"engines"},
@@ -62,7 +64,7 @@ LAYERS = (
 )
 PLUGINS = ("attacks", "detectors", "losses", "models", "data")
 OPENERS = {"open", "fdopen", "read_text", "read_bytes", "write_text", "write_bytes", "save_file", "load_file"}
-MAY_OPEN = {"runs", "parsing", "catalog", "environment", "released", "weights", "supplied"}
+MAY_OPEN = {"disk", "locks", "runs", "parsing", "catalog", "environment", "released", "weights", "supplied"}
 MAY_OPEN |= {"sources.files", "sources.array_file"}
 MAY_OPEN |= {f"reproduce.{name}" for name in ("grid", "page", "records", "tuning")}  # under reports/
 HEAVY = ("torch", "torchvision", "art", "sklearn", "pandas", "matplotlib")

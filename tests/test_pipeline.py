@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from advbench import artifacts, catalog, reporting, runs
+from advbench import artifacts, catalog, disk, locks, reporting, runs
 from advbench.errors import BadRun, BadSetting
 from advbench.parsing import parse
 from advbench.pipeline import Study
@@ -364,7 +364,7 @@ def test_a_stopped_training_goes_on_to_the_very_same_weights(tmp_path: Path, los
 def test_a_study_stopped_before_any_write_ends_the_same(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int
 ) -> None:
-    whole = runs.write_whole
+    whole = disk.write_whole
     done: list[Path] = []
 
     def write(path: Path, data: bytes) -> None:
@@ -404,7 +404,7 @@ def test_a_damaged_checkpoint_is_named_and_training_begins_anew(tmp_path: Path, 
 
 def test_a_run_in_use_is_refused_and_untouched(copy: Path) -> None:
     before = contents(copy)
-    with runs.hold(only_run(copy).folder):
+    with locks.hold(only_run(copy).folder):
         for work in (study(copy).train, study(copy).attack, study(copy).run):
             with pytest.raises(BadRun, match="in use"):
                 work()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from advbench import artifacts, released, runs
+from advbench import artifacts, disk, released, runs
 from advbench.errors import BadRun, FailedCheck
 from advbench.parsing import parse
 from advbench.pipeline import Study
@@ -23,7 +23,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("released")
     Study(parse(SPEC), Place(folder / "runs"), weights=[]).train()
     (run,) = runs.find(folder / "runs")
-    runs.write_whole(folder / "reports" / "digits" / "weights" / "lgm.safetensors", released.pack(run))
+    disk.write_whole(folder / "reports" / "digits" / "weights" / "lgm.safetensors", released.pack(run))
     return folder
 
 

@@ -21,7 +21,7 @@ from advbench.reproduce.probes import Probe, plan
 from advbench.reproduce.security_drawings import security_drawings
 from advbench.reproduce.security_rows import LOST_OR_REJECTED, REJECTED, rows
 from advbench.reproduce.verdict import verdict
-from advbench.runs import to_json
+from advbench.seals import to_json
 from advbench.types import Adversarials, ImageSet, Outputs, Splits
 
 Share = Callable[[Probe], float]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from advbench import artifacts, fitting, released, runs
+from advbench import artifacts, disk, fitting, released, runs
 from advbench.artifacts import pack
 from advbench.data.digits import Digits
 from advbench.errors import BadSetting
@@ -158,7 +158,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("resnet20")
     Study(parse(SPEC), Place(folder / "runs", device=CPU), weights=[]).train()
     (run,) = runs.find(folder / "runs")
-    runs.write_whole(folder / "reports" / "digits" / "weights" / "lgm.safetensors", released.pack(run))
+    disk.write_whole(folder / "reports" / "digits" / "weights" / "lgm.safetensors", released.pack(run))
     return folder
 
 

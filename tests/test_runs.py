@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from advbench import runs
+from advbench import disk, locks, runs, seals
 from advbench.errors import BadRun, BadSetting
 from advbench.runs import Run
 
@@ -49,20 +49,20 @@ def largest_file(size: int) -> Iterator[None]:
 
 
 def test_a_file_is_written_whole_below_new_folders_and_leaves_no_other(tmp_path: Path) -> None:
-    runs.write_whole(tmp_path / "a" / "b" / "file.bin", b"first")
-    runs.write_whole(tmp_path / "a" / "b" / "file.bin", b"second")
+    disk.write_whole(tmp_path / "a" / "b" / "file.bin", b"first")
+    disk.write_whole(tmp_path / "a" / "b" / "file.bin", b"second")
     assert files(tmp_path) == {"a/b/file.bin": b"second"}
 
 
 def test_others_may_read_what_was_written(tmp_path: Path) -> None:
-    runs.write_whole(tmp_path / "file", b"")
+    disk.write_whole(tmp_path / "file", b"")
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_half_of_the_new_one(tmp_path: Path) -> None:
-    runs.write_whole(tmp_path / "file", b"old")
+    disk.write_whole(tmp_path / "file", b"old")
     with largest_file(1000), pytest.raises(BadSetting, match="file") as caught:
-        runs.write_whole(tmp_path / "file", bytes(5000))
+        disk.write_whole(tmp_path / "file", bytes(5000))
     assert "\n" not in str(caught.value)
     assert files(tmp_path) == {"file": b"old"}
 
@@ -70,22 +70,22 @@ def test_a_full_disk_leaves_the_old_file_and_no_half_of_the_new_one(tmp_path: Pa
 def test_ctrl_c_within_a_write_leaves_the_old_file_and_no_half_of_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs.write_whole(tmp_path / "file", b"old")
+    disk.write_whole(tmp_path / "file", b"old")
 
     def interrupted(handle: int) -> None:  # noqa: ARG001
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        runs.write_whole(tmp_path / "file", b"new")
+        disk.write_whole(tmp_path / "file", b"new")
     assert files(tmp_path) == {"file": b"old"}
 
 
 def test_a_folder_that_cannot_be_made_is_refused_by_its_path(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"mine")
     with pytest.raises(BadSetting, match=r"file/inner\.bin"):
-        runs.write_whole(tmp_path / "file" / "inner.bin", b"data")
-    with pytest.raises(BadSetting, match="--runs-dir"), runs.hold(tmp_path / "file" / "run"):
+        disk.write_whole(tmp_path / "file" / "inner.bin", b"data")
+    with pytest.raises(BadSetting, match="--runs-dir"), locks.hold(tmp_path / "file" / "run"):
         pass
     assert files(tmp_path) == {"file": b"mine"}
 
@@ -93,16 +93,16 @@ def test_a_folder_that_cannot_be_made_is_refused_by_its_path(tmp_path: Path) -> 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": [-float("inf")]}])
 def test_what_is_not_json_is_never_written(value: object) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        runs.to_json(value)
+        seals.to_json(value)
     with pytest.raises(ValueError, match="JSON"):
-        runs.digest(value)
+        seals.digest(value)
 
 
 def test_a_digest_changes_with_a_value_and_not_with_the_order_of_keys() -> None:
-    one = runs.digest({"a": 1, "b": [1.0, None]})
-    assert one == runs.digest({"b": [1.0, None], "a": 1})
+    one = seals.digest({"a": 1, "b": [1.0, None]})
+    assert one == seals.digest({"b": [1.0, None], "a": 1})
     others = [{"a": 1, "b": [1.0, False]}, {"a": 1}, {"a": 2, "b": [1.0, None]}, {"a": 1, "b": [None, 1.0]}]
-    assert len({one, *map(runs.digest, others)}) == 5
+    assert len({one, *map(seals.digest, others)}) == 5
     assert len(one) == 8
     assert int(one, 16) >= 0
 
@@ -208,7 +208,7 @@ def test_a_manifest_that_is_none_is_named_and_not_replaced(run: Run, manifest: b
 @pytest.mark.parametrize("schema", [0, 2, "1", None])
 def test_a_manifest_of_another_schema_is_refused_with_both_numbers(run: Run, schema: object) -> None:
     manifest = dict(run.manifest, schema=schema)
-    (run.folder / "manifest.json").write_bytes(runs.to_json(manifest))
+    (run.folder / "manifest.json").write_bytes(seals.to_json(manifest))
     with pytest.raises(BadRun, match=rf"{schema!r}.* 1\b"):
         runs.load(run.folder)
 
@@ -220,7 +220,7 @@ def test_a_manifest_cannot_reach_outside_its_folder(run: Run, tmp_path: Path, na
     listed = {"sha256": hashlib.sha256(b"mine").hexdigest(), "bytes": 4}
     manifest = json.loads((run.folder / "manifest.json").read_bytes())
     manifest["steps"]["train"]["files"][name.format(absolute=outside)] = listed
-    (run.folder / "manifest.json").write_bytes(runs.to_json(manifest))
+    (run.folder / "manifest.json").write_bytes(seals.to_json(manifest))
     with pytest.raises(BadRun):
         runs.load(run.folder).drop("train")
     assert outside.read_bytes() == b"mine"
@@ -253,7 +253,7 @@ class Stop(Exception):
 def test_a_replacement_cut_short_costs_its_own_step_and_nothing_else(
     run: Run, monkeypatch: pytest.MonkeyPatch, last: int
 ) -> None:
-    whole = runs.write_whole
+    whole = disk.write_whole
     done: list[str] = []
 
     def write(path: Path, data: bytes) -> None:
@@ -283,7 +283,7 @@ def test_a_replacement_cut_short_costs_its_own_step_and_nothing_else(
 @pytest.mark.parametrize("last", range(3))
 def test_a_checkpoint_cut_short_leaves_the_one_before(run: Run, monkeypatch: pytest.MonkeyPatch, last: int) -> None:
     run.write("checkpoint", {"checkpoint-0001": b"one"}, info={"epochs": [1]})
-    whole = runs.write_whole
+    whole = disk.write_whole
     done: list[str] = []
 
     def write(path: Path, data: bytes) -> None:
@@ -324,19 +324,19 @@ def test_a_full_disk_leaves_a_run_as_it_was(run: Run) -> None:
 
 def test_a_run_that_is_held_is_refused_by_its_path(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "one"
-    with runs.hold(folder):
-        with pytest.raises(BadRun, match="runs/one"), runs.hold(folder):
+    with locks.hold(folder):
+        with pytest.raises(BadRun, match="runs/one"), locks.hold(folder):
             pass
-        with runs.hold(tmp_path / "runs" / "two"):
+        with locks.hold(tmp_path / "runs" / "two"):
             pass
-    with runs.hold(folder):
+    with locks.hold(folder):
         pass
 
 
 def test_a_run_is_free_again_after_its_process_was_killed(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from advbench import runs\n"
-        "with runs.hold(Path(sys.argv[1])):\n"
+        "import sys, time; from pathlib import Path; from advbench import locks\n"
+        "with locks.hold(Path(sys.argv[1])):\n"
         "    print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(
@@ -344,18 +344,18 @@ def test_a_run_is_free_again_after_its_process_was_killed(tmp_path: Path) -> Non
     ) as process:
         assert process.stdout
         assert process.stdout.readline() == "held\n"
-        with pytest.raises(BadRun, match="in use"), runs.hold(tmp_path / "one"):
+        with pytest.raises(BadRun, match="in use"), locks.hold(tmp_path / "one"):
             pass
         process.kill()
         process.wait()
-    with runs.hold(tmp_path / "one"):
+    with locks.hold(tmp_path / "one"):
         pass
 
 
 def test_an_error_lets_go_of_the_run(tmp_path: Path) -> None:
-    with pytest.raises(Stop), runs.hold(tmp_path / "one"):
+    with pytest.raises(Stop), locks.hold(tmp_path / "one"):
         raise Stop
-    with runs.hold(tmp_path / "one"):
+    with locks.hold(tmp_path / "one"):
         pass
 
 
@@ -380,17 +380,17 @@ def test_a_runs_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
 def test_steps_are_held_side_by_side_and_a_run_alone(tmp_path: Path) -> None:
     def refused(step: str | None) -> bool:
         try:
-            with runs.hold(tmp_path, step=step):
+            with locks.hold(tmp_path, step=step):
                 return False
         except BadRun:
             return True
 
-    with runs.hold(tmp_path, step="attack a"), runs.hold(tmp_path, step="attack b"):
-        assert runs.is_held(tmp_path)
+    with locks.hold(tmp_path, step="attack a"), locks.hold(tmp_path, step="attack b"):
+        assert locks.is_held(tmp_path)
         assert [refused(step) for step in ("attack a", "attack b", "attack c", None)] == [True, True, False, True]
-    with runs.hold(tmp_path):
+    with locks.hold(tmp_path):
         assert [refused(step) for step in ("attack a", None)] == [True, True]
-    assert not runs.is_held(tmp_path)
+    assert not locks.is_held(tmp_path)
 
 
 def test_what_two_processes_write_to_one_manifest_is_all_there(run: Run) -> None:

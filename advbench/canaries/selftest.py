@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from advbench import __version__, catalog, runs
+from advbench import __version__, catalog, disk, seals
 from advbench.audit import SELFTEST
 from advbench.canaries import Canary
 from advbench.canaries.fools import fools
@@ -61,5 +61,5 @@ def selftest(runs_dir: Path) -> list[Row]:
     """The rows of all canaries, also noted beside the runs, where `audit` finds them."""
     with torch.random.fork_rng(devices=[]):
         rows = compare(hatch())
-    runs.write_whole(runs_dir / SELFTEST, runs.to_json({"schema": 1, "advbench": __version__, "rows": rows}))
+    disk.write_whole(runs_dir / SELFTEST, seals.to_json({"schema": 1, "advbench": __version__, "rows": rows}))
     return rows

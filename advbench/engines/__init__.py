@@ -11,7 +11,7 @@ from advbench.progress import Progress
 
 
 class Engine(Protocol):
-    """Performs cells; every engine does it by `cells.Performer.perform`."""
+    """Performs cells; every engine does it by `performer.Performer.perform`."""
 
     def work(self, queue: Queue, progress: Progress) -> None:
         """Take cells from `queue` until it is empty, and tell it of each what became of it."""

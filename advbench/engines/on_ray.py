@@ -17,12 +17,13 @@ from typing import Any
 
 import torch
 
-from advbench.cells import Cell, Performer
+from advbench.cells import Cell
 from advbench.engines import ray_cluster
 from advbench.engines.pool import Message, Pool, Worker
 from advbench.engines.queue import Queue
 from advbench.engines.worker import Relay, outcome
 from advbench.errors import BadSetting
+from advbench.performer import Performer
 from advbench.progress import Progress
 
 PATIENCE = 10.0  # seconds without any worker after which a user is told

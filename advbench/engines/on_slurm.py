@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advbench import runs
+from advbench import disk
 from advbench.cells import Cell
 from advbench.engines.pool import Message, settle
 from advbench.engines.queue import TRIES, Queue
@@ -102,7 +102,7 @@ class Slurm:
 
     def _own_folder(self) -> Path:
         """A new folder that only this user can read: what lies there is pickled."""
-        runs.check_folder(self.folder)
+        disk.check_folder(self.folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             return Path(tempfile.mkdtemp(prefix="jobs-", dir=self.folder.absolute()))

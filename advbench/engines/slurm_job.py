@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 import torch
 
-from advbench.cells import Cell, Performer
+from advbench.cells import Cell
 from advbench.engines.pool import Message
 from advbench.engines.worker import Relay, outcome
+from advbench.performer import Performer
 
 BEGINS = "begins "  # in a job's output before each cell
 TIME_IS_UP = "UncompletedJobError"  # which submitit raises in the midst of a cell, a little before Slurm ends the job

@@ -20,8 +20,9 @@ from typing import Any
 
 import torch
 
-from advbench.cells import Cell, Performer
+from advbench.cells import Cell
 from advbench.errors import AdvbenchError
+from advbench.performer import Performer
 from advbench.progress import Advance
 
 

@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 
-from advbench import catalog, fitting, released, runs
+from advbench import catalog, disk, fitting, released, runs
 from advbench.pipeline import Study
 from advbench.place import Place
 from advbench.reporting import verify_found
 from advbench.reproduce import records
 from advbench.reproduce.cells import DETECTORS, Cell, Entry, chosen
 from advbench.reproduce.records import Record
-from advbench.runs import Run, sha256, to_json
+from advbench.runs import Run
+from advbench.seals import sha256, to_json
 from advbench.selection import Found
 from advbench.types import Splits
 
@@ -89,7 +90,7 @@ class Grid:
         (model,) = study.spec.models()
         with study.run_of(model) as run:
             fitting.ensure_trained(run, model, self.splits, study.place, [])
-            runs.write_whole(self.weights(cell), released.pack(run))
+            disk.write_whole(self.weights(cell), released.pack(run))
 
     def evaluate(self, cell: Cell, attacks: list[Entry]) -> tuple[Run, list[dict[str, Any]]]:
         """The run of the cell's rounded weights, attacked and verified, and its verify rows."""
@@ -115,7 +116,7 @@ class Grid:
         weights = self.weights_of(cell)
         run, verify = self.evaluate(cell, cell.attacks())
         if not record.exists() or records.read(record)["weights"] != weights:
-            runs.write_whole(record, to_json(records.record_of(cell, run, verify, weights)))
+            disk.write_whole(record, to_json(records.record_of(cell, run, verify, weights)))
         return run
 
     def evaluated(self) -> dict[str, Run]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from advbench.disk import write_whole
 from advbench.environment import describe
 from advbench.report import figures
 from advbench.report.page import environment, interval
@@ -21,7 +22,8 @@ from advbench.reproduce.records import Record
 from advbench.reproduce.rows import Row, rows
 from advbench.reproduce.security_drawings import security_drawings
 from advbench.reproduce.verdict import verdict
-from advbench.runs import Run, to_json, write_whole
+from advbench.runs import Run
+from advbench.seals import to_json
 
 
 def all_rows(cells: Sequence[Record], security: Mapping[str, Record]) -> list[Row]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from advbench import artifacts, attacking, fitting, guards, metrics, runs, scoring
+from advbench import artifacts, attacking, disk, fitting, guards, metrics, runs, scoring
 from advbench.contracts import NO_DETECTOR, AdaptiveAttack, Guard
 from advbench.environment import describe
 from advbench.errors import Damaged
@@ -23,7 +23,7 @@ from advbench.reproduce.cells import Cell, chosen
 from advbench.reproduce.grid import Grid
 from advbench.reproduce.probes import Probe, plan
 from advbench.reproduce.records import Record
-from advbench.runs import to_json
+from advbench.seals import to_json
 from advbench.spec import AttackChoice
 from advbench.types import Adversarials, Outputs
 
@@ -58,7 +58,7 @@ def keep(grid: Grid, probe: Probe) -> None:
     new, record = answer(grid, probe), record_of(grid, probe.cell)
     old = find(record, probe)
     record["rows"] = [row for row in record["rows"] if row is not old] + [new]
-    runs.write_whole(grid.security_file(probe.cell), to_json(record))
+    disk.write_whole(grid.security_file(probe.cell), to_json(record))
 
 
 def record_of(grid: Grid, cell: Cell) -> Record:

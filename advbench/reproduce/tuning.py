@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from advbench import attacking, catalog, fitting, metrics, runs
+from advbench import attacking, catalog, disk, fitting, metrics
 from advbench.parsing import attack_choices, loss_choice
 from advbench.pipeline import Study
 from advbench.reproduce.cells import GREY, HEADLINE, LOSSES, Cell, Entry
 from advbench.reproduce.grid import Grid
-from advbench.runs import to_json
+from advbench.seals import to_json
 from advbench.victim import Victim
 
 Row = dict[str, Any]
@@ -115,7 +115,7 @@ def _rows_in(file: Path) -> list[Row]:
 
 
 def _write(file: Path, rows: list[Row]) -> None:
-    runs.write_whole(file, to_json({"schema": 1, "rows": rows}))
+    disk.write_whole(file, to_json({"schema": 1, "rows": rows}))
 
 
 def mean_errors(rows: list[Row]) -> dict[float, float]:

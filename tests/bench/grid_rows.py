@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
-from advbench.cells import Performer, cells_of
+from advbench.cells import cells_of
 from advbench.parsing import parse
+from advbench.performer import Performer
 from advbench.pipeline import Study
 from advbench.place import Place
 from advbench.progress import Quiet
