@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from advbench import runs
 from advbench.cells import Cell, cells_of
 from advbench.doctor import examine
 from advbench.engines.local import Local
@@ -138,7 +137,7 @@ def killed_at_write(text: str, last: int) -> None:
         done.append(handle)
         real(handle)
 
-    runs.os.fsync = fsync  # type: ignore[attr-defined]
+    os.fsync = fsync  # type: ignore[assignment]
     torch.set_num_threads(1)
     Performer(Quiet()).perform(Cell.from_json(text))
 
