@@ -14,8 +14,11 @@ from advbench.contracts import FromSurrogate
 from advbench.errors import BadRun, Damaged
 from advbench.parsing import parse
 from advbench.pipeline import READY, Study, surrogate_of
+from advbench.place import Place
+from advbench.progress import Progress
 from advbench.runs import Run
 from advbench.spec import AttackChoice, Model, Spec
+from advbench.types import resolve_device
 
 SCORED = "verify"  # the step that scores a run's attacks
 Key = tuple[str, str]  # run and step
@@ -217,3 +220,10 @@ def place_table(study: Study) -> dict[str, Any]:
         "batch_size": place.batch_size,
         "weights": [str(Path(folder).absolute()) for folder in study.weights],
     }
+
+
+def place_from(table: Mapping[str, Any], progress: Progress) -> Place:
+    """The place that `place_table` described."""
+    folders = {k: None if table[k] is None else Path(table[k]) for k in ("runs_dir", "reports_dir", "data_dir")}
+    plain = {k: table[k] for k in ("download", "batch_size")}
+    return Place(**folders, **plain, device=resolve_device(table["device"]), progress=progress)  # type: ignore[arg-type]

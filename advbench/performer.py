@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from advbench import scoring
-from advbench.cells import SCORED, Cell, Outcome
+from advbench.cells import SCORED, Cell, Outcome, place_from
 from advbench.errors import Damaged
 from advbench.parsing import parse
 from advbench.pipeline import READY, Study
 from advbench.place import Place
 from advbench.progress import Progress
 from advbench.spec import Model, Spec
-from advbench.types import Splits, resolve_device
-
-
-def place_from(table: Mapping[str, Any], progress: Progress) -> Place:
-    """The place that `place_table` described."""
-    folders = {k: None if table[k] is None else Path(table[k]) for k in ("runs_dir", "reports_dir", "data_dir")}
-    plain = {k: table[k] for k in ("download", "batch_size")}
-    return Place(**folders, **plain, device=resolve_device(table["device"]), progress=progress)  # type: ignore[arg-type]
+from advbench.types import Splits
 
 
 class OfCell(Study):
@@ -84,9 +75,8 @@ class Performer:
         if self._last is None or self._last[0] != key:
             place = place_from(cell.place, self.progress)
             data = json.dumps([spec.dataset, spec.image_size, cell.place["data_dir"]])
-            blank = replace(
-                spec, attacks=(), detectors=()
-            )  # an attack's own checks were made where the cell came from
+            # an attack's own checks were made where the cell came from
+            blank = replace(spec, attacks=(), detectors=())
             study = OfCell(blank, place, [Path(folder) for folder in cell.place["weights"]], self._data.get(data))
             self._data[data] = study.data
             self._last = key, study

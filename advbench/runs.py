@@ -1,4 +1,4 @@
-"""The only module that reads or writes the runs folder: whole files, sha256 for each, one manifest a run.
+"""Runs on disk: whole files (`disk`), sha256 for each (`seals`), one manifest a run, held by `locks`.
 
 A run is one folder: one trained model and all that was made from it. A step is done if and only if the manifest
 holds the hashes of its files. Files are written under a temporary name and moved into place; before a done step's

@@ -87,9 +87,8 @@ def network(folder: Path, data: Path, reports: Path) -> None:
     loaded, _ = timed(lambda: one.splits)
     tell("MNIST: data set loaded", f"{loaded:.1f} s")
     ready, _ = timed(one.train)
-    images = sum(len(part) for part in (one.splits.train, one.splits.validation, one.splits.test)) + len(
-        one.splits.calibration
-    )
+    parts = one.splits
+    images = sum(map(len, (parts.train, parts.validation, parts.calibration, parts.test)))
     tell(f"a released model's outputs for {images:,} images, hashed and written", f"{ready:.0f} s")
     attack, _ = timed(one.attack)
     each = attack / len(one.attacks)
