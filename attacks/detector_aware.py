@@ -15,6 +15,7 @@ from advbench.types import Perturbed
 from advbench.victim import Victim
 
 Budget = Literal["quick", "standard", "thorough"]
+Version = Literal["v1", "v2", "v3"]
 CLEAN = "clean"
 
 
@@ -35,6 +36,16 @@ class Member:
 
 def _aware(name: str, attack: str, classes: int = 2, **settings: Any) -> Member:
     return Member(name, attack, settings, of_score=True, classes=classes)
+
+
+def _fivefold(members: tuple[Member, ...]) -> tuple[Member, ...]:
+    """Each with five times its random starts, or queries."""
+
+    def more(settings: dict[str, Any]) -> dict[str, Any]:
+        name = "queries" if "queries" in settings else "restarts"
+        return {**settings, name: 5 * settings.get(name, 1)}
+
+    return tuple(replace(m, settings=more(m.settings)) for m in members)
 
 
 # backward passes an image stand behind each; a gradient-free member gets five queries for one
@@ -60,46 +71,50 @@ STANDARD = (
     Member("feature-matching", "feature-matching", {"targets": 3, "steps": 50}),  # 150
     Member("detector-square", "detector-square", {"queries": 1250}),  # 250
 )
-THOROUGH = tuple(
-    replace(m, settings=m.settings | ({"queries": 6250} if "queries" in m.settings else {"restarts": 5}))
-    for m in STANDARD
-)
-MEMBERS: dict[Budget, tuple[Member, ...]] = {"quick": QUICK, "standard": STANDARD, "thorough": THOROUGH}
-# version 2, where there is no score to follow: its members' share goes to those that are left
-QUICK_ALONE = (
+MEMBERS: dict[Budget, tuple[Member, ...]] = {"quick": QUICK, "standard": STANDARD, "thorough": _fivefold(STANDARD)}
+# where there is no score to follow, later versions give its members' share to those that are left
+QUICK_2 = (
     Member("apgd-ce", "apgd", {"objective": "ce", "steps": 50}),  # 50
     Member("apgd-dlr", "apgd", {"objective": "dlr", "targets": 3, "steps": 40}, classes=4),  # 120
     Member("detector-square", "detector-square", {"queries": 150}),  # 30
 )
-STANDARD_ALONE = (
+STANDARD_2 = (
     Member("apgd-ce", "apgd", {"objective": "ce", "steps": 100}),  # 100
     Member("apgd-dlr", "apgd", {"objective": "dlr", "targets": 9, "steps": 100}, classes=4),  # 900
     Member("apgd-margin", "apgd", {"objective": "margin", "steps": 100}),  # 100
     Member("detector-square", "detector-square", {"queries": 4500}),  # 900
 )
-THOROUGH_ALONE = tuple(
-    replace(m, settings=m.settings | ({"queries": 22_500} if "queries" in m.settings else {"restarts": 5}))
-    for m in STANDARD_ALONE
+QUICK_3 = (
+    Member("apgd-ce", "apgd", {"objective": "ce", "steps": 40}),  # 40
+    Member("apgd-dlr", "apgd", {"objective": "dlr", "targets": 3, "steps": 30}, classes=4),  # 90
+    Member("apgd-margin", "apgd", {"objective": "margin", "targets": 2, "steps": 25}),  # 50
+    Member("detector-square", "detector-square", {"queries": 100}),  # 20
 )
-ALONE: dict[Budget, tuple[Member, ...]] = {
-    "quick": QUICK_ALONE,
-    "standard": STANDARD_ALONE,
-    "thorough": THOROUGH_ALONE,
+STANDARD_3 = (
+    Member("apgd-ce", "apgd", {"objective": "ce", "steps": 100}),  # 100
+    Member("apgd-dlr", "apgd", {"objective": "dlr", "targets": 9, "steps": 100}, classes=4),  # 900
+    Member("apgd-margin", "apgd", {"objective": "margin", "targets": 4, "restarts": 2, "steps": 100}),  # 800
+    Member("detector-square", "detector-square", {"queries": 1000}),  # 200
+)
+ALONE: dict[Version, dict[Budget, tuple[Member, ...]]] = {
+    "v2": {"quick": QUICK_2, "standard": STANDARD_2, "thorough": _fivefold(STANDARD_2)},
+    "v3": {"quick": QUICK_3, "standard": STANDARD_3, "thorough": _fivefold(STANDARD_3)},
 }
 GRADIENTS: dict[Budget, int] = {"quick": 200, "standard": 2_000, "thorough": 10_000}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorAware(AdaptiveAttack):
-    """`detector-aware-v1` or `-v2`: an image is lost as soon as one member makes it misclassified and undetected.
+    """`detector-aware-v1` to `-v3`: an image is lost as soon as one member makes it misclassified and undetected.
 
     The members are those of `MEMBERS[budget]`, in that order, on one search: a lost image leaves at once and costs
     nothing further. The unperturbed image is the first of them. Nothing else can be set; another choice of members
     is another version.
 
     budget   backward passes an image may cost: quick 200, standard 2,000, thorough 10,000
-    version  v2 differs where there is no score to follow, as without a detector: v1 then spends about half of the
-             budget, v2 all of it, in the parts in which AutoAttack does (`ALONE`)
+    version  they differ where there is no score to follow, as without a detector (`ALONE`): v1 then spends about half
+             of the budget, v2 all of it, in the parts in which AutoAttack does, and v3 gives most of what v2's random
+             search costs to a second targeted objective and its restarts
 
     Members that follow the score's gradient are left out where the detector has neither one nor a stand-in, those
     with more classes than the model has too, and the random search outside L-inf.
@@ -109,14 +124,14 @@ class DetectorAware(AdaptiveAttack):
     clip: bool = True
     norm: Norm = "linf"
     budget: Budget = "standard"
-    version: Literal["v1", "v2"] = "v1"
+    version: Version = "v1"
 
     def __post_init__(self) -> None:
         check_eps(self.eps, self.norm)
 
     def members(self, victim: Victim, guard: Guard) -> Iterator[Member]:
         """Those that can attack this model and detector."""
-        members = ALONE if self.version == "v2" and not guard.has_gradient else MEMBERS
+        members = MEMBERS if guard.has_gradient else ALONE.get(self.version, MEMBERS)
         for member in members[self.budget]:
             usable = victim.classes >= member.classes and (guard.has_gradient or not member.of_score)
             if usable and (self.norm == "linf" or member.attack != "detector-square"):

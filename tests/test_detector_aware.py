@@ -50,35 +50,38 @@ def alone_guard(victim: Victim, digits: Splits) -> Guard:
     return Guard(NO_DETECTOR, AcceptAll(), 1.0, False, clean, digits.calibration.labels)
 
 
-def test_version_2_is_frozen_too_and_differs_where_there_is_no_score_to_follow(
-    victims: dict[str, Victim], digits: Splits
+@pytest.mark.parametrize(("version", "digest"), [("v2", "42a72fa4"), ("v3", "b0aed1dd")])
+def test_later_versions_are_frozen_too_and_differ_where_there_is_no_score_to_follow(
+    version: Any, digest: str, victims: dict[str, Victim], digits: Splits
 ) -> None:
-    alone = {b: [dataclasses.asdict(m) for m in ms] for b, ms in detector_aware.ALONE.items()}
-    assert seals.digest(alone) == "42a72fa4", "another choice of members is another version"
-    one, two = (detector_aware.DetectorAware(budget="standard", version=v) for v in ("v1", "v2"))
+    alone = {b: [dataclasses.asdict(m) for m in ms] for b, ms in detector_aware.ALONE[version].items()}
+    assert seals.digest(alone) == digest, "another choice of members is another version"
+    one, later = (detector_aware.DetectorAware(budget="standard", version=v) for v in ("v1", version))
     none, some = alone_guard(victims["lgm"], digits), guard_of(victims["lgm"], digits)
-    assert list(one.members(victims["lgm"], some)) == list(two.members(victims["lgm"], some))
-    assert list(two.members(victims["lgm"], none)) == list(detector_aware.STANDARD_ALONE)
+    assert list(one.members(victims["lgm"], some)) == list(later.members(victims["lgm"], some))
+    assert list(later.members(victims["lgm"], none)) == list(detector_aware.ALONE[version]["standard"])
 
 
+@pytest.mark.parametrize("version", ["v2", "v3"])
 @pytest.mark.parametrize(("budget", "n"), [("quick", 6), ("standard", 1)])
-def test_version_2_spends_the_whole_budget_on_a_classifier_alone(
-    budget: Any, n: int, victims: dict[str, Victim], digits: Splits
+def test_later_versions_spend_the_whole_budget_on_a_classifier_alone(
+    version: Any, budget: Any, n: int, victims: dict[str, Victim], digits: Splits
 ) -> None:
     few = digits.test.take(slice(n))
     made, row = made_of(
-        {**ensemble(budget, version="v2"), "detector": NO_DETECTOR, "eps": 1e-6},
+        {**ensemble(budget, version=version), "detector": NO_DETECTOR, "eps": 1e-6},
         victims["softmax"],
         few,
         alone_guard(victims["softmax"], digits),
     )
-    queries = sum(m.settings.get("queries", 0) for m in detector_aware.ALONE[budget])
+    members = detector_aware.ALONE[version][budget]
+    queries = sum(m.settings.get("queries", 0) for m in members)
     assert made.gradients is not None
     assert made.first_success is not None
     kept = made.first_success < 0
     assert kept.any()
     assert (made.gradients[kept] + queries // 5 == detector_aware.GRADIENTS[budget]).all()
-    assert row["members"].keys() == {"clean", *(m.name for m in detector_aware.ALONE[budget])}
+    assert row["members"].keys() == {"clean", *(m.name for m in members)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -90,7 +90,8 @@ def plan() -> Iterator[Probe]:
     # images that a control keeps cost the whole budget: standard where AutoAttack stands beside it, else quick
     for loss in CONTROLS:
         yield _aware("control", loss, budget="standard", detector=NO_DETECTOR)
-        yield _aware("control", loss, budget="standard", detector=NO_DETECTOR, version="v2")
+        for version in ("v2", "v3"):
+            yield _aware("control", loss, budget="standard", detector=NO_DETECTOR, version=version)
         yield Probe("published", loss, "autoattack", HEADLINE, FEW, NO_DETECTOR, blind=True)
     for eps in (e for e in reversed(EPS) if e != HEADLINE):
         yield from (_aware("control", loss, eps=eps, detector=NO_DETECTOR) for loss in CONTROLS)
