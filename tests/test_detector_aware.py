@@ -112,7 +112,7 @@ def test_an_image_that_is_never_lost_costs_the_budget_and_no_more(
 
 
 def test_thorough_is_standard_with_five_restarts_and_five_times_the_gradients() -> None:
-    pairs = zip(detector_aware.STANDARD, detector_aware.THOROUGH, strict=True)
+    pairs = zip(detector_aware.STANDARD, detector_aware.MEMBERS["thorough"], strict=True)
     for one, five in pairs:
         if "queries" in one.settings:
             assert five.settings == {"queries": 5 * one.settings["queries"]}
@@ -239,7 +239,7 @@ def test_lists_of_detectors_and_rates_are_every_pair_and_none_has_no_rate() -> N
     ("more", "word"),
     [
         ({"budget": "huge"}, "quick"),
-        ({"version": "v3"}, "v1"),
+        ({"version": "v4"}, "v1"),
         ({"fpr": 0}, "0.05"),
         ({"fpr": [0.05, 1.5]}, "0.05"),
         ({"detector": []}, "detector is empty"),

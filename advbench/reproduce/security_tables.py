@@ -13,11 +13,12 @@ from advbench.reproduce.security_rows import EER, LOST_OR_REJECTED, REJECTED, TA
 
 ALL = (*SHOWN, *CONTROLS)
 STANDARD, QUICK = "detector-aware (standard)", "detector-aware (quick)"
-STANDARD_2 = "detector-aware (standard, v2)"
+# later versions of the ensemble differ where there is no detector
+LATER = tuple(f"detector-aware (standard, {version})" for version in ("v2", "v3"))
 GUARD = guard(LIKELIHOOD, FPR)
 _AT_HEADLINE = (
     f"error, {STANDARD}, no detector",
-    f"error, {STANDARD_2}, no detector",
+    *(f"error, {later}, no detector" for later in LATER),
     "error, autoattack, no detector",
     f"undetected error, {STANDARD}, {GUARD}",
 )
