@@ -13,6 +13,7 @@ from advbench.contracts import AttackSettings
 from advbench.errors import FailedCheck
 from advbench.geometry import generator
 from advbench.goals import Criterion, Goal
+from advbench.objectives import of_class
 from advbench.types import Outputs, Perturbed
 from advbench.victim import Victim
 
@@ -72,6 +73,7 @@ class Search:
         self.misclassified = torch.zeros(n, dtype=torch.bool, device=device)
         self.found_by = torch.zeros(n, dtype=torch.long, device=device)
         self.by = 0
+        self.leads: Tensor | None = None
         self._starts = 0
         self._passes = 0
 
@@ -91,6 +93,11 @@ class Search:
             return None
         stay = self.merit[rows] <= 0
         return None if bool(stay.all()) else stay
+
+    def keep_leads(self) -> None:
+        """From now on keep in `leads` float64 [n k] the most by which each class's logit led the label's anywhere."""
+        shape = (len(self.origin), self.victim.classes)
+        self.leads = torch.full(shape, -torch.inf, dtype=torch.float64, device=self.origin.device)
 
     def random_start(self, rows: Tensor) -> Tensor:
         """A point of each image's ball, from its own seed; a new one each time."""
@@ -145,6 +152,9 @@ class Search:
         self.first_success[first] = (self.forwards if self.in_queries else self.gradients)[first]
         self.forwards[rows] += self.samples
         self.misclassified[rows] |= self.criterion.misclassified(outputs, rows, merit)
+        if self.leads is not None:
+            lead = outputs.logits.double() - of_class(outputs.logits, self.criterion.labels[rows])[:, None]
+            self.leads[rows] = torch.maximum(self.leads[rows], lead)
         better = merit > self.merit[rows]
         gained = rows[better]
         if len(gained):

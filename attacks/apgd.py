@@ -45,12 +45,15 @@ class APGD(Attack):
     def pursue(self, search: Search, labels: Tensor, guard: Guard | None, clean: Outputs | None) -> None:  # noqa: ARG002
         """Go after the images of `search`, whatever its criterion; the guard is not used.
 
-        `clean`, the outputs at its origin, are needed where there are targets.
+        `clean`, the outputs at its origin, are needed where there are targets and the search keeps no leads.
         """
         goals = [Misclassify(self.objective, labels)]
         if self.targets:
-            assert clean is not None
-            towards = runners_up(clean.logits, labels, self.targets).T
+            ranking = search.leads
+            if ranking is None:
+                assert clean is not None
+                ranking = clean.logits
+            towards = runners_up(ranking, labels, self.targets).T
             goals = [Misclassify(self.objective, labels, t) for t in towards]
         first = True
         for goal in goals:
