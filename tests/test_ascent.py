@@ -14,9 +14,11 @@ from advbench import catalog
 from advbench.ascent import checkpoints, decaying
 from advbench.contracts import Attack
 from advbench.errors import BadSetting, FailedCheck
+from advbench.goals import Misclassified
 from advbench.losses.softmax import Softmax
 from advbench.models import Network
 from advbench.objectives import margin
+from advbench.search import Search
 from advbench.types import ImageSet, Perturbed, Splits
 from advbench.victim import Composed, Victim
 
@@ -176,6 +178,29 @@ def test_a_restart_finds_what_the_first_start_does_not() -> None:
     assert torch.equal(often.images[~missed], once.images[~missed])
     assert (often.gradients[~missed] == 40).all()
     assert (often.gradients[missed] > 40).all()
+
+
+def test_a_search_that_keeps_leads_gives_as_targets_the_classes_that_came_nearest_anywhere() -> None:
+    def logits(x: Tensor) -> Tensor:
+        lead = 10 * (x[:, 0] - 0.79)
+        return torch.stack([0 * lead, 0 * lead - 1, lead], dim=1)  # class 1 is the runner-up of a clean 0.5
+
+    victim = victim_of(Function(logits), 3, 1)
+    images, labels = torch.full((8, 1, 1, 1), 0.5), torch.zeros(8, dtype=torch.long)
+    apgd: Any = attack("apgd", eps=0.3, steps=20, objective="margin", targets=1, stop=True)
+    won = {}
+    for keeps in (False, True):
+        search = Search(apgd, victim, images, torch.arange(8), Misclassified(labels), stop=True)
+        if keeps:
+            search.keep_leads()
+        clean = search.look(search.everyone, search.origin)
+        search.look(search.everyone[:4], search.origin[:4] + 0.25)
+        apgd.pursue(search, labels, None, clean)
+        won[keeps] = (search.merit > 0).tolist()
+        if search.leads is not None:
+            assert search.leads[0].tolist() == pytest.approx([0, -1, 0.1], abs=1e-4)
+            assert search.leads[7].tolist()[:2] == [0, -1]
+    assert won == {False: [False] * 8, True: [True] * 4 + [False] * 4}
 
 
 def test_logits_that_saturate_stop_plain_cross_entropy_and_none_of_ours(linear_victim: Linear) -> None:

@@ -6,7 +6,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import cache
+from collections.abc import Iterator, Sequence
+from functools import cache, partial
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -17,10 +19,16 @@ from advbench.performer import Performer
 from advbench.pipeline import Study
 from advbench.place import Place
 from advbench.progress import Quiet
-from tests.bench.timing import row
+from tests.bench.timing import medians, row
 
 SECONDS = 10.0  # of a cell
 CPU = ("--device", "cpu")  # which is where a Ray actor computes without a GPU
+ENGINES = {
+    "one process": CPU,
+    "local": ("--on", "local", "--jobs", "1", *CPU),
+    "ray": ("--on", "ray", "--jobs", "1"),
+}
+REPEATS = 3
 EPS = [0.1 + i / 100 for i in range(12)]
 GRID = 'name = "g"\nlosses = "softmax"\ntraining.epochs = 1\nattacks = {{ name = "pgd", steps = {}, eps = {} }}\n'
 
@@ -32,11 +40,9 @@ def _advbench(folder: Path, command: str, *more: str) -> subprocess.Popen[bytes]
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def _seconds(*running: subprocess.Popen[bytes]) -> float:
-    """Until they are done, for processes that were started just now."""
-    began = time.perf_counter()
+def _finish(*running: subprocess.Popen[bytes]) -> None:
+    """Wait until they are done."""
     assert [process.wait() for process in running] == [0] * len(running)
-    return time.perf_counter() - began
 
 
 @cache
@@ -63,42 +69,73 @@ def _steps() -> int:
         torch.set_num_threads(threads)
 
 
-def _overhead(*engine: str) -> float:
-    """Time of a command with twelve such attacks on a model that is there, on an engine, over that without it."""
+@cache
+def _seconds_on() -> dict[str, float]:
+    """Median seconds of a command with twelve such attacks on a model that is there, on each engine, by turns."""
     with tempfile.TemporaryDirectory() as name:
-        taken = []
-        for folder, more in ((Path(name) / "theirs", CPU), (Path(name) / "ours", engine)):
+        works = {
+            engine: partial(_grid, Path(name) / engine, options, count(1)) for engine, options in ENGINES.items()
+        }
+        for folder in map(Path(name).joinpath, ENGINES):  # the model, and one step of an attack
             folder.mkdir()
-            for steps, eps, options in ((1, [0.05], CPU), (_steps(), EPS, more)):  # the first trains the model
-                spec = folder / "grid.toml"
-                spec.write_text(GRID.format(steps, eps), encoding="utf-8")
-                taken.append(_seconds(_advbench(folder, "run", str(spec), *options)))
-        sys.stderr.write(f"{' '.join(engine)}: {taken[3]:.1f} s, one process {taken[1]:.1f} s\n")
-        return taken[3] / taken[1]
+            _run(folder, 1, [0.05], *CPU)
+        taken = dict(zip(works, medians([*works.values()], REPEATS, warm=False), strict=True))
+    sys.stderr.write(", ".join(f"{engine}: {seconds:.1f} s" for engine, seconds in taken.items()) + "\n")
+    return taken
+
+
+def _grid(folder: Path, options: Sequence[str], rounds: Iterator[int]) -> None:
+    """Other eps in each round, for what is done is not done again."""
+    shift = next(rounds) / 1000
+    _run(folder, _steps(), [eps + shift for eps in EPS], *options)
+
+
+def _run(folder: Path, steps: int, eps: Sequence[float], *options: str) -> None:
+    spec = folder / "grid.toml"
+    spec.write_text(GRID.format(steps, [*eps]), encoding="utf-8")
+    _finish(_advbench(folder, "run", str(spec), *options))
 
 
 @row("local-cells-over-one-process", 1.1, slow=True)
 def local() -> float:
     """`advbench run` of 12 attacks of ten seconds by one worker over the same in one process, starts included."""
-    return _overhead("--on", "local", "--jobs", "1", *CPU)
+    return _seconds_on()["local"] / _seconds_on()["one process"]
 
 
 @row("ray-cells-over-one-process", 1.1, slow=True)
 def ray() -> float:
     """The same by one actor of a Ray that is started for it."""
-    return _overhead("--on", "ray", "--jobs", "1")
+    return _seconds_on()["ray"] / _seconds_on()["one process"]
 
 
 @row("two-shards-over-one-process", 0.6, slow=True)
 def shards() -> float:
     """`advbench attack` as two shards in two processes of one thread over one such process, starts included."""
-    attack = ["--loss", "softmax", "--epochs", "1", "--attack", "pgd", "--eps", "0.1", "--set", "steps=2000"]
-    attack += ["--batch-size", "50", *CPU]
+    attack = [
+        "--loss",
+        "softmax",
+        "--epochs",
+        "1",
+        "--attack",
+        "pgd",
+        "--set",
+        "steps=2000",
+        "--batch-size",
+        "50",
+        *CPU,
+    ]
+    rounds = count(100)
+
+    def both() -> None:
+        eps = ("--eps", f"{next(rounds) / 1000}")
+        _finish(*(_advbench(folder, "attack", *attack, *eps, "--shard", f"{i}/2") for i in (1, 2)))
+
+    def plain() -> None:
+        _finish(_advbench(folder, "attack", *attack, "--eps", f"{next(rounds) / 1000}"))
+
     with tempfile.TemporaryDirectory() as name:
-        ours, theirs = Path(name) / "ours", Path(name) / "theirs"
-        for folder in (ours, theirs):  # the model, and one image
-            _seconds(_advbench(folder, "attack", *attack, "--n", "1"))
-        plain = _seconds(_advbench(theirs, "attack", *attack))
-        both = _seconds(*(_advbench(ours, "attack", *attack, "--shard", f"{i}/2") for i in (1, 2)))
-        sys.stderr.write(f"two shards: {both:.1f} s, one process {plain:.1f} s\n")
-        return both / plain
+        folder = Path(name)
+        _finish(_advbench(folder, "attack", *attack, "--eps", "0.05", "--n", "1"))  # the model, and one image
+        two, one = medians((both, plain), REPEATS, warm=False)
+        sys.stderr.write(f"two shards: {two:.1f} s, one process {one:.1f} s\n")
+        return two / one

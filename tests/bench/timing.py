@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 Work = Callable[[], object]
@@ -34,12 +34,18 @@ def row(name: str, target: float, *, slow: bool = False) -> Callable[[Callable[[
     return add
 
 
-def ratio(ours: Work, theirs: Work, repeats: int) -> float:
-    """Median time of `ours` over that of `theirs`, taken by turns after one round that does not count."""
-    times: dict[Work, list[float]] = {ours: [], theirs: []}
-    for i in range(repeats + 1):
-        for work in (ours, theirs) if i % 2 else (theirs, ours):
+def medians(works: Sequence[Work], repeats: int, *, warm: bool = True) -> list[float]:
+    """Median seconds of each, taken by turns, after one round that does not count where they are to be `warm`."""
+    times: dict[Work, list[float]] = {work: [] for work in works}
+    for i in range(repeats + warm):
+        for work in works if i % 2 else reversed(works):
             began = time.perf_counter()
             work()
             times[work].append(time.perf_counter() - began)
-    return statistics.median(times[ours][1:]) / statistics.median(times[theirs][1:])
+    return [statistics.median(taken[warm:]) for taken in times.values()]
+
+
+def ratio(ours: Work, theirs: Work, repeats: int) -> float:
+    """Median time of `ours` over that of `theirs`, taken by turns after one round that does not count."""
+    one, other = medians((ours, theirs), repeats)
+    return one / other
