@@ -147,13 +147,14 @@ def _released(stem: str) -> Victim | None:
 
 @functools.cache
 def _against_autoattack(stem: str, n: int) -> tuple[float, float] | None:
-    """(seconds, robust accuracy) of the ensemble without detector: over, and minus, the published AutoAttack's."""
+    """(seconds, robust accuracy) of the ensemble (standard, v3) without detector: over, and minus, the published AutoAttack's."""
     splits, victim = mnist(), _released(stem)
     if splits is None or victim is None:
         return None
     images, labels, seeds = splits.test.images[:n], splits.test.labels[:n], torch.arange(n)
     guard = Guard(NO_DETECTOR, AcceptAll(), 1.0, False, victim.outputs(images), labels)
-    ensemble, published = (catalog.load("attack", name)(eps=EPS) for name in ("detector-aware", "autoattack"))
+    ensemble = catalog.load("attack", "detector-aware")(eps=EPS, version="v3")
+    published = catalog.load("attack", "autoattack")(eps=EPS)
 
     def robust(attack: Callable[[], Any]) -> tuple[float, float]:
         began = time.perf_counter()

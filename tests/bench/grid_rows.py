@@ -73,13 +73,13 @@ def _steps() -> int:
 def _seconds_on() -> dict[str, float]:
     """Median seconds of a command with twelve such attacks on a model that is there, on each engine, by turns."""
     with tempfile.TemporaryDirectory() as name:
-        works = {
-            engine: partial(_grid, Path(name) / engine, options, count(1)) for engine, options in ENGINES.items()
-        }
-        for folder in map(Path(name).joinpath, ENGINES):  # the model, and one step of an attack
+        works = []
+        for engine, options in ENGINES.items():
+            folder = Path(name) / engine
             folder.mkdir()
-            _run(folder, 1, [0.05], *CPU)
-        taken = dict(zip(works, medians([*works.values()], REPEATS, warm=False), strict=True))
+            _run(folder, 1, [0.05], *CPU)  # the model, and one step of an attack
+            works.append(partial(_grid, folder, options, count(1)))
+        taken = dict(zip(ENGINES, medians(works, REPEATS, warm=False), strict=True))
     sys.stderr.write(", ".join(f"{engine}: {seconds:.1f} s" for engine, seconds in taken.items()) + "\n")
     return taken
 
@@ -111,19 +111,8 @@ def ray() -> float:
 @row("two-shards-over-one-process", 0.6, slow=True)
 def shards() -> float:
     """`advbench attack` as two shards in two processes of one thread over one such process, starts included."""
-    attack = [
-        "--loss",
-        "softmax",
-        "--epochs",
-        "1",
-        "--attack",
-        "pgd",
-        "--set",
-        "steps=2000",
-        "--batch-size",
-        "50",
-        *CPU,
-    ]
+    attack = ["--loss", "softmax", "--epochs", "1", "--attack", "pgd", "--set", "steps=2000", *CPU]
+    attack += ["--batch-size", "50"]
     rounds = count(100)
 
     def both() -> None:
