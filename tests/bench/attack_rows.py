@@ -147,7 +147,7 @@ def _released(stem: str) -> Victim | None:
 
 @functools.cache
 def _against_autoattack(stem: str, n: int) -> tuple[float, float] | None:
-    """(seconds, robust accuracy) of the ensemble (standard, v3) without detector: over, and minus, the published AutoAttack's."""
+    """(seconds, robust accuracy) of the ensemble (v3, no detector): over, and minus, the published AutoAttack's."""
     splits, victim = mnist(), _released(stem)
     if splits is None or victim is None:
         return None
