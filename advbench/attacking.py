@@ -2,18 +2,54 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from advbench import metrics
-from advbench.contracts import NO_DETECTOR, AdaptiveAttack, Attack, FromSurrogate, Guard
+from advbench import guards, metrics
+from advbench.contracts import NO_DETECTOR, AdaptiveAttack, Attack, FromSurrogate, Guard, check_eps
+from advbench.errors import BadSetting
 from advbench.scoring import Row
 from advbench.spec import AttackChoice
-from advbench.types import Adversarials, ImageSet, Outputs, Perturbed
+from advbench.types import Adversarials, ImageSet, Outputs, Perturbed, Splits
 from advbench.victim import Victim
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model under attack, and what all attacks on it share.
+
+    key     run, and digest of its weights and outputs
+    clean   the model's outputs on the test part
+    fgsm    outputs under FGSM at (eps, clip, n), each computed once
+    guard   a detector at a false-positive rate, each fitted once
+    """
+
+    key: tuple[str, str]
+    victim: Victim
+    clean: Outputs
+    fgsm: Callable[[float, bool, int | None], Outputs]
+    guard: Callable[[str, float | None], Guard]
+
+    def guard_of(self, choice: AttackChoice) -> Guard | None:
+        """The detector that an attack is told of."""
+        return None if choice.detector is None else self.guard(choice.detector, choice.fpr)
+
+
+def check(choice: AttackChoice, splits: Splits) -> None:
+    """Raise BadSetting where these parts have too few images for an attack, or too small ones for its eps."""
+    if choice.fpr is not None:
+        guards.check_calibration(len(splits.calibration), choice.fpr, splits.calibration.name)
+    if choice.n is not None and choice.n > len(splits.test):
+        raise BadSetting(
+            f"n = {choice.n} is more than the {len(splits.test)} test images of {splits.test.name}; "
+            "leave --n out to attack them all"
+        )
+    check_eps(choice.attack.eps, choice.attack.norm, math.prod(splits.test.shape))
 
 
 def perturb(

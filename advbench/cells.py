@@ -13,11 +13,12 @@ from advbench import mending, runs, scoring
 from advbench.contracts import FromSurrogate
 from advbench.errors import BadRun, Damaged
 from advbench.parsing import parse
-from advbench.pipeline import READY, Study, surrogate_of
+from advbench.pipeline import READY, Study
 from advbench.place import Place
 from advbench.progress import Progress
 from advbench.runs import Run
 from advbench.spec import AttackChoice, Model, Spec
+from advbench.surrogates import surrogate_of
 from advbench.types import resolve_device
 
 SCORED = "verify"  # the step that scores a run's attacks

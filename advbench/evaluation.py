@@ -19,12 +19,13 @@ from advbench.door import MOST_IMAGES, inspect
 from advbench.errors import BadSetting
 from advbench.features import Supplied, tap
 from advbench.findings import Finding, enforce
-from advbench.pipeline import NO_SURROGATE, Study
+from advbench.pipeline import Study
 from advbench.place import Place
 from advbench.runs import Run
 from advbench.sources import label
 from advbench.spec import AttackChoice, Model, Spec, SuppliedModel
 from advbench.supplied import code_file_of, identity_of, load_model
+from advbench.surrogates import NO_SURROGATE
 from advbench.types import Outputs, Splits
 from advbench.victim import Victim
 

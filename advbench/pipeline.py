@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,10 @@ from advbench import (
     scoring,
     seals,
 )
-from advbench.contracts import FromSurrogate, Guard, check_eps
+from advbench.contracts import FromSurrogate
 from advbench.data import fingerprint
 from advbench.environment import describe
-from advbench.errors import BadRun, BadSetting, Damaged
-from advbench.parsing import loss_choice
+from advbench.errors import BadRun, Damaged
 from advbench.perturbation import check_perturbation
 from advbench.place import Place
 from advbench.runs import Run
@@ -39,35 +37,11 @@ from advbench.selection import Found
 from advbench.sources import label, source
 from advbench.sources.naming import slug
 from advbench.spec import AttackChoice, Model, Spec, SuppliedModel
+from advbench.surrogates import surrogate_of
 from advbench.types import Adversarials, Outputs, Splits
 from advbench.victim import Victim
 
 READY = "outputs"  # the step that ends the making of a model
-NO_SURROGATE = (
-    "transfer makes its attack on another model trained here on the victim's training part, and a supplied model has "
-    "parts of its own; take square or art:HopSkipJump for a black box"
-)
-
-
-@dataclass(frozen=True)
-class Target:
-    """A model under attack, and what all attacks on it share.
-
-    key     run, and digest of its weights and outputs
-    clean   the model's outputs on the test part
-    fgsm    outputs under FGSM at (eps, clip, n), each computed once
-    guard   a detector at a false-positive rate, each fitted once
-    """
-
-    key: tuple[str, str]
-    victim: Victim
-    clean: Outputs
-    fgsm: Callable[[float, bool, int | None], Outputs]
-    guard: Callable[[str, float | None], Guard]
-
-    def guard_of(self, choice: AttackChoice) -> Guard | None:
-        """The detector that an attack is told of."""
-        return None if choice.detector is None else self.guard(choice.detector, choice.fpr)
 
 
 class Study:
@@ -83,7 +57,7 @@ class Study:
         self.spec = spec
         self.place = place
         self.weights = released.folders(place.reports_dir, slug(label(spec.dataset))) if weights is None else weights
-        self._last: Target | None = None
+        self._last: attacking.Target | None = None
 
     def models(self) -> Sequence[Model | SuppliedModel]:
         """The models that it is about."""
@@ -94,18 +68,10 @@ class Study:
         """The four parts of the data set."""
         splits = self._loaded()
         for choice in self.attacks_for(splits):
-            if choice.fpr is not None:
-                guards.check_calibration(len(splits.calibration), choice.fpr, splits.calibration.name)
-            if choice.n is not None and choice.n > len(splits.test):
-                raise BadSetting(
-                    f"n = {choice.n} is more than the {len(splits.test)} test images of {splits.test.name}; "
-                    "leave --n out to attack them all"
-                )
-            attack = choice.attack
-            check_eps(attack.eps, attack.norm, math.prod(splits.test.shape))
-            if isinstance(attack, FromSurrogate):
+            attacking.check(choice, splits)
+            if isinstance(choice.attack, FromSurrogate):
                 for model in self.models():
-                    surrogate_of(model, attack.source)
+                    surrogate_of(model, choice.attack.source)
         return splits
 
     def _loaded(self) -> Splits:
@@ -213,13 +179,13 @@ class Study:
 
     # -- attack --------------------------------------------------------------------------------------------
 
-    def _target(self, run: Run, model: Model | SuppliedModel) -> Target:
+    def _target(self, run: Run, model: Model | SuppliedModel) -> attacking.Target:
         """The run's model, kept until another is asked for."""
         key = run.name, seals.digest([run.steps.get(step, {}).get("files") for step in ("train", READY)])
         if self._last is None or self._last.key != key:
             victim, clean = self._victim(run, model), artifacts.read_part(run, "test").outputs
             fgsm, guard = cache(partial(self._fgsm, victim, clean)), cache(partial(guards.guard, run))
-            self._last = Target(key, victim, clean, fgsm, guard)
+            self._last = attacking.Target(key, victim, clean, fgsm, guard)
         return self._last
 
     def _attack(self, run: Run, model: Model | SuppliedModel, choice: AttackChoice) -> None:
@@ -296,25 +262,3 @@ class Study:
             with self.run_of(model) as run:
                 self.perform(run, model, None)
         return fitting.victim_of(run, model, self.splits, self.place)
-
-
-def surrogate_of(model: Model | SuppliedModel, source: str) -> Model:
-    """A model of loss `source` to attack in the place of `model`; raises BadSetting where it is `model` itself."""
-    if isinstance(model, SuppliedModel):
-        raise BadSetting(NO_SURROGATE)
-    loss = loss_choice(source)
-    other = Model(
-        model.dataset,
-        model.network,
-        model.feature_dim,
-        loss,
-        model.standard_training,
-        seed=0,
-        image_size=model.image_size,
-    )
-    if other == model:
-        raise BadSetting(
-            f"source = {source!r} is the very model under attack, which makes no transfer attack; take another loss, "
-            f"for example: --set source={'lgm' if source == 'softmax' else 'softmax'}"
-        )
-    return other

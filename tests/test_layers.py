@@ -36,7 +36,7 @@ LAYERS = (
     {"attacks", "detectors"},
     {"guards", "perturbation"},
     {"scoring", "spec", "parsing", "selection", "report", "checks", "audit"},
-    {"attacking", "place", "released"},
+    {"attacking", "surrogates", "place", "released"},
     {"fitting", "reporting"},
     {"pipeline"},
     {"cells"},

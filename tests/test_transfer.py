@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from advbench import catalog, cli, pipeline, released, runs
+from advbench import catalog, cli, released, runs
 from advbench.contracts import FromSurrogate
 from advbench.errors import BadSetting, UnknownName
 from advbench.parsing import parse
 from advbench.pipeline import Study
 from advbench.place import Place
 from advbench.spec import Model
+from advbench.surrogates import surrogate_of
 from advbench.types import ImageSet, Splits
 from advbench.victim import Victim
 
@@ -99,7 +100,7 @@ def test_a_model_is_no_surrogate_of_itself_and_nothing_is_trained_to_find_that_o
         study(tmp_path, losses=["lgm", "softmax"], attacks=ATTACK).attack()
     assert runs.find(tmp_path / "runs") == []
     (other_seed,) = study(tmp_path, losses="softmax", attacks=ATTACK, seeds=1).spec.models()
-    assert pipeline.surrogate_of(other_seed, "softmax").seed == 0
+    assert surrogate_of(other_seed, "softmax").seed == 0
 
 
 def mnist_model(loss: dict[str, Any], **training: Any) -> Model:
@@ -114,8 +115,8 @@ def test_the_surrogate_of_an_adversarially_trained_model_is_the_released_one_of_
 ) -> None:
     hardened, usual = mnist_model({"name": source, "adversarial": True}), mnist_model({"name": source})
     assert hardened.training != usual.training
-    surrogate = pipeline.surrogate_of(hardened, source)
-    assert surrogate == usual == pipeline.surrogate_of(mnist_model({"name": "center"}), source)
+    surrogate = surrogate_of(hardened, source)
+    assert surrogate == usual == surrogate_of(mnist_model({"name": "center"}), source)
     folder = Path(__file__).resolve().parent.parent / "reports" / "mnist" / "weights"
     stem = {"softmax": "softmax", "lgm": "lgm1.0"}[source]
     record = released.read(folder / f"{stem}-100d-seed0.safetensors").model
@@ -124,7 +125,7 @@ def test_the_surrogate_of_an_adversarially_trained_model_is_the_released_one_of_
 
 def test_a_surrogate_keeps_the_training_settings_that_the_victim_was_given() -> None:
     hardened = mnist_model({"name": "softmax", "adversarial": True}, epochs=3, learning_rate=0.01)
-    surrogate = pipeline.surrogate_of(hardened, "softmax")
+    surrogate = surrogate_of(hardened, "softmax")
     assert surrogate.training == hardened.training
     assert surrogate.regime == "standard"
 
