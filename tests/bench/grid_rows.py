@@ -78,6 +78,7 @@ def _seconds_on() -> dict[str, float]:
     What the attacks themselves take, as their run notes it, changes by a fifth from one call to the next on shared
     cores, whatever the engine: it counts as in one process for all, and what lies beside it as on each engine.
     """
+    steps = _steps()
     own: dict[str, list[float]] = {engine: [] for engine in ENGINES}
     beside: dict[str, list[float]] = {engine: [] for engine in ENGINES}
     with tempfile.TemporaryDirectory() as name:
@@ -89,7 +90,7 @@ def _seconds_on() -> dict[str, float]:
                 folder, before = Path(name) / engine, _noted(Path(name) / engine)
                 began = time.perf_counter()
                 # other eps in each round, for what is done is not done again
-                _run(folder, _steps(), [eps + i / 1000 for eps in EPS], *ENGINES[engine])
+                _run(folder, steps, [eps + i / 1000 for eps in EPS], *ENGINES[engine])
                 own[engine].append(_noted(folder) - before)
                 beside[engine].append(time.perf_counter() - began - own[engine][-1])
     for engine in ENGINES:
@@ -107,7 +108,7 @@ def _run(folder: Path, steps: int, eps: Sequence[float], *options: str) -> None:
 def _noted(folder: Path) -> float:
     """Seconds of all attacks below a folder, as their run notes them."""
     (run,) = runs.find(folder / "runs")
-    return sum(note["seconds"] for step, note in run.steps.items() if step.startswith("attack "))
+    return sum(float(note["seconds"]) for step, note in run.steps.items() if step.startswith("attack "))
 
 
 @row("local-cells-over-one-process", 1.1, slow=True)
