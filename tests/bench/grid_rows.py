@@ -76,7 +76,7 @@ def _seconds_on() -> dict[str, float]:
     """Seconds of a command with twelve such attacks on a model that is there, on each engine; medians, by turns.
 
     What the attacks themselves take, as their run notes it, changes by a fifth from one call to the next on shared
-    cores, whatever the engine: it counts as in one process for all, and what lies beside it as on each engine.
+    cores, whatever the engine: it counts as `SECONDS` each, and what lies beside it as measured.
     """
     steps = _steps()
     own: dict[str, list[float]] = {engine: [] for engine in ENGINES}
@@ -96,7 +96,7 @@ def _seconds_on() -> dict[str, float]:
     for engine in ENGINES:
         seconds = ", ".join(f"{a:.1f} + {b:.1f} s" for a, b in zip(own[engine], beside[engine], strict=True))
         sys.stderr.write(f"{engine}, attacks + what lies beside: {seconds}\n")
-    return {engine: median(own["one process"]) + median(beside[engine]) for engine in ENGINES}
+    return {engine: len(EPS) * SECONDS + median(beside[engine]) for engine in ENGINES}
 
 
 def _run(folder: Path, steps: int, eps: Sequence[float], *options: str) -> None:
