@@ -21,7 +21,7 @@ from advbench.performer import Performer
 from advbench.pipeline import Study
 from advbench.place import Place
 from advbench.progress import Quiet
-from tests.bench.timing import medians, row
+from tests.bench.timing import by_turns, medians, row
 
 SECONDS = 10.0  # of a cell
 CPU = ("--device", "cpu")  # which is where a Ray actor computes without a GPU
@@ -47,7 +47,6 @@ def _finish(*running: subprocess.Popen[bytes]) -> None:
     assert [process.wait() for process in running] == [0] * len(running)
 
 
-@cache
 def _steps() -> int:
     """Steps of PGD with which an attack on digits takes `SECONDS`."""
     threads = torch.get_num_threads()
@@ -85,14 +84,13 @@ def _seconds_on() -> dict[str, float]:
         for engine in ENGINES:
             (Path(name) / engine).mkdir()
             _run(Path(name) / engine, 1, [0.05], *CPU)  # the model, and one step of an attack
-        for i in range(REPEATS):
-            for engine in ENGINES if i % 2 else reversed(ENGINES):
-                folder, before = Path(name) / engine, _noted(Path(name) / engine)
-                began = time.perf_counter()
-                # other eps in each round, for what is done is not done again
-                _run(folder, steps, [eps + i / 1000 for eps in EPS], *ENGINES[engine])
-                own[engine].append(_noted(folder) - before)
-                beside[engine].append(time.perf_counter() - began - own[engine][-1])
+        for i, engine in by_turns([*ENGINES], REPEATS):
+            folder, before = Path(name) / engine, _noted(Path(name) / engine)
+            began = time.perf_counter()
+            # other eps in each round, for what is done is not done again
+            _run(folder, steps, [eps + i / 1000 for eps in EPS], *ENGINES[engine])
+            own[engine].append(_noted(folder) - before)
+            beside[engine].append(time.perf_counter() - began - own[engine][-1])
     for engine in ENGINES:
         seconds = ", ".join(f"{a:.1f} + {b:.1f} s" for a, b in zip(own[engine], beside[engine], strict=True))
         sys.stderr.write(f"{engine}, attacks + what lies beside: {seconds}\n")

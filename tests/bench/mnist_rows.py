@@ -30,7 +30,7 @@ from advbench.runs import load
 from advbench.selection import Found
 from advbench.training import Trainer, build
 from advbench.types import ImageSet, Splits, Training
-from tests.bench.timing import row
+from tests.bench.timing import by_turns, row
 
 EPOCHS = 2
 SEEDS = (0, 1, 2)
@@ -115,12 +115,11 @@ def against_plain() -> tuple[float, float] | None:
         return None
     errors: dict[Callable[..., nn.Module], list[float]] = {ours: [], plain: []}
     times: dict[Callable[..., nn.Module], list[float]] = {ours: [], plain: []}
-    for seed in SEEDS:
-        for work in (ours, plain) if seed % 2 else (plain, ours):
-            began = time.perf_counter()
-            module = work(splits, seed)
-            times[work].append(time.perf_counter() - began)
-            errors[work].append(error(module, splits.test))
+    for i, work in by_turns((ours, plain), len(SEEDS)):
+        began = time.perf_counter()
+        module = work(splits, SEEDS[i])
+        times[work].append(time.perf_counter() - began)
+        errors[work].append(error(module, splits.test))
     ratios = [a / b for a, b in zip(times[ours], times[plain], strict=True)]
     return statistics.median(ratios), statistics.mean(errors[ours]) - statistics.mean(errors[plain])
 

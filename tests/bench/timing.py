@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 Work = Callable[[], object]
+Thing = TypeVar("Thing")
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,20 @@ def row(name: str, target: float, *, slow: bool = False) -> Callable[[Callable[[
     return add
 
 
+def by_turns(things: Sequence[Thing], rounds: int) -> Iterator[tuple[int, Thing]]:
+    """Each thing once a round, with the round's number, every other round in the opposite order."""
+    for i in range(rounds):
+        for thing in things if i % 2 else reversed(things):
+            yield i, thing
+
+
 def medians(works: Sequence[Work], repeats: int, *, warm: bool = True) -> list[float]:
     """Median seconds of each, taken by turns, after one round that does not count where they are to be `warm`."""
     times: dict[Work, list[float]] = {work: [] for work in works}
-    for i in range(repeats + warm):
-        for work in works if i % 2 else reversed(works):
-            began = time.perf_counter()
-            work()
-            times[work].append(time.perf_counter() - began)
+    for _, work in by_turns(works, repeats + warm):
+        began = time.perf_counter()
+        work()
+        times[work].append(time.perf_counter() - began)
     return [statistics.median(taken[warm:]) for taken in times.values()]
 
 
