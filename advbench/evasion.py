@@ -10,7 +10,6 @@ from torch import Tensor
 from advbench.ascent import adaptive_ascent, check_counts, decaying, fixed_ascent
 from advbench.contracts import AdaptiveAttack, Guard, check_eps
 from advbench.goals import Criterion, Goal, Undetected
-from advbench.objectives import runners_up
 from advbench.search import Search
 from advbench.settings import at_least
 from advbench.types import Outputs, Perturbed
@@ -54,7 +53,7 @@ class GradientEvasion(AdaptiveAttack):
         """Go after the images of `search` that are not lost yet; `clean` are the outputs at its origin."""
         towards: Sequence[Tensor | None] = [None]
         if self.targets:
-            towards = list(runners_up(clean.logits, labels, self.targets).T)
+            towards = list(search.targets(clean, labels, self.targets))
         for targets in towards:
             for goal in self.goals(labels, targets, guard, clean):
                 for _ in range(self.restarts):

@@ -13,7 +13,7 @@ from advbench.contracts import AttackSettings
 from advbench.errors import FailedCheck
 from advbench.geometry import generator
 from advbench.goals import Criterion, Goal
-from advbench.objectives import of_class
+from advbench.objectives import of_class, runners_up
 from advbench.types import Outputs, Perturbed
 from advbench.victim import Victim
 
@@ -98,6 +98,10 @@ class Search:
         """From now on keep in `leads` float64 [n k] the most by which each class's logit led the label's anywhere."""
         shape = (len(self.origin), self.victim.classes)
         self.leads = torch.full(shape, -torch.inf, dtype=torch.float64, device=self.origin.device)
+
+    def targets(self, clean: Outputs, labels: Tensor, count: int) -> Tensor:
+        """Each image's runner-up classes, best first, int64 [count n]: by its leads, else by its clean logits."""
+        return runners_up(clean.logits if self.leads is None else self.leads, labels, count).T
 
     def random_start(self, rows: Tensor) -> Tensor:
         """A point of each image's ball, from its own seed; a new one each time."""

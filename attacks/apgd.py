@@ -8,7 +8,7 @@ from advbench.ascent import adaptive_ascent, check_counts
 from advbench.contracts import Attack, Guard, check_eps
 from advbench.geometry import Norm
 from advbench.goals import Misclassified, Misclassify
-from advbench.objectives import Objective, runners_up
+from advbench.objectives import Objective
 from advbench.search import Search
 from advbench.settings import at_least
 from advbench.types import Outputs, Perturbed
@@ -45,16 +45,12 @@ class APGD(Attack):
     def pursue(self, search: Search, labels: Tensor, guard: Guard | None, clean: Outputs | None) -> None:  # noqa: ARG002
         """Go after the images of `search`, whatever its criterion; the guard is not used.
 
-        `clean`, the outputs at its origin, are needed where there are targets and the search keeps no leads.
+        `clean`, the outputs at its origin, are needed where there are targets.
         """
         goals = [Misclassify(self.objective, labels)]
         if self.targets:
-            ranking = search.leads
-            if ranking is None:
-                assert clean is not None
-                ranking = clean.logits
-            towards = runners_up(ranking, labels, self.targets).T
-            goals = [Misclassify(self.objective, labels, t) for t in towards]
+            assert clean is not None
+            goals = [Misclassify(self.objective, labels, t) for t in search.targets(clean, labels, self.targets)]
         first = True
         for goal in goals:
             for _ in range(self.restarts):
