@@ -32,9 +32,8 @@ def study_of(table: Mapping[str, Any], options: Options) -> Study:
 
 
 def place_of(options: Options) -> Place:
-    """Folders, device and batch that options name; sets the number of threads."""
-    import torch
-
+    """Folders, device and batch that options name; sets this process up to compute."""
+    from advbench import process
     from advbench.place import Place
     from advbench.progress import Terminal
     from advbench.types import resolve_device
@@ -46,7 +45,7 @@ def place_of(options: Options) -> Place:
                 f"threads = {options['threads']} is out of range; it must be at most {MOST_THREADS}, and more than "
                 "there are cores gains nothing"
             )
-        torch.set_num_threads(options["threads"])
+    process.set_up(options.get("threads"))
     for name in ("runs_dir", "reports_dir"):
         if name in options and not options[name].strip():
             raise BadSetting(f"{name} = {options[name]!r} names no folder; write . for the current one")

@@ -15,7 +15,7 @@ ROOT = Path(advbench.__file__).parent
 # A module may import from its own layer and from those before it.
 LAYERS = (
     {"errors", "settings", "seals"},
-    {"disk", "locks"},
+    {"disk", "locks", "process"},
     {"streaming"},
     {"types", "prelu", "objectives", "geometry", "moments"},
     {"arithmetic", "augmentation", "hardening", "regimes"},

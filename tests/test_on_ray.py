@@ -25,6 +25,7 @@ from advbench.progress import Quiet
 from tests.test_engines import GRID, Heard, study, tensors
 
 ray = pytest.importorskip("ray")
+psutil = pytest.importorskip("psutil")
 
 
 HEAD = """
@@ -53,9 +54,9 @@ def cluster() -> Iterator[str]:
 
 
 def gone(pid: int, *, within: float = 10) -> bool:
-    """Whether a process ends soon."""
+    """Whether a process ends soon; one that has ended and waits for its parent is gone."""
     end = time.monotonic() + within
-    while Path(f"/proc/{pid}").exists():
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
         if time.monotonic() > end:
             return False
         time.sleep(0.02)
@@ -260,6 +261,22 @@ def test_ray_counts_no_usage_shows_no_dashboard_and_leaves_the_process_as_it_was
         assert not ray._private.worker.global_worker.node.webui_url
     assert dict(os.environ) == before
     assert signal.getsignal(signal.SIGTERM) == handler
+
+
+def test_what_a_ray_of_our_own_has_started_is_gone_with_it() -> None:
+    with connected(None, cpus=1, gpus=False):
+        actor = ray.remote(Performing).remote(1)
+        pid = ray.get(actor.pid.remote())
+        started = [worker.pid for worker in ray_cluster.started()]
+        assert pid in started
+    assert all(gone(one, within=0) for one in started)
+
+
+def test_a_process_that_cannot_end_by_itself_is_ended() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        os.kill(process.pid, signal.SIGSTOP)
+        ray_cluster.end([psutil.Process(process.pid)])
+        assert gone(process.pid, within=0)
 
 
 # -- the command line --------------------------------------------------------------------------------------------

@@ -15,8 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
+from advbench import process
 from advbench.cells import Cell
 from advbench.engines import ray_cluster
 from advbench.engines.pool import Message, Pool, Worker
@@ -79,7 +78,7 @@ class Performing:
     """What an actor holds: it performs the cells that it is sent, one at a time."""
 
     def __init__(self, threads: int) -> None:
-        torch.set_num_threads(threads)
+        process.set_up(threads)
         self.said: list[str] = []
         self.performer = Performer(Relay(self.said.append))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 from advbench.errors import BadSetting
 
 ANSWERS_WITHIN = 10.0  # seconds for an address; Ray itself would try for minutes, and print what it tries
+GONE_WITHIN = 10.0  # seconds for a killed process
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to Ray's makers
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the later default, of which an earlier Ray warns until it is chosen
@@ -56,7 +59,38 @@ def connected(address: str | None, *, cpus: int, gpus: bool) -> Iterator[bool]:
                 _connect(address)
             yield address is None
         finally:
+            workers = started()
             ray.shutdown()
+            end(workers)
+
+
+def started() -> list[Any]:
+    """The processes of the Ray that this process has started: those of the raylet, which is its child."""
+    psutil = importlib.import_module("psutil")
+    workers = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # it has ended since
+            if child.name().startswith("raylet"):
+                workers += child.children(recursive=True)
+    return workers
+
+
+def end(workers: list[Any]) -> None:
+    """Kill what Ray has left to end by itself, and wait until it is gone."""
+    psutil = importlib.import_module("psutil")
+
+    def alive(worker: Any) -> bool:
+        try:
+            return bool(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE)
+        except psutil.Error:
+            return False
+
+    for worker in workers:
+        with contextlib.suppress(psutil.Error):
+            worker.kill()  # never another process that has its number since
+    deadline = time.monotonic() + GONE_WITHIN
+    while any(alive(worker) for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def _start(cpus: int, *, gpus: bool) -> None:

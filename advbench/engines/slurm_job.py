@@ -6,8 +6,7 @@ import json
 import signal
 from collections.abc import Sequence
 
-import torch
-
+from advbench import process
 from advbench.cells import Cell
 from advbench.engines.pool import Message
 from advbench.engines.worker import Relay, outcome
@@ -24,7 +23,7 @@ def perform(texts: Sequence[str], threads: int) -> str:
     """
     # submitit lets SIGTERM pass; by default it ends the process, so that a cancelled job leaves its run at once.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    torch.set_num_threads(threads)
+    process.set_up(threads)
     said: list[str] = []
 
     def note(line: str) -> None:

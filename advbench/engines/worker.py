@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from advbench import process
 from advbench.cells import Cell
 from advbench.errors import AdvbenchError
 from advbench.performer import Performer
@@ -61,7 +62,7 @@ def serve(pipe: Connection, index: int, threads: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the sender's, who ends this process
     threading.Thread(target=_end_with_sender, daemon=True).start()
-    torch.set_num_threads(threads)
+    process.set_up(threads)
     if torch.cuda.is_available():
         torch.cuda.set_device(index % torch.cuda.device_count())
     performer = Performer(Relay(lambda line: _tell(pipe, {"said": [line]})))

@@ -19,7 +19,7 @@ from advbench import catalog, released
 from advbench.contracts import NO_DETECTOR, AcceptAll, Guard
 from advbench.training import build, within
 from advbench.victim import Composed, Victim
-from tests.bench.mnist_rows import mnist
+from tests.bench.mnist_training import mnist
 from tests.bench.rows import BATCH, mnist_victim, some_images
 from tests.bench.timing import ratio, row
 

@@ -3,125 +3,45 @@
 from __future__ import annotations
 
 import functools
-import math
+import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
-from advbench import catalog
 from advbench.arithmetic import computes_bf16
 from advbench.parsing import parse
 from advbench.pipeline import Study
 from advbench.place import Place
-from advbench.prelu import PReLU
 from advbench.progress import Quiet
 from advbench.reporting import verify_found
 from advbench.runs import load
 from advbench.selection import Found
-from advbench.training import Trainer, build
-from advbench.types import ImageSet, Splits, Training
+from tests.bench.mnist_training import mnist
 from tests.bench.timing import by_turns, row
 
-EPOCHS = 2
 SEEDS = (0, 1, 2)
-
-
-@functools.cache
-def mnist() -> Splits | None:
-    """The real data, or None where ADVBENCH_DATA does not name them."""
-    folder = os.environ.get("ADVBENCH_DATA")
-    if folder is None or not (Path(folder) / "MNIST" / "raw").is_dir():
-        return None
-    splits: Splits = catalog.load("data set", "mnist")().load(Path(folder))
-    return splits
-
-
-def model(seed: int) -> tuple[Any, Any]:
-    """Network and head at their first weights."""
-    return build("mnist-cnn", 100, "softmax", {}, shape=(1, 28, 28), classes=10, seed=seed)
-
-
-def settings() -> Training:
-    """MNIST's own recipe for a few epochs."""
-    return Training(**{**catalog.load("data set", "mnist").recipe.training, "epochs": EPOCHS})
-
-
-def ours(splits: Splits, seed: int) -> nn.Module:
-    """The toolkit's loop."""
-    trainer = Trainer(
-        *model(seed), splits.train, splits.validation, settings(), seed=seed, device=torch.device("cpu")
-    )
-    trainer.run()
-    return nn.Sequential(trainer.network, trainer.head)
-
-
-def plain(splits: Splits, seed: int) -> nn.Module:
-    """As anybody would type it in: float32, NCHW, torch's PReLU, a shuffling DataLoader; the same recipe."""
-    network, head = model(seed)
-    for i, layer in enumerate(network.layers):
-        if isinstance(layer, PReLU):
-            network.layers[i] = nn.PReLU()
-    module = nn.Sequential(network, head)
-    given = settings()
-    torch.manual_seed(seed)
-    loader = DataLoader(
-        TensorDataset(splits.train.images, splits.train.labels), given.batch_size, shuffle=True, drop_last=True
-    )
-    total, warmup = given.epochs * len(loader), given.warmup * len(loader)
-    optimizer = torch.optim.SGD(
-        module.parameters(), lr=1, momentum=given.momentum, weight_decay=given.weight_decay, nesterov=True
-    )
-
-    def rate(step: int) -> float:
-        if step < warmup:
-            return given.learning_rate * (step + 1) / (warmup + 1)
-        return given.learning_rate * (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-    module.train()
-    for _ in range(given.epochs):
-        for images, labels in loader:
-            optimizer.zero_grad()
-            F.cross_entropy(module(images), labels).backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(module.parameters(), given.max_gradient_norm)
-            optimizer.step()
-            schedule.step()
-    return module
-
-
-@torch.no_grad()
-def error(module: nn.Module, test: ImageSet) -> float:
-    """Test error."""
-    module.eval()
-    predictions = torch.cat([module(batch).argmax(dim=1) for batch in torch.split(test.images, 500)])
-    return float((predictions != test.labels).double().mean())
 
 
 @functools.cache
 def against_plain() -> tuple[float, float] | None:
     """(median ratio of epoch times, difference of the mean test errors) over three seeds, taken by turns."""
-    splits = mnist()
-    if splits is None:
+    if mnist() is None:
         return None
-    errors: dict[Callable[..., nn.Module], list[float]] = {ours: [], plain: []}
-    times: dict[Callable[..., nn.Module], list[float]] = {ours: [], plain: []}
-    for i, work in by_turns((ours, plain), len(SEEDS)):
-        began = time.perf_counter()
-        module = work(splits, SEEDS[i])
-        times[work].append(time.perf_counter() - began)
-        errors[work].append(error(module, splits.test))
-    ratios = [a / b for a, b in zip(times[ours], times[plain], strict=True)]
-    return statistics.median(ratios), statistics.mean(errors[ours]) - statistics.mean(errors[plain])
+    found: dict[str, list[dict[str, float]]] = {"ours": [], "plain": []}
+    for i, work in by_turns([*found], len(SEEDS)):
+        words = [sys.executable, "-m", "tests.bench.mnist_training", work, str(SEEDS[i])]
+        found[work].append(json.loads(subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout))
+        last = found[work][-1]
+        sys.stderr.write(f"{work}, seed {SEEDS[i]}: {last['seconds']:.1f} s an epoch, error {last['error']:.4f}\n")
+    ratios = [a["seconds"] / b["seconds"] for a, b in zip(found["ours"], found["plain"], strict=True)]
+    errors = [statistics.mean(one["error"] for one in found[work]) for work in found]
+    return statistics.median(ratios), errors[0] - errors[1]
 
 
 @row("mnist-epoch-over-plain-script", 0.5, slow=True)
