@@ -17,7 +17,7 @@ LAYERS = (
     {"errors", "settings", "seals"},
     {"disk", "locks", "process"},
     {"streaming"},
-    {"types", "prelu", "objectives", "geometry", "moments"},
+    {"types", "prelu", "conv", "objectives", "geometry", "moments"},
     {"arithmetic", "augmentation", "hardening", "regimes"},
     {"metrics", "data", "models", "losses", "catalog", "runs", "environment", "progress", "arrays", "official"},
     {"sources"},
