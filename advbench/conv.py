@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_input
 
 SMALL = 64  # output pixels: over 14 x 14 maps oneDNN's own way is the faster one
 
@@ -47,7 +48,7 @@ class _Exchanged(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         for_x = None
         if ctx.needs_input_grad[0]:
-            for_x = torch.nn.grad.conv2d_input(x.shape, weight, gradient, padding=ctx.padding)
+            for_x = conv2d_input(x.shape, weight, gradient, padding=ctx.padding)  # type: ignore[no-untyped-call]
         # the sum over images is one over channels, of the gradient with the input as its kernel; it comes out turned
         turned = tuple(k - 1 - p for k, p in zip(weight.shape[2:], ctx.padding, strict=True))
         images, kernel = gradient.transpose(0, 1).contiguous(), x.transpose(0, 1).contiguous()

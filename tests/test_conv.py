@@ -34,7 +34,9 @@ def test_over_small_maps_in_bfloat16_the_gradients_are_the_sums_they_should_be(s
         assert ours.grad is not None
         assert theirs.grad is not None
         assert ours.grad.dtype == ours.dtype
-        torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=0.01, atol=0.01 * float(theirs.grad.abs().max()))
+        torch.testing.assert_close(
+            ours.grad.double(), theirs.grad, rtol=0.01, atol=0.01 * float(theirs.grad.abs().max())
+        )
     assert layer.weight.grad is not None
     assert layer.weight.grad.is_contiguous(memory_format=torch.channels_last)
 

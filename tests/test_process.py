@@ -43,8 +43,5 @@ def test_where_a_user_has_said_how_memory_is_kept_it_stays_so(monkeypatch: pytes
 
 
 def test_without_such_a_c_library_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_library(name: object) -> object:
-        return object()
-
-    monkeypatch.setattr(process.ctypes, "CDLL", no_library)
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
     assert not process.keep_freed_memory()
