@@ -450,7 +450,10 @@ def test_a_copy_of_a_model_trained_here_gives_what_it_gives(tmp_path: Path) -> N
         "verify", "--runs-dir", tmp_path / "runs", "--loss", "softmax", "--detector", "max-posterior,energy", "--json"
     )
     assert ours.code == 0, ours.err
-    assert figures(supplied, "loss", "seed", "training") == figures(ours, "loss", "seed", "training")
+    # a model in another memory format rounds otherwise, which may swap two close scores of 300 x 300
+    for theirs, mine in zip(*(figures(run, "loss", "seed", "training") for run in (supplied, ours)), strict=True):
+        assert theirs.pop("settings") == mine.pop("settings")
+        assert theirs == pytest.approx(mine, abs=1e-4)
     (copied,) = [run for run in runs.find(tmp_path / "runs") if run.name != trained.name]
     for part in artifacts.PARTS[1:]:
         mine, theirs = (artifacts.read_part(run, part).outputs for run in (trained, copied))
