@@ -54,9 +54,13 @@ def cluster() -> Iterator[str]:
 
 
 def gone(pid: int, *, within: float = 10) -> bool:
-    """Whether a process ends soon; one that has ended and waits for its parent is gone."""
+    """Whether a process ends soon."""
+    try:
+        process = psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return True
     end = time.monotonic() + within
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+    while ray_cluster.alive(process):
         if time.monotonic() > end:
             return False
         time.sleep(0.02)

@@ -78,19 +78,21 @@ def started() -> list[Any]:
 def end(workers: list[Any]) -> None:
     """Kill what Ray has left to end by itself, and wait until it is gone."""
     psutil = importlib.import_module("psutil")
-
-    def alive(worker: Any) -> bool:
-        try:
-            return bool(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE)
-        except psutil.Error:
-            return False
-
     for worker in workers:
         with contextlib.suppress(psutil.Error):
             worker.kill()  # never another process that has its number since
     deadline = time.monotonic() + GONE_WITHIN
     while any(alive(worker) for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.01)
+
+
+def alive(process: Any) -> bool:
+    """Whether a process of psutil still runs; one that has ended and waits for its parent does not."""
+    psutil = importlib.import_module("psutil")
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 def _start(cpus: int, *, gpus: bool) -> None:
