@@ -1,7 +1,7 @@
 """AutoAttack as its authors publish it: APGD-CE, targeted APGD, FAB and Square, through pyautoattack."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,10 @@ from advbench.victim import Victim
 
 @dataclass(frozen=True, kw_only=True)
 class AutoAttack(Attack):
-    """The `standard` version (Croce and Hein 2020, arXiv:2003.01690): nothing of it can be set.
+    """Two of the published versions (Croce and Hein 2020, arXiv:2003.01690): nothing within them can be set.
+
+    version  standard: APGD-CE, APGD-T, FAB-T, Square; plus: APGD-CE, APGD-DLR and untargeted FAB from five starts
+             each, Square, APGD-T, FAB-T
 
     An image that withstands it comes back as it was. The authors' code draws from one stream for a whole batch, so
     that an image's result depends on its batch; the stream starts from the batch's first seed. It needs four
@@ -26,6 +29,7 @@ class AutoAttack(Attack):
     eps: float = 0.3
     clip: bool = True
     norm: Norm = "linf"
+    version: Literal["standard", "plus"] = "standard"
 
     def __post_init__(self) -> None:
         check_eps(self.eps, self.norm)
@@ -48,6 +52,7 @@ class AutoAttack(Attack):
             eps=self.eps,
             seed=generator(seed, 0).initial_seed(),
             device=victim.device,
+            version=self.version,
         )
         # the published nine targets, or as many as there are
         attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, victim.classes - 1)

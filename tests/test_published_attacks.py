@@ -16,15 +16,19 @@ def wrong(victim: Victim, images: Tensor, labels: Tensor) -> Tensor:
     return victim.outputs(images).predictions != labels
 
 
-def test_autoattack_is_the_authors_code_bit_for_bit(victims: dict[str, Victim], digits: Splits) -> None:
+@pytest.mark.parametrize(("version", "second"), [("standard", "apgd-t"), ("plus", "apgd-dlr")])
+def test_autoattack_is_the_authors_code_bit_for_bit(
+    victims: dict[str, Victim], digits: Splits, version: str, second: str
+) -> None:
     import pyautoattack
 
     victim, images, labels = victims["softmax"], digits.test.images[:16], digits.test.labels[:16]
     seeds = torch.arange(16)
-    made = catalog.load("attack", "autoattack")(eps=0.08).perturb(victim, images, labels, seeds)
+    made = catalog.load("attack", "autoattack")(eps=0.08, version=version).perturb(victim, images, labels, seeds)
     seed = generator(0, 0).initial_seed()
-    plain = pyautoattack.AutoAttack(victim.model, eps=0.08, norm="Linf", seed=seed, version="standard")
+    plain = pyautoattack.AutoAttack(victim.model, eps=0.08, norm="Linf", seed=seed, version=version)
     plain.fab.n_target_classes = 9
+    assert plain.attacks_to_run[1] == second
     with art_attacks.seeded(0):
         theirs = plain.run_standard_evaluation(images, labels, batch_size=16)[0]
     robust = ~wrong(victim, made.images, labels)

@@ -197,9 +197,12 @@ def test_the_verdict_names_a_detector_that_does_and_one_that_cannot_be_told_apar
 
 def test_agreement_is_within_half_a_point_or_beyond_it() -> None:
     lines = said(lambda p: 0.105 if p.attack == "autoattack" else 0.1)
-    assert sum("a difference of +0.5 points, within 0.5." in s for s in lines) == 2
+    assert sum("a difference of +0.5 points, within 0.5." in s for s in lines) == 4
     lines = said(lambda p: 0.11 if p.attack == "autoattack" else 0.1)
-    assert sum("a difference of +1.0 points, beyond 0.5." in s for s in lines) == 2
+    assert sum("a difference of +1.0 points, beyond 0.5." in s for s in lines) == 4
+    plus = said(lambda p: 0.11 if p.settings.get("version") == "plus" else 0.1)
+    assert sum("published autoattack (plus), a difference of +1.0 points" in s for s in plus) == 2
+    assert sum("published autoattack, a difference of +0.0 points" in s for s in plus) == 2
 
 
 def test_what_has_not_run_is_said_to_be_so() -> None:

@@ -92,7 +92,8 @@ def plan() -> Iterator[Probe]:
         yield _aware("control", loss, budget="standard", detector=NO_DETECTOR)
         for version in ("v2", "v3"):
             yield _aware("control", loss, budget="standard", detector=NO_DETECTOR, version=version)
-        yield Probe("published", loss, "autoattack", HEADLINE, FEW, NO_DETECTOR, blind=True)
+        for more in ({}, {"version": "plus"}):
+            yield Probe("published", loss, "autoattack", HEADLINE, FEW, NO_DETECTOR, settings=more, blind=True)
     for eps in (e for e in reversed(EPS) if e != HEADLINE):
         yield from (_aware("control", loss, eps=eps, detector=NO_DETECTOR) for loss in CONTROLS)
         yield from (_aware("control", loss, eps=eps) for loss in CONTROLS)

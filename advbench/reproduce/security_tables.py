@@ -15,11 +15,12 @@ ALL = (*SHOWN, *CONTROLS)
 STANDARD, QUICK = "detector-aware (standard)", "detector-aware (quick)"
 # later versions of the ensemble differ where there is no detector
 LATER = tuple(f"detector-aware (standard, {version})" for version in ("v2", "v3"))
+PUBLISHED = ("autoattack", "autoattack (plus)")
 GUARD = guard(LIKELIHOOD, FPR)
 _AT_HEADLINE = (
     f"error, {STANDARD}, no detector",
     *(f"error, {later}, no detector" for later in LATER),
-    "error, autoattack, no detector",
+    *(f"error, {published}, no detector" for published in PUBLISHED),
     f"undetected error, {STANDARD}, {GUARD}",
 )
 AWARE = f"100-D, undetected error, {STANDARD}, {GUARD}, eps {HEADLINE:g}"
