@@ -46,6 +46,12 @@ class Probe:
         return Cell(self.loss, 100, 0)
 
     @property
+    def by(self) -> str:
+        """The attack as the page names it, such as `detector-aware (standard, v3)`."""
+        chosen = ", ".join(str(self.settings[key]) for key in ("budget", "version") if key in self.settings)
+        return self.attack + (f" ({chosen})" if chosen else "")
+
+    @property
     def available(self) -> bool:
         """Whether its attack is in the catalog."""
         return self.attack in catalog.names("attack")

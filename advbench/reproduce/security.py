@@ -35,9 +35,7 @@ MARKS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 def ask(grid: Grid, names: list[str] | None, kept: Callable[[], object]) -> None:
     """Answer the probes that are `wanted`; `kept` is called after each new answer is on disk."""
     for probe in wanted(grid, names):
-        grid.place.progress.say(
-            f"{probe.cell.name}: {probe.part}, {probe.attack} eps {probe.eps:g}, {probe.detector}"
-        )
+        grid.place.progress.say(f"{probe.cell.name}: {probe.part}, {probe.by} eps {probe.eps:g}, {probe.detector}")
         keep(grid, probe)
         kept()
 

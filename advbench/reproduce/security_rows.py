@@ -37,9 +37,7 @@ def rows(security: Records, cells: Sequence[Record]) -> list[Row]:
 
 def setting(what: str, probe: Probe) -> str:
     """Such as `100-D, undetected error, detector-aware (standard), likelihood at 5 % FPR, eps 0.3`."""
-    chosen = ", ".join(str(probe.settings[key]) for key in ("budget", "version") if key in probe.settings)
-    by = probe.attack + (f" ({chosen})" if chosen else "")
-    return f"100-D, {what}, {by}, {guard(probe.detector, probe.fpr)}, eps {probe.eps:g}"
+    return f"100-D, {what}, {probe.by}, {guard(probe.detector, probe.fpr)}, eps {probe.eps:g}"
 
 
 def guard(detector: str, fpr: float) -> str:
