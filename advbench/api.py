@@ -18,10 +18,10 @@ from advbench.evaluation import EPS, FPR, Evaluation, Given, Subject
 from advbench.handed import Channels, Entries, Images, Pair
 from advbench.parsing import parse
 from advbench.place import Place
+from advbench.process import resolve_device
 from advbench.progress import Quiet, Terminal
 from advbench.scoring import Row
 from advbench.selection import Found, attack_rows
-from advbench.types import resolve_device
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advbench import guards, metrics
+from advbench import catalog, guards, metrics
 from advbench.contracts import NO_DETECTOR, AdaptiveAttack, Attack, FromSurrogate, Guard, check_eps
 from advbench.errors import BadSetting
 from advbench.scoring import Row
@@ -106,6 +106,22 @@ def perturb(
 def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
     there = [part for part in parts if part is not None]
     return torch.cat(there) if there else None
+
+
+def fgsm(victim: Victim, clean: Outputs, images: ImageSet, eps: float, clip: bool, n: int | None) -> Outputs:
+    """A model's outputs under FGSM on the first n images, for the figure beside an adaptive attack's own."""
+    attack = catalog.load("attack", "fgsm")(eps=eps, clip=clip)
+    return perturb(attack, victim, images.take(slice(n)), clean, lambda done: None).outputs
+
+
+def row_of(choice: AttackChoice, made: Adversarials, target: Target) -> Row:
+    """All that an attack did to a model: the fields of its row after the model's."""
+    clean, guard, attack = target.clean.take(slice(len(made.labels))), target.guard_of(choice), choice.attack
+    row = effect(choice, made, clean)
+    if guard is not None:
+        beside = target.fgsm(attack.eps, attack.clip, choice.n) if attack.norm == "linf" else None
+        row |= evasion(choice, made, clean, guard, beside)
+    return row
 
 
 def effect(choice: AttackChoice, made: Adversarials, clean: Outputs) -> Row:

@@ -8,6 +8,7 @@ from functools import cache, partial
 import torch
 
 from advbench import artifacts, disk, guards, scoring
+from advbench.checkpoints import within
 from advbench.checks import Finding
 from advbench.checks.evidence import Evidence
 from advbench.checks.results import Result
@@ -16,7 +17,7 @@ from advbench.contracts import Guard
 from advbench.report.commands import attacking
 from advbench.runs import Run
 from advbench.selection import attack_rows
-from advbench.training import build, within
+from advbench.training import build
 from advbench.types import ImageSet
 from advbench.victim import Composed, Victim
 

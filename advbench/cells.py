@@ -15,11 +15,11 @@ from advbench.errors import BadRun, Damaged
 from advbench.parsing import parse
 from advbench.pipeline import READY, Study
 from advbench.place import Place
+from advbench.process import resolve_device
 from advbench.progress import Progress
 from advbench.runs import Run
 from advbench.spec import AttackChoice, Model, Spec
 from advbench.surrogates import surrogate_of
-from advbench.types import resolve_device
 
 SCORED = "verify"  # the step that scores a run's attacks
 Key = tuple[str, str]  # run and step

@@ -29,10 +29,10 @@ from advbench.cli_options import (
     SELECT,
     SUPPLIED,
 )
-from advbench.cli_parse import attack_entries, model_table, study_table, words
+from advbench.cli_parse import attack_entries, model_table, study_table
 from advbench.cli_place import detectors_of, found_by, place_of, study_of
 from advbench.cli_takes import Options, takes
-from advbench.errors import AdvbenchError, BadSetting, FailedCheck, UnknownName
+from advbench.errors import AdvbenchError, FailedCheck, UnknownName
 
 app = typer.Typer(
     help="How far can an image classifier and its adversarial-example detector be trusted?",
@@ -144,30 +144,9 @@ def reproduce(
     """Reproduce a paper's experiments cell by cell, or check a reproduction against its kept weights."""
     if what != "mnist":
         raise UnknownName("reproduction", what, ["mnist"])
-    from advbench.reproduce.run import check, complete
+    from advbench.cli_reproduce import reproduce_mnist
 
-    place = place_of(options)
-    names = words(options["cell"], "cell")
-    if options["check"]:
-        if options["on"] is not None or options["jobs"] is not None:
-            raise BadSetting("--check computes in this process; leave --on and --jobs out")
-        rows = check(place, names)
-        emit("reproduce", rows, options, table="check")
-        missed = sum(not row["met"] for row in rows)
-        if missed:
-            raise FailedCheck(f"{missed} of {len(rows)} figures differ from the committed ones by more than allowed")
-        return
-    from advbench.cli_grid import device_of, engine_of
-
-    page, rows = complete(
-        place,
-        names,
-        train=not options["no_train"],
-        cells=not options["security"],
-        engine=engine_of(options),
-        device=device_of(options, str(place.device)),
-    )
-    emit("reproduce", rows, options, page)
+    reproduce_mnist(options)
 
 
 @app.command()

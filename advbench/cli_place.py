@@ -35,8 +35,8 @@ def place_of(options: Options) -> Place:
     """Folders, device and batch that options name; sets this process up to compute."""
     from advbench import process
     from advbench.place import Place
+    from advbench.process import resolve_device
     from advbench.progress import Terminal
-    from advbench.types import resolve_device
 
     if options.get("threads") is not None:
         at_least("threads", options["threads"], 1)

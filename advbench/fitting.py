@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from advbench import artifacts, disk, guards, mending, released
+from advbench.checkpoints import Checkpoint, Epoch, within
 from advbench.data import join
 from advbench.place import Place
 from advbench.runs import Run
 from advbench.seals import to_json
 from advbench.spec import Model
-from advbench.training import Checkpoint, Epoch, Trainer, build, within
+from advbench.training import Trainer, build
 from advbench.types import ImageSet, Splits
 from advbench.victim import Composed, Victim
 

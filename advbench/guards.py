@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from advbench import artifacts, catalog, metrics
+from advbench.checkpoints import within
 from advbench.contracts import NO_DETECTOR, AcceptAll, Detector, FittedDetector, Guard
 from advbench.errors import BadRun, BadSetting, FailedCheck, TooFewImages
 from advbench.losses import Head
 from advbench.runs import Run
-from advbench.training import within
 from advbench.types import Outputs
 
 SUPPLIED = "supplied"  # the key of a model's record where it was not trained here

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advbench.geometry import Ball
-from advbench.types import AdversarialTraining
+from advbench.recipes import AdversarialTraining
 
 
 def attacked(

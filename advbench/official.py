@@ -14,7 +14,8 @@ from torch import Tensor
 
 from advbench.data import DataSource, parts_of
 from advbench.errors import BadData
-from advbench.types import ImageSet, Recipe, Splits
+from advbench.recipes import Recipe
+from advbench.types import ImageSet, Splits
 
 GREY = Recipe(  # of 28x28 grey pictures: MNIST's, but for the eps of adversarial training
     "mnist-cnn",

@@ -11,12 +11,12 @@ from typing import Any
 from advbench import catalog
 from advbench.contracts import NO_DETECTOR, AdaptiveAttack
 from advbench.errors import BadSetting, UnknownName
+from advbench.recipes import Recipe, Training
 from advbench.regimes import adversarial_training
 from advbench.settings import convert, defaults, fill, number
 from advbench.sources import label, recipe_of, source
 from advbench.sources.naming import slug
 from advbench.spec import AttackChoice, Choice, Spec, TrainedLoss
-from advbench.types import Recipe, Training
 
 DEFAULT_FPR = 0.05
 DEFAULTS: dict[str, Any] = {

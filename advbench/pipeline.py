@@ -13,7 +13,6 @@ from typing import Any
 from advbench import (
     artifacts,
     attacking,
-    catalog,
     disk,
     fitting,
     guards,
@@ -38,7 +37,7 @@ from advbench.sources import label, source
 from advbench.sources.naming import slug
 from advbench.spec import AttackChoice, Model, Spec, SuppliedModel
 from advbench.surrogates import surrogate_of
-from advbench.types import Adversarials, Outputs, Splits
+from advbench.types import Adversarials, Splits
 from advbench.victim import Victim
 
 READY = "outputs"  # the step that ends the making of a model
@@ -184,14 +183,14 @@ class Study:
         key = run.name, seals.digest([run.steps.get(step, {}).get("files") for step in ("train", READY)])
         if self._last is None or self._last.key != key:
             victim, clean = self._victim(run, model), artifacts.read_part(run, "test").outputs
-            fgsm, guard = cache(partial(self._fgsm, victim, clean)), cache(partial(guards.guard, run))
+            fgsm = cache(partial(attacking.fgsm, victim, clean, self.splits.test))
+            guard = cache(partial(guards.guard, run))
             self._last = attacking.Target(key, victim, clean, fgsm, guard)
         return self._last
 
     def _attack(self, run: Run, model: Model | SuppliedModel, choice: AttackChoice) -> None:
-        images = self.splits.test.take(slice(choice.n))
-        began = time.perf_counter()
-        made, info = self.perturb(run, model, choice, slice(0, len(images)))
+        began, n = time.perf_counter(), len(self.splits.test) if choice.n is None else choice.n
+        made, info = self.perturb(run, model, choice, slice(0, n))
         self.keep(run, model, choice, made, info, began=began)
 
     def perturb(
@@ -229,27 +228,14 @@ class Study:
         began: float,
     ) -> None:
         """Check an attack's result on all its images, and do the step; `began` is the clock when it was begun."""
-        attack, target = choice.attack, self._target(run, model)
-        guard = target.guard_of(choice)
-        images = self.splits.test.take(slice(choice.n))
-        check_perturbation(attack, images, made)
-        clean = target.clean.take(slice(len(images)))
-        row = attacking.effect(choice, made, clean)
-        if guard is not None:
-            beside = target.fgsm(attack.eps, attack.clip, choice.n) if attack.norm == "linf" else None
-            row |= attacking.evasion(choice, made, clean, guard, beside)
+        check_perturbation(choice.attack, self.splits.test.take(slice(choice.n)), made)
+        row = attacking.row_of(choice, made, self._target(run, model))
         run.write(
             f"attack {choice.file_name}",
             {f"attacks/{choice.file_name}.safetensors": artifacts.pack_adversarials(made)},
             seconds=time.perf_counter() - began,
             info={"row": row, **info},
         )
-
-    def _fgsm(self, victim: Victim, clean: Outputs, eps: float, clip: bool, n: int | None) -> Outputs:
-        """A model's outputs under FGSM at an adaptive attack's eps, for the figure beside its own."""
-        fgsm = catalog.load("attack", "fgsm")(eps=eps, clip=clip)
-        images = self.splits.test.take(slice(n))
-        return attacking.perturb(fgsm, victim, images, clean, lambda done: None).outputs
 
     def _trained(self, model: Model) -> Victim:
         """A model beside those of the spec, trained first where it does not exist."""

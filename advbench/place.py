@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from advbench.errors import BadSetting
+from advbench.process import resolve_device
 from advbench.progress import Progress, Quiet
-from advbench.types import resolve_device
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How a process of ours computes: torch's threads, and memory that stays with the process."""
+"""How a process of ours computes: the device, torch's threads, and memory that stays with the process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ctypes
 import os
 
 import torch
+
+from advbench.errors import BadSetting
 
 # Of glibc's malloc.h. Freed memory goes back to the system when that much of it lies at the heap's end, and an
 # allocation of that size is mapped anew each time.
@@ -40,3 +42,15 @@ def keep_freed_memory() -> bool:
         return False
     mapped = mallopt(MMAP_THRESHOLD, KEPT) or mallopt(MMAP_THRESHOLD, KEPT_BY_OLDER)
     return bool(mapped and mallopt(TRIM_THRESHOLD, KEPT))
+
+
+def resolve_device(name: str | None) -> torch.device:
+    """The device of that name; None = CUDA where there is one, else the CPU. Raises BadSetting."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    usable = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if name == "cuda" and len(usable) > 1:
+        return torch.device("cuda")
+    if name not in usable:
+        raise BadSetting(f"device {name!r} cannot be used on this machine; usable: {', '.join(usable)}")
+    return torch.device(name)

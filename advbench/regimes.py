@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from advbench.errors import BadSetting
+from advbench.recipes import AdversarialTraining
 from advbench.settings import fill
-from advbench.types import AdversarialTraining
 
 STANDARD, ADVERSARIAL = "standard", "adversarial"
 REGIMES = (STANDARD, ADVERSARIAL)

@@ -9,12 +9,12 @@ from typing import Any
 
 from advbench import catalog
 from advbench.contracts import AdaptiveAttack, Attack, FromSurrogate
+from advbench.recipes import AdversarialTraining, Training
 from advbench.regimes import ADVERSARIAL, STANDARD, words
 from advbench.seals import digest
 from advbench.settings import defaults
 from advbench.sources import label, recipe_of
 from advbench.sources.naming import slug
-from advbench.types import AdversarialTraining, Training
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -14,43 +13,17 @@ from torch import Tensor
 from advbench import catalog
 from advbench.arithmetic import Arithmetic, arithmetic_of, computes_bf16
 from advbench.augmentation import mirror_crop
+from advbench.checkpoints import Checkpoint, Epoch, within
 from advbench.errors import BadSetting
 from advbench.hardening import attacked, evaluating, frozen
 from advbench.losses import Head
 from advbench.models import Network
-from advbench.types import AdversarialTraining, ImageSet, Training
+from advbench.recipes import AdversarialTraining, Training
+from advbench.types import ImageSet
 from advbench.victim import is_out_of_memory
 
 VALIDATION_BATCH = 512
 Tick = Callable[[int, float, float], None]  # images done in this epoch, mean loss so far, accuracy so far
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One row of training.jsonl: epochs count from 1, loss is the mean training loss in nats.
-
-    Loss and accuracy are those on the images trained on, attacked ones in adversarial training; the validation error
-    is on clean images.
-    """
-
-    epoch: int
-    loss: float
-    accuracy: float
-    validation_error: float
-    learning_rate: float
-    seconds: float
-
-    def row(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """All that the next epoch depends on: model, optimiser and random state as tensors, and the rows so far."""
-
-    tensors: Mapping[str, Tensor]
-    epochs: tuple[Epoch, ...]
 
 
 def build(
@@ -265,9 +238,3 @@ class Trainer:
             predictions = self.head(self._features(batch.images.to(self.device))).argmax(dim=1).cpu()
             wrong += int((predictions != batch.labels).sum())
         return wrong / len(self.validation)
-
-
-def within(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The entries `prefix.*`, by what follows the point."""
-    start = prefix + "."
-    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-from advbench.errors import BadSetting
-from advbench.settings import at_least
 from advbench.streaming import Streamed
 
 
@@ -150,115 +146,3 @@ class Adversarials:
         if self.targets is not None:
             return self.outputs.predictions == self.targets
         return self.outputs.predictions != self.labels
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """Training settings, the same for every loss; a loss's own settings are its constructor's.
-
-    SGD with Nesterov momentum; the learning rate rises linearly for `warmup` epochs, then falls to 0 by a
-    half cosine. `batch_size` images a step; a last batch of less than half of it is left out of the epoch.
-    A gradient longer than `max_gradient_norm` (Euclidean, all parameters together) is scaled down to it.
-    `precision` bf16 = autocast of the network (the head stays in float32) where the device computes bf16 natively,
-    float32 elsewhere. `full_train` joins the validation part to the training part. `augmentation` mirror-crop = each
-    training image mirrored or not and shifted by up to 4 pixels, at random (`advbench.augmentation`).
-    """
-
-    epochs: int = 30
-    batch_size: int = 64
-    learning_rate: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    warmup: float = 1.0
-    max_gradient_norm: float = 2.0
-    precision: Literal["fp32", "bf16"] = "fp32"
-    full_train: bool = False
-    augmentation: Literal["none", "mirror-crop"] = "none"
-
-    def __post_init__(self) -> None:
-        at_least("epochs", self.epochs, 1)
-        at_least("training batch_size", self.batch_size, 1)
-        at_least("learning_rate", self.learning_rate, 0, above=True)
-        at_least("momentum", self.momentum, 0)
-        if self.momentum >= 1:
-            raise BadSetting(f"momentum = {self.momentum:g} is out of range; it must be below 1")
-        at_least("weight_decay", self.weight_decay, 0)
-        at_least("warmup", self.warmup, 0)
-        at_least("max_gradient_norm", self.max_gradient_norm, 0, above=True)
-
-    def record(self) -> dict[str, Any]:
-        """As JSON; a training without augmentation has no field for it, as records had before there was any."""
-        record = asdict(self)
-        if self.augmentation == "none":
-            del record["augmentation"]
-        return record
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdversarialTraining:
-    """Training on attacked images instead of clean ones; L-inf, eps and step in pixel units of [0, 1].
-
-    Each batch is attacked from a uniformly random start in the ball of radius `eps`, by `steps` sign steps of size
-    `step`. One step: 1.25 eps (Wong et al. 2020, arXiv:2001.03994, algorithm 3); more: 2.5 eps / steps each (Madry
-    et al. 2018, arXiv:1706.06083) unless `step` says otherwise. eps rises linearly from 0 over the first `ramp` of
-    all steps, a share: large networks may otherwise never leave chance level.
-    """
-
-    eps: float = 0.3
-    steps: int = 1
-    step: float | None = None
-    ramp: float = 0.0
-
-    def __post_init__(self) -> None:
-        at_least("adversarial eps", self.eps, 0, above=True)
-        if self.eps > 1:
-            raise BadSetting(
-                f"adversarial eps = {self.eps:g} is outside (0, 1]; images are scaled to [0, 1], so write 8/255 for "
-                "eight grey levels"
-            )
-        at_least("adversarial steps", self.steps, 1)
-        if self.step is not None:
-            at_least("adversarial step", self.step, 0, above=True)
-        at_least("adversarial ramp", self.ramp, 0)
-        if self.ramp > 1:
-            raise BadSetting(f"adversarial ramp = {self.ramp:g} is outside [0, 1]; it is a share of the training")
-
-    @property
-    def step_size(self) -> float:
-        """The size of a step: `step`, or the default for that many steps."""
-        if self.step is not None:
-            return self.step
-        return (1.25 if self.steps == 1 else 2.5 / self.steps) * self.eps
-
-    def record(self) -> dict[str, Any]:
-        """As JSON, the step's size written out."""
-        return {**asdict(self), "step": self.step_size}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a data set is trained with unless told otherwise: a network's name and settings of the two regimes.
-
-    hardened   training settings that adversarial training takes instead of those of `training`
-    """
-
-    network: str
-    training: dict[str, Any]
-    adversarial: dict[str, Any]
-    hardened: dict[str, Any] = field(default_factory=dict)
-
-    def training_of(self, adversarial: object) -> dict[str, Any]:
-        """The training settings of a regime; `adversarial` is falsy for the standard one."""
-        return self.training | (self.hardened if adversarial else {})
-
-
-def resolve_device(name: str | None) -> torch.device:
-    """The device of that name; None = CUDA where there is one, else the CPU. Raises BadSetting."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    usable = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    if name == "cuda" and len(usable) > 1:
-        return torch.device("cuda")
-    if name not in usable:
-        raise BadSetting(f"device {name!r} cannot be used on this machine; usable: {', '.join(usable)}")
-    return torch.device(name)

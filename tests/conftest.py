@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from advbench import catalog
 from advbench.losses.softmax import Softmax
 from advbench.models import Network, feature_layer
+from advbench.recipes import Training
 from advbench.training import Trainer
-from advbench.types import ImageSet, Splits, Training
+from advbench.types import ImageSet, Splits
 from advbench.victim import Composed, Victim
 
 torch.set_num_threads(1)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from advbench import catalog, disk, released, runs, seals
 from advbench.artifacts import pack
+from advbench.checkpoints import Checkpoint
 from advbench.errors import BadSetting, UnknownName
 from advbench.hardening import attacked, frozen
 from advbench.losses import Head
@@ -20,9 +21,10 @@ from advbench.models import Network
 from advbench.parsing import parse
 from advbench.pipeline import Study
 from advbench.place import Place
+from advbench.recipes import AdversarialTraining, Training
 from advbench.regimes import regime_options
-from advbench.training import Checkpoint, Trainer
-from advbench.types import AdversarialTraining, ImageSet, Splits, Training
+from advbench.training import Trainer
+from advbench.types import ImageSet, Splits
 from advbench.victim import Composed, Victim
 
 CPU = torch.device("cpu")

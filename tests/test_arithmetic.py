@@ -13,8 +13,9 @@ from advbench.parsing import parse
 from advbench.pipeline import Study
 from advbench.place import Place
 from advbench.progress import Quiet
+from advbench.recipes import Training
 from advbench.training import Trainer
-from advbench.types import ImageSet, Splits, Training
+from advbench.types import ImageSet, Splits
 
 CPU = torch.device("cpu")
 

@@ -13,8 +13,9 @@ from advbench import catalog
 from advbench.augmentation import crop, mirror_crop
 from advbench.models import Network
 from advbench.parsing import parse
+from advbench.recipes import Training
 from advbench.training import Trainer
-from advbench.types import ImageSet, Splits, Training
+from advbench.types import ImageSet, Splits
 
 CPU = torch.device("cpu")
 

@@ -15,7 +15,7 @@ from advbench.data import DataSource
 from advbench.errors import UnknownName
 from advbench.losses import Head
 from advbench.models import FeatureDim, Network
-from advbench.types import Recipe, Training
+from advbench.recipes import Recipe, Training
 
 CONTRACTS = {"attack": AttackSettings, "detector": Detector, "loss": Head, "network": Network, "data set": DataSource}
 PLUGINS = [(kind, name) for kind in catalog.FOLDERS for name in catalog.names(kind)]

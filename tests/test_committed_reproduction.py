@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from advbench import catalog, released
+from advbench.checkpoints import within
 from advbench.data import fingerprint
 from advbench.parsing import parse, read_toml
 from advbench.reproduce import records
@@ -19,7 +20,7 @@ from advbench.reproduce.security_drawings import security_drawings
 from advbench.reproduce.tables import ours, tables
 from advbench.reproduce.verdict import verdict
 from advbench.seals import sha256
-from advbench.training import build, within
+from advbench.training import build
 from advbench.types import Splits
 from advbench.victim import Composed, Victim
 

@@ -20,10 +20,11 @@ from PIL import Image
 from advbench.cli import main
 from advbench.data import fingerprint, for_supplied
 from advbench.errors import BadData, BadSetting
+from advbench.recipes import Training
 from advbench.sources import source
 from advbench.sources.folder import ImageFolder
 from advbench.streaming import Streamed
-from advbench.types import ImageSet, Splits, Training
+from advbench.types import ImageSet, Splits
 from advbench.victim import Composed, Victim
 
 Bytes = NDArray[np.uint8]

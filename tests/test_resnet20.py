@@ -10,15 +10,17 @@ from torch import Tensor, nn
 
 from advbench import artifacts, disk, fitting, released, runs
 from advbench.artifacts import pack
+from advbench.checkpoints import Checkpoint
 from advbench.data.digits import Digits
 from advbench.errors import BadSetting
 from advbench.models.resnet20 import Block, ResNet20
 from advbench.parsing import parse
 from advbench.pipeline import Study
 from advbench.place import Place
+from advbench.recipes import AdversarialTraining, Recipe, Training
 from advbench.report.commands import attacking
-from advbench.training import Checkpoint, Trainer, build
-from advbench.types import AdversarialTraining, Recipe, Splits, Training
+from advbench.training import Trainer, build
+from advbench.types import Splits
 
 CPU = torch.device("cpu")
 SPEC = {

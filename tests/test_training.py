@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from advbench import catalog
 from advbench.artifacts import pack
+from advbench.checkpoints import Checkpoint, within
 from advbench.errors import BadSetting
 from advbench.losses import Head
 from advbench.losses.softmax import Softmax
 from advbench.models import Network
-from advbench.training import Checkpoint, Trainer, build, within
-from advbench.types import ImageSet, Splits, Training
+from advbench.recipes import Training
+from advbench.training import Trainer, build
+from advbench.types import ImageSet, Splits
 from advbench.victim import Composed, Victim, is_out_of_memory
 
 CPU = torch.device("cpu")

@@ -14,8 +14,9 @@ from advbench.contracts import FittedDetector
 from advbench.losses import Head
 from advbench.losses.softmax import Softmax
 from advbench.models import Network, feature_layer
+from advbench.recipes import AdversarialTraining, Training
 from advbench.training import Trainer
-from advbench.types import AdversarialTraining, Outputs, Splits, Training
+from advbench.types import Outputs, Splits
 from advbench.victim import Composed, Victim
 
 CPU = torch.device("cpu")

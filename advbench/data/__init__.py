@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from advbench.errors import BadData
+from advbench.recipes import Recipe
 from advbench.streaming import joined
-from advbench.types import ImageSet, Recipe, Splits
+from advbench.types import ImageSet, Splits
 
 SPLIT_SEED = 20180618  # of the splits alone: a run's --seed never moves an image from one part to another
 SHARES = {"train": 10, "validation": 1, "calibration": 1, "test": 2}  # of data that come in one piece; MNIST's own

@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from advbench.data import DataSource, split
-from advbench.types import ImageSet, Recipe, Splits
+from advbench.recipes import Recipe
+from advbench.types import ImageSet, Splits
 
 
 class Digits(DataSource):

@@ -1,7 +1,7 @@
 """MNIST: 70,000 handwritten digits, 28x28 grey levels, read from IDX files through torchvision."""
 
 from advbench.official import IDXSet
-from advbench.types import Recipe
+from advbench.recipes import Recipe
 
 
 class MNIST(IDXSet):

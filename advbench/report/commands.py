@@ -8,13 +8,13 @@ from typing import Any
 
 from advbench import artifacts, catalog
 from advbench.guards import SUPPLIED
+from advbench.recipes import Training
 from advbench.regimes import regime_options
 from advbench.report.subject import Row
 from advbench.runs import Run
 from advbench.settings import as_text, defaults
 from advbench.sources import recipe_of
 from advbench.sources.naming import option
-from advbench.types import Training
 
 
 def attacking(run: Run) -> list[str]:

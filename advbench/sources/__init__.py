@@ -5,8 +5,8 @@ from pathlib import Path
 from advbench import catalog
 from advbench.data import COLOUR, DataSource
 from advbench.errors import BadSetting
+from advbench.recipes import Recipe
 from advbench.sources.naming import label_of, parted
-from advbench.types import Recipe
 
 
 def source(name: str, image_size: int | None = None) -> DataSource:

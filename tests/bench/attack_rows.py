@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advbench import catalog, released
+from advbench.checkpoints import within
 from advbench.contracts import NO_DETECTOR, AcceptAll, Guard
-from advbench.training import build, within
+from advbench.training import build
 from advbench.victim import Composed, Victim
 from tests.bench.mnist_training import mnist
 from tests.bench.rows import BATCH, mnist_victim, some_images

@@ -21,8 +21,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from advbench import catalog, process
 from advbench.prelu import PReLU
+from advbench.recipes import Training
 from advbench.training import Trainer, build
-from advbench.types import ImageSet, Splits, Training
+from advbench.types import ImageSet, Splits
 
 EPOCHS = 2
 

@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from advbench.arithmetic import computes_bf16
+from advbench.recipes import Training
 from advbench.training import Trainer, build
-from advbench.types import ImageSet, Training
+from advbench.types import ImageSet
 from tests.bench.timing import ratio, row
 
 SHAPE, CLASSES = (3, 32, 32), 10

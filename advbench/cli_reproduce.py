@@ -1,0 +1,34 @@
+"""`advbench reproduce`: go on with a reproduction, or check it against its kept weights."""
+
+from __future__ import annotations
+
+from advbench.cli_emit import emit
+from advbench.cli_grid import device_of, engine_of
+from advbench.cli_parse import words
+from advbench.cli_place import place_of
+from advbench.cli_takes import Options
+from advbench.errors import BadSetting, FailedCheck
+from advbench.reproduce.run import check, complete
+
+
+def reproduce_mnist(options: Options) -> None:
+    """Raises FailedCheck where `--check` finds a figure further off than allowed."""
+    if options["check"] and (options["on"] is not None or options["jobs"] is not None):
+        raise BadSetting("--check computes in this process; leave --on and --jobs out")
+    place, names = place_of(options), words(options["cell"], "cell")
+    if not options["check"]:
+        page, rows = complete(
+            place,
+            names,
+            train=not options["no_train"],
+            cells=not options["security"],
+            engine=engine_of(options),
+            device=device_of(options, str(place.device)),
+        )
+        emit("reproduce", rows, options, page)
+        return
+    rows = check(place, names)
+    emit("reproduce", rows, options, table="check")
+    missed = sum(not row["met"] for row in rows)
+    if missed:
+        raise FailedCheck(f"{missed} of {len(rows)} figures differ from the committed ones by more than allowed")
