@@ -104,13 +104,11 @@ def test_workers_leave_the_weights_records_and_answers_of_one_process(tmp_path: 
     assert kept(there) == kept(here)
 
 
-def test_a_record_is_kept_when_its_last_attack_is_done_and_not_before(tmp_path: Path) -> None:
-    grid = at(tmp_path)
-    Ahead(grid, Local(1), "cpu").train(MODELS)
-    counts: list[int] = []
+def counting(grid: Grid, counts: list[int]) -> Local:
+    """One worker; `counts` gets the number of records that the grid has whenever a cell is finished."""
 
     class Watched(Local):
-        def work(self, queue: Any, progress: Any) -> None:
+        def work(self, queue: Any, progress: Progress) -> None:
             finished = queue.finished
 
             def count(cell: Any) -> None:
@@ -120,8 +118,27 @@ def test_a_record_is_kept_when_its_last_attack_is_done_and_not_before(tmp_path: 
             queue.finished = count
             super().work(queue, progress)
 
-    Ahead(grid, Watched(1), "cpu").evaluate(MODELS)
-    assert counts == [0, 0, 0, 1, 1, 1, 1, 2]
+    return Watched(1)
+
+
+def test_a_record_is_kept_when_its_last_attack_is_done_and_not_before(tmp_path: Path) -> None:
+    grid = at(tmp_path)
+    trained: list[int] = []
+    attacked: list[int] = []
+    Ahead(grid, counting(grid, trained), "cpu").train(MODELS)
+    Ahead(grid, counting(grid, attacked), "cpu").evaluate(MODELS)
+    assert (trained, attacked) == ([0, 0], [0, 0, 0, 1, 1, 1, 1, 2])
+
+
+def test_a_model_that_is_attacked_nowhere_has_its_record_once_it_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Cell, "attacks", lambda self: [{"name": "fgsm"}] if self.loss == "softmax" else [])
+    grid = at(tmp_path)
+    counts: list[int] = []
+    Ahead(grid, counting(grid, counts), "cpu").train([*MODELS, Cell("center", 100, 0)])
+    assert counts == [0, 1, 2]
+    assert {record["cell"]["loss"] for record in grid.records()} == {"lgm1.0", "center"}
 
 
 class Looks:

@@ -33,14 +33,24 @@ class Ahead:
         tuning.tune(self.grid, train)
 
     def train(self, models: Sequence[cells.Cell]) -> None:
-        """Train those that have neither weights nor a record, and round their weights."""
+        """Train those that have neither weights nor a record, and round their weights.
+
+        One that is attacked nowhere gets its record at once, so that a stop in the middle loses none.
+        """
         grid = self.grid
         wanted: dict[Cell, cells.Cell] = {}
         for model in models:
             if not grid.weights(model).exists() and not grid.record_file(model).exists():
                 first, *_ = cells_of(grid.study(model, "training"))
                 wanted[on_device(first, self.device)] = model
-        self._go(wanted, lambda cell: grid.train(wanted[cell]))
+
+        def done(cell: Cell) -> None:
+            model = wanted[cell]
+            grid.train(model)
+            if not model.attacks():
+                self._finish(model)
+
+        self._go(wanted, done)
 
     def evaluate(self, models: Sequence[cells.Cell]) -> None:
         """Attack those that have weights; each gets its record when its last attack is done."""
@@ -57,8 +67,7 @@ class Ahead:
             model = wanted[cell]
             left[model] -= 1
             if not left[model]:
-                grid.finish(model)
-                write_rows(grid)
+                self._finish(model)
 
         self._go(wanted, done)
 
@@ -78,6 +87,10 @@ class Ahead:
                 write_rows(grid)
 
         self._go(wanted, done)
+
+    def _finish(self, model: cells.Cell) -> None:
+        self.grid.finish(model)
+        write_rows(self.grid)
 
     def _go(self, wanted: Iterable[Cell], done: Callable[[Cell], None]) -> None:
         if found := list(wanted):
