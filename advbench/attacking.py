@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property, partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from advbench import catalog, guards, metrics
 from advbench.contracts import NO_DETECTOR, AdaptiveAttack, Attack, FromSurrogate, Guard, check_eps
 from advbench.errors import BadSetting
+from advbench.perturbation import check_perturbation
 from advbench.scoring import Row
 from advbench.spec import AttackChoice
 from advbench.types import Adversarials, ImageSet, Outputs, Perturbed, Splits
@@ -23,17 +25,20 @@ from advbench.victim import Victim
 class Target:
     """A model under attack, and what all attacks on it share.
 
-    key     run, and digest of its weights and outputs
     clean   the model's outputs on the test part
-    fgsm    outputs under FGSM at (eps, clip, n), each computed once
+    images  the test part
     guard   a detector at a false-positive rate, each fitted once
     """
 
-    key: tuple[str, str]
     victim: Victim
     clean: Outputs
-    fgsm: Callable[[float, bool, int | None], Outputs]
+    images: ImageSet
     guard: Callable[[str, float | None], Guard]
+
+    @cached_property
+    def fgsm(self) -> Callable[[float, bool, int | None], Outputs]:
+        """Its outputs under FGSM at (eps, clip) on the first n test images, each computed once."""
+        return cache(partial(_fgsm, self.victim, self.clean, self.images))
 
     def guard_of(self, choice: AttackChoice) -> Guard | None:
         """The detector that an attack is told of."""
@@ -108,10 +113,11 @@ def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
     return torch.cat(there) if there else None
 
 
-def fgsm(victim: Victim, clean: Outputs, images: ImageSet, eps: float, clip: bool, n: int | None) -> Outputs:
-    """A model's outputs under FGSM on the first n images, for the figure beside an adaptive attack's own."""
-    attack = catalog.load("attack", "fgsm")(eps=eps, clip=clip)
-    return perturb(attack, victim, images.take(slice(n)), clean, lambda done: None).outputs
+def _fgsm(victim: Victim, clean: Outputs, images: ImageSet, eps: float, clip: bool, n: int | None) -> Outputs:
+    attack, images = catalog.load("attack", "fgsm")(eps=eps, clip=clip), images.take(slice(n))
+    made = perturb(attack, victim, images, clean, lambda done: None)
+    check_perturbation(attack, images, made)
+    return made.outputs
 
 
 def row_of(choice: AttackChoice, made: Adversarials, target: Target) -> Row:

@@ -56,7 +56,7 @@ class Study:
         self.spec = spec
         self.place = place
         self.weights = released.folders(place.reports_dir, slug(label(spec.dataset))) if weights is None else weights
-        self._last: attacking.Target | None = None
+        self._last: tuple[tuple[str, str], attacking.Target] | None = None
 
     def models(self) -> Sequence[Model | SuppliedModel]:
         """The models that it is about."""
@@ -181,12 +181,11 @@ class Study:
     def _target(self, run: Run, model: Model | SuppliedModel) -> attacking.Target:
         """The run's model, kept until another is asked for."""
         key = run.name, seals.digest([run.steps.get(step, {}).get("files") for step in ("train", READY)])
-        if self._last is None or self._last.key != key:
+        if self._last is None or self._last[0] != key:
             victim, clean = self._victim(run, model), artifacts.read_part(run, "test").outputs
-            fgsm = cache(partial(attacking.fgsm, victim, clean, self.splits.test))
             guard = cache(partial(guards.guard, run))
-            self._last = attacking.Target(key, victim, clean, fgsm, guard)
-        return self._last
+            self._last = key, attacking.Target(victim, clean, self.splits.test, guard)
+        return self._last[1]
 
     def _attack(self, run: Run, model: Model | SuppliedModel, choice: AttackChoice) -> None:
         began, n = time.perf_counter(), len(self.splits.test) if choice.n is None else choice.n

@@ -17,7 +17,6 @@ from advbench.contracts import NO_DETECTOR, AcceptAll, FittedDetector, Guard
 from advbench.parsing import attack_choices
 from advbench.perturbation import check_perturbation
 from advbench.scoring import Row
-from advbench.spec import AttackChoice
 from advbench.types import Adversarials, Outputs, Splits
 from advbench.victim import Victim
 
@@ -71,26 +70,16 @@ def evaluate(
             name, subject.detector, threshold, subject.differentiable, calibration, splits.calibration.labels
         )
 
-    def attacked(choice: AttackChoice, on: Guard | None) -> Adversarials:
-        images = splits.test.take(slice(choice.n))
-        made = attacking.perturb(choice.attack, victim, images, clean, lambda done: None, on, surrogate)
-        check_perturbation(choice.attack, images, made)
-        return made
-
-    results = []
+    target, results = attacking.Target(victim, clean, splits.test, guard), []
     for entry in entries:
         (choice,) = attack_choices({**entry, **({"detector": NO_DETECTOR} if "detector" in entry else {})})
-        on = None
         if "detector" in entry:
             own = entry["detector"] != NO_DETECTOR
             choice = replace(choice, detector=entry["detector"], fpr=entry.get("fpr", 0.05) if own else None)
-            on = guard(entry["detector"], choice.fpr)
-        made = attacked(choice, on)
-        row = subject.model | attacking.effect(choice, made, clean.take(slice(choice.n)))
-        if on is not None:
-            (fgsm,) = attack_choices({"name": "fgsm", "eps": entry["eps"], "n": entry["n"]})
-            row |= attacking.evasion(choice, made, clean.take(slice(choice.n)), on, attacked(fgsm, None).outputs)
-        results.append(result_of(row, made))
+        images, on = splits.test.take(slice(choice.n)), target.guard_of(choice)
+        made = attacking.perturb(choice.attack, victim, images, clean, lambda done: None, on, surrogate)
+        check_perturbation(choice.attack, images, made)
+        results.append(result_of(subject.model | attacking.row_of(choice, made, target), made))
     part = Part(clean, splits.test.labels, splits.test.images[:8])
     words = ("attack", "--dataset", "digits", "--loss", subject.model["loss"], "--seed", str(subject.model["seed"]))
     rows = [row for r in results if r.attack in verified for row in verify_rows(r, guard(subject.name, 0.05), clean)]

@@ -46,8 +46,9 @@ class Ahead:
 
         def done(cell: Cell) -> None:
             model = wanted[cell]
-            grid.train(model)
-            if not model.attacks():
+            if model.attacks():
+                grid.train(model)
+            else:
                 self._finish(model)
 
         self._go(wanted, done)
