@@ -63,6 +63,11 @@ def check_finite(features: Tensor, logits: Tensor) -> None:
             )
 
 
+def is_quantised(module: nn.Module) -> bool:
+    """Whether a layer of a model computes in whole numbers."""
+    return any("quantized" in type(part).__module__ for part in module.modules())
+
+
 def failure(error: BaseException, images: Tensor) -> str:
     """What a model's own error on images [n c h w] most likely means."""
     channels, height, width = images.shape[1:]
@@ -90,6 +95,16 @@ def failure(error: BaseException, images: Tensor) -> str:
         return (
             f"one of the model's linear layers takes {sizes[3]} values and got {sizes[2]} from images of {given}; "
             "take a model made for this size, or let build wrap it in a module that resizes the images"
+        )
+    if re.search("same device|on device|NVIDIA driver|CUDA enabled", text):
+        return (
+            f"the model does not compute on {images.device}, where its images and weights are ({in_words(error)}); "
+            "let its forward make and move tensors to images.device, or name by --device the one that it is bound to"
+        )
+    if re.search("same dtype|scalar type|[Ii]nput type .* (weight|bias) type", text):
+        return (
+            f"the model's layers got another type of number than their weights have ({in_words(error)}); weights and "
+            "images are float32 here, so leave half(), double() and other casts out of its forward"
         )
     return (
         f"the model fails on images [n {channels} {height} {width}]: {place_of(error, None)} raised {in_words(error)}"

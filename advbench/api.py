@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from torch import nn
 
 from advbench import artifacts, handed, metrics, reporting, runs
 from advbench.errors import BadSetting, UnknownName
 from advbench.evaluation import EPS, FPR, Evaluation, Given, Subject
+from advbench.findings import Finding
 from advbench.handed import Channels, Entries, Images, Pair
+from advbench.isolation import own_state
 from advbench.parsing import parse
 from advbench.place import Place
-from advbench.process import resolve_device
 from advbench.progress import Quiet, Terminal
 from advbench.scoring import Row
 from advbench.selection import Found, attack_rows
@@ -33,10 +36,12 @@ class Result:
 
     rows      as `advbench verify --json` prints them: attack x detector x population
     attacks   as `advbench attack --json` prints them, by the name of the attack's file
+    findings  what is doubtful about the model or the data; each was a warning too
     """
 
     rows: Sequence[Row]
     attacks: Mapping[str, Row]
+    findings: Sequence[Finding]
     _found: Found = field(repr=False)
     _detectors: Sequence[str] = field(repr=False)
     _place: Place = field(repr=False)
@@ -46,11 +51,16 @@ class Result:
         """A line for each attack and detector; rates are fractions, what is undefined is NaN.
 
         knows                             the detector that the attack knows, None for a careless one
-        error_rate                        misclassified, whatever a detector says
+        clean_error_rate, error_rate      misclassified before and after the attack, whatever a detector says
         undetected_error_rate, _low, _high  misclassified and accepted at the fpr of an attack that knows this
                                           detector; NaN for attacks that do not
+
+        `population` is all, successful or failed; raises UnknownName for another.
         """
         import pandas as pd
+
+        if population not in POPULATIONS:
+            raise UnknownName("population", population, POPULATIONS)
 
         lines = []
         for row in self.rows:
@@ -59,7 +69,8 @@ class Result:
                 aimed = attack if attack.get("detector") == row["detector"] else {}
                 known = {k: aimed.get(k) for k in ("undetected_error_rate", *_ENDS, "clean_rejected")}
                 knows = row["settings"].get("detector")
-                lines.append({**row, "knows": knows, "error_rate": attack["error_rate"], **known})
+                errors = {k: attack[k] for k in ("clean_error_rate", "error_rate")}
+                lines.append({**row, "knows": knows, **errors, **known})
         frame = pd.DataFrame(lines)
         return frame.astype({c: float for c in frame.columns if c.startswith(_FIGURES)})
 
@@ -83,7 +94,8 @@ class Result:
         )[0]
 
 
-_FIGURES = ("eer", "auroc", "tpr", "fpr", "error", "undetected", "clean_rejected")
+POPULATIONS = tuple(metrics.populations(np.ones(0, bool), np.ones(0, bool)))
+_FIGURES = ("eer", "auroc", "tpr", "fpr", "error", "undetected", "clean_")
 _ENDS = ("undetected_error_low", "undetected_error_high")
 
 
@@ -123,7 +135,8 @@ def evaluate(
 ) -> Result:
     """Attack a model and say what its detectors notice.
 
-    model         images float32 [b c h w] in [0, 1] to logits [b k]; it is put into evaluation mode and frozen
+    model         images float32 [b c h w] in [0, 1] to logits [b k], on any device. It is evaluated in evaluation
+                  mode and float32; afterwards it and torch's global settings are as they were
     images        test images float32 [n c h w] in [0, 1], labels int64 [n]; tensors or arrays
     attacks       names, or tables such as {"name": "pgd", "eps": 4 / 255, "steps": 40}; default: FGSM, and the
                   ensemble that knows each detector, on at most 200 images
@@ -139,31 +152,47 @@ def evaluate(
     mean, std     the model is given (image - mean) / std, one value or one a channel; eps stays in units of [0, 1]
     runs_dir      where results are kept, so that the same call goes on from there; default: nowhere
 
+    What is doubtful about model or data is a warning (UserWarning) and in `Result.findings`.
+
+    device        cpu, cuda, cuda:1; default: the GPU that the model is on, else a GPU if there is one, else the CPU
+
     Raises BadData for images or labels in another form, BadSetting for settings, and for a model that the check at
     the door refuses; each in one sentence.
     """
     if not isinstance(model, nn.Module):
         raise BadSetting(f"model is a {type(model).__name__}; give a torch.nn.Module from images to logits")
-    splits = handed.splits_of(images, labels, train, calibration, classes, name)
-    keep = None
-    if runs_dir is None:
-        keep = _Scratch()
-        runs_dir = keep.folder
-    place = Place(
-        runs_dir=Path(runs_dir),
-        device=resolve_device(device),
-        batch_size=batch_size,
-        progress=Terminal() if verbose else Quiet(),
-    )
-    names = handed.names(detectors, train is not None)
-    chosen = handed.attacks_of(attacks, eps, FPR if fpr is None else fpr, names)
-    table = {"name": name, "attacks": chosen, "detectors": names, "n": n}
-    subject = Subject(Given(model), features, handed.channels(mean, "mean"), handed.channels(std, "std"))
-    study = Evaluation(parse(table), place, subject, data=splits, usual=attacks is None, usual_fpr=fpr is None)
-    study.attack()
-    (supplied,) = study.models()
-    run = runs.load(place.runs_dir / supplied.run_name(study.fingerprint))
-    known = attack_rows(run)
-    found = Found(run, tuple(choice.file_name for choice in study.attacks))
-    verified = reporting.verify_found([found], study.spec.detectors, place.progress)
-    return Result(verified, {a: known[a] for a in found.attacks}, found, study.spec.detectors, place, keep)
+    with own_state():
+        splits = handed.splits_of(images, labels, train, calibration, classes, name)
+        keep = None
+        if runs_dir is None:
+            keep = _Scratch()
+            runs_dir = keep.folder
+        place = Place(
+            runs_dir=Path(runs_dir),
+            device=handed.device_of(model, device),
+            batch_size=batch_size,
+            progress=Terminal() if verbose else Quiet(),
+        )
+        names = handed.names(detectors, train is not None)
+        chosen = handed.attacks_of(attacks, eps, FPR if fpr is None else fpr, names)
+        table = {"name": name, "attacks": chosen, "detectors": names, "n": n}
+        subject = Subject(Given(model), features, handed.channels(mean, "mean"), handed.channels(std, "std"))
+        study = Evaluation(
+            parse(table),
+            place,
+            subject,
+            data=splits,
+            usual=attacks is None,
+            usual_fpr=fpr is None,
+            classes_open=classes is None and train is None,
+        )
+        study.attack()
+        (supplied,) = study.models()
+        run = runs.load(place.runs_dir / supplied.run_name(study.fingerprint))
+        known = attack_rows(run)
+        found = Found(run, tuple(choice.file_name for choice in study.attacks))
+        verified = reporting.verify_found([found], study.spec.detectors, place.progress)
+    for finding in study.findings:
+        warnings.warn(finding.text, stacklevel=2)
+    rows = {a: known[a] for a in found.attacks}
+    return Result(verified, rows, study.findings, found, study.spec.detectors, place, keep)

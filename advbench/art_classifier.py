@@ -13,13 +13,14 @@ from art.estimators.classification import PyTorchClassifier
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from advbench import process
 from advbench.types import Perturbed
 
 Gradients = dict[tuple[str, bytes], NDArray[np.float32]]
 
 
 class GradientClassifier(PyTorchClassifier):  # type: ignore[misc]
-    """An ART classifier that remembers which images' last loss gradient was zero in every pixel.
+    """An ART classifier that remembers which images' last loss gradient was zero in every pixel, or not finite.
 
     known   gradients found before, by loss and batch, where they may be used again: FGSM at another eps, or
             unclipped, starts from the same ones
@@ -34,7 +35,8 @@ class GradientClassifier(PyTorchClassifier):  # type: ignore[misc]
     def loss_gradient(self, x: Any, y: Any, **more: Any) -> Any:
         """ART's gradient of the loss in the input, unchanged."""
         gradient = super().loss_gradient(x, y, **more) if self.known is None else self._once(self.known, x, y, more)
-        self.zero_gradients = np.logical_not(gradient.reshape(len(gradient), -1).any(axis=1))
+        flat: NDArray[np.float32] = gradient.reshape(len(gradient), -1)
+        self.zero_gradients = np.logical_not(flat.any(axis=1) & np.isfinite(flat).all(axis=1))
         return gradient
 
     def _once(self, known: Gradients, x: NDArray[np.float32], y: NDArray[Any], more: Any) -> NDArray[np.float32]:
@@ -58,8 +60,7 @@ def wrap(
 
     Its parameters must be frozen: ART's backward pass would otherwise compute their gradients too.
     """
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # ART knows only the current CUDA device
+    process.make_current(device)  # ART knows no other GPU
     return GradientClassifier(
         known=known,
         model=model,

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache, partial
 
-import torch
-
 from advbench import artifacts, disk, guards, scoring
 from advbench.checkpoints import within
 from advbench.checks import Finding
@@ -14,6 +12,7 @@ from advbench.checks.evidence import Evidence
 from advbench.checks.results import Result
 from advbench.checks.table import findings
 from advbench.contracts import Guard
+from advbench.process import CPU
 from advbench.report.commands import attacking
 from advbench.runs import Run
 from advbench.selection import attack_rows
@@ -89,4 +88,4 @@ def _victim(run: Run, shape: tuple[int, int, int], classes: int) -> Victim:
     tensors = artifacts.unpack(run, artifacts.MODEL)
     guards.load_state(network, within(tensors, "network"), run)
     guards.load_state(head, within(tensors, "head"), run)
-    return Victim(Composed(network, head), shape=shape, classes=classes, device=torch.device("cpu"))
+    return Victim(Composed(network, head), shape=shape, classes=classes, device=CPU)

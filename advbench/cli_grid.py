@@ -54,7 +54,9 @@ def engine_of(options: Options) -> Engine | None:
 def device_of(options: Options, here: str) -> str:
     """The workers' device: that of this machine, `here`, but on a cluster what its jobs ask for."""
     if options["on"] not in ("ray", "slurm"):
-        return here
+        return (
+            "cuda" if here != "cpu" and options["device"] in (None, "cuda") else here
+        )  # each worker has its own GPU
     if options["device"] is not None:
         raise BadSetting(
             f"device = {options['device']!r} is of this machine; with --on {options['on']} a job computes on the "

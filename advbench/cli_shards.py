@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from advbench import selection, shards
+from advbench import process, selection, shards
 from advbench.cli_place import place_of, study_of
 from advbench.cli_takes import Options
 from advbench.errors import BadRun, BadSetting
@@ -36,12 +36,9 @@ def shard_of(text: str, environment: Mapping[str, str]) -> Shard:
 
 def attack_shard(table: Mapping[str, Any], options: Options) -> list[Row]:
     """One shard of the attacks; under torchrun on the GPU of this rank, where --device names none."""
-    shard, options = shard_of(options["shard"], os.environ), dict(options)
+    shard = shard_of(options["shard"], os.environ)
     if options["shard"] == "auto" and options["device"] is None:
-        import torch
-
-        if torch.cuda.is_available():
-            options["device"] = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+        process.take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
     return shards.attack(study_of(table, options), shard)
 
 

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from advbench.agreement import agreement
+from advbench.answers import is_quantised
 from advbench.condition import changes, mode_and_weights, tensors_of
 from advbench.errors import BadSetting
 from advbench.features import Supplied
 from advbench.findings import Finding, refuse, warn
+from advbench.types import Outputs
 from advbench.usercode import in_words
 from advbench.victim import is_out_of_memory
 
@@ -39,7 +41,7 @@ def inspect(
     classes          k of the data
     gradients        whether an attack that needs gradients is to be run: without them such a model is refused
 
-    A fault hides what follows from it: a model with NaN logits is not called inaccurate as well. About 2,000 forward
+    A fault hides what follows from it: a model with NaN logits is not called inaccurate as well. About 3,000 forward
     passes of one image, most of them for `agreement`. The caller's random state stays as it is.
     """
     chosen = torch.linspace(0, len(images) - 1, min(len(images), MOST_IMAGES)).long()
@@ -47,6 +49,14 @@ def inspect(
     devices = [images.device] if images.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         found = list(mode_and_weights(model.module))
+        if gradients and is_quantised(model.module):
+            found.append(
+                refuse(
+                    "quantised",
+                    "the model is quantised, and quantised layers have no gradient; evaluate the model in floating "
+                    "point that it was made from, or use an attack without gradients, for example square",
+                )
+            )
         if found:
             return found
         before = {name: tensor.detach().clone() for name, tensor in tensors_of(model.module)}
@@ -60,13 +70,15 @@ def inspect(
         found = list(of_logits(logits, classes))
         if any(finding.severity == "error" or finding.name == "constant-logits" for finding in found):
             return found
-        dependent = list(dependence(model, images))
-        if not any(finding.name == "batch" for finding in dependent):
-            found += [*dependent, *of_gradients(model, images[:FEW], required=gradients)]
+        first = model.tapped(images[:FEW])
+        found += dependence(model, images, batch_size)
+        if not any(finding.severity == "error" for finding in found):
+            found += of_gradients(model, images, batch_size, required=gradients)
             if len(images) >= 2 * FEW:
                 found += agreement(model, images, labels, logits, batch_size)
-            return found
-        return found + dependent
+            if not any(finding.name == "stochastic" for finding in found):
+                found += unsteady(first, model.tapped(images[:FEW]))
+        return found
 
 
 @torch.no_grad()
@@ -97,6 +109,14 @@ def of_logits(logits: Tensor, classes: int) -> Iterator[Finding]:
             "untrained or were not given (--weights), and attacks find no gradient in it",
         )
         return
+    apart = logits.double() - logits.double().mean(dim=1, keepdim=True)
+    spread, size = float(apart.abs().median()), float(logits.abs().max())
+    if torch.finfo(torch.float32).eps * size > 1e-4 * spread > 0:
+        yield warn(
+            "offset",
+            f"the model's logits share an offset of about {size:.2g} and differ by about {spread:.2g}: float32 keeps "
+            "their differences to few digits, which weakens every attack; let the model subtract the offset",
+        )
     if logits.dtype != torch.float32:
         yield warn(
             "precision",
@@ -126,7 +146,7 @@ def wrong_count(k: int, classes: int) -> str:
         )
     return (
         f"the model gives {k} logits and the data have {classes} classes; take a model trained on these classes, or "
-        "let build take the number as its parameter num_classes"
+        "let build take the number as its parameter num_classes (in Python say classes=N where some have no image)"
     )
 
 
@@ -156,25 +176,69 @@ def as_probabilities(logits: Tensor, *, coarse: bool) -> Iterator[Finding]:
 
 
 @torch.no_grad()
-def dependence(model: Supplied, images: Tensor) -> Iterator[Finding]:
-    """Logits that change from pass to pass, or with the other images of the batch."""
+def dependence(model: Supplied, images: Tensor, batch_size: int) -> Iterator[Finding]:
+    """Logits and features that change from pass to pass, with gradients, or with the other images of the batch."""
     few, others = images[:FEW], images[FEW : 2 * FEW]
-    first = model(few)
-    if not alike(first, model(few)) or not alike(first, model(few)):
+    first = model.tapped(few)
+    if not all(same(first, model.tapped(few)) for _ in range(2)):
         yield warn(
             "stochastic",
             "two passes over one image differ: the model is stochastic (dropout, noise, random resizing), and one "
             "gradient of it means little; switch that off, or use attacks with samples (EoT), for example: --attack "
             "pgd --set samples=20",
         )
-    elif len(others) and not alike(
-        model(torch.cat([few, others]))[: len(few)], model(torch.cat([few, 1 - others]))[: len(few)]
+        return
+    with torch.enable_grad():
+        followed = model.tapped(few.clone().requires_grad_())
+    if not same(first, followed):
+        apart = float((first.logits - followed.logits).detach().abs().max())
+        yield refuse(
+            "gradient-mode",
+            f"the model gives other outputs with gradients on than off (logits up to {apart:.2g} apart), so that an "
+            "attack would be on another function than the one that is tested; take what looks at the gradient mode "
+            "out of it (nn.TransformerEncoder: torch.backends.mha.set_fastpath_enabled(False) in the file that "
+            "builds it)",
+        )
+    elif len(others) and not same(
+        *(model.tapped(torch.cat([few, more])).take(slice(len(few))) for more in (others, 1 - others))
     ):
         yield refuse(
             "batch",
-            "an image's logits change with the other images of its batch, as with BatchNorm in training mode; take "
+            "an image's outputs change with the other images of its batch, as with BatchNorm in training mode; take "
             "the running statistics (eval(), track_running_stats=True), and export archives after eval()",
         )
+    elif not all(same(first, found) for found in _elsewhere(model, images, len(few), batch_size)):
+        yield warn(
+            "place",
+            "an image's outputs change with its place in the batch or with the size of the batch, as with noise from "
+            "a fixed seed or a reshape across images, so that all figures depend on --batch-size; let each row "
+            "depend on its own image alone",
+        )
+
+
+def unsteady(first: Outputs, last: Outputs) -> Iterator[Finding]:
+    """Outputs on the same images that are others after many passes than they were at first."""
+    if not same(first, last):
+        yield refuse(
+            "changes-with-use",
+            "the model gives other outputs for the same images after it was used for a while: it counts its calls or "
+            "remembers its inputs, so that no two figures would be of one model; let forward depend on its images "
+            "alone",
+        )
+
+
+def _elsewhere(model: Supplied, images: Tensor, n: int, batch_size: int) -> Iterator[Outputs]:
+    """The outputs of the first n images in other company: in reverse, one by one, at the head and end of a batch."""
+    yield model.tapped(images[:n].flip(0)).take(torch.arange(n - 1, -1, -1))
+    alone = [model.tapped(images[i : i + 1]) for i in range(n)]
+    yield Outputs(torch.cat([o.features for o in alone]), torch.cat([o.logits for o in alone]))
+    yield model.tapped(images[:batch_size]).take(slice(n))
+    yield model.tapped(images[:batch_size].roll(-n, 0)).take(slice(-n, None))
+
+
+def same(first: Outputs, second: Outputs) -> bool:
+    """Equal within the noise of the kernels."""
+    return alike(first.logits, second.logits) and alike(first.features, second.features)
 
 
 def alike(first: Tensor, second: Tensor) -> bool:
@@ -182,23 +246,27 @@ def alike(first: Tensor, second: Tensor) -> bool:
     return torch.allclose(first, second, rtol=1e-3, atol=1e-4 * max(1.0, float(first.abs().max())))
 
 
-def of_gradients(model: Supplied, images: Tensor, *, required: bool) -> Iterator[Finding]:
+def of_gradients(model: Supplied, images: Tensor, batch_size: int, *, required: bool) -> Iterator[Finding]:
     """No gradient at the pixels, zero for all images, or NaN for some."""
     state = refuse if required else warn
-    with torch.enable_grad():
-        given = images.clone().requires_grad_()
-        logits = model(given)
-        # a fixed random direction: the sum of all logits is constant for some models
-        weight = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)).to(logits)
-        gradient = None
-        if logits.requires_grad:
+    gradients: list[Tensor | None] = []
+    for part in torch.split(images, batch_size):
+        with torch.enable_grad():
+            given = part.clone().requires_grad_()
+            logits = model(given)
+            # a fixed random direction: the sum of all logits is constant for some models
+            weight = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)).to(logits)
             try:
-                (gradient,) = torch.autograd.grad((logits * weight).sum(), given, allow_unused=True)
+                summed = (logits * weight).sum()
+                reached = logits.requires_grad
+                gradients += torch.autograd.grad(summed, given, allow_unused=True) if reached else (None,)
             except Exception as error:  # whatever a backward pass of the user's own raises
                 if is_out_of_memory(error):
                     raise
                 yield state("gradient-fails", f"the model's backward pass raised {in_words(error)}; mend it")
                 return
+    found = [gradient for gradient in gradients if gradient is not None]
+    gradient = torch.cat(found) if found else None
     way = "let a module with a stand-in gradient do that step, or use an attack without gradients, for example square"
     if gradient is None:
         yield state(
@@ -208,10 +276,10 @@ def of_gradients(model: Supplied, images: Tensor, *, required: bool) -> Iterator
         )
     elif not gradient.isfinite().all():
         rows = int((~gradient.isfinite()).flatten(1).any(dim=1).sum())
-        yield state(
+        yield (state if FEW * rows > len(images) else warn)(
             "nan-gradient",
-            f"the gradient at the pixels is NaN or infinite for {rows} of {len(images)} images; look for a root, "
-            "norm or logarithm taken at 0",
+            f"the gradient at the pixels is NaN or infinite for {rows} of {len(images)} images, where no attack can "
+            "follow it; look for a root, norm or logarithm taken at 0",
         )
     elif not gradient.any():
         yield state(

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from advbench import catalog, fitting, guards
+from advbench import artifacts, catalog, fitting, guards
 from advbench.contracts import FromSurrogate
-from advbench.data import for_supplied
-from advbench.door import MOST_IMAGES, inspect
-from advbench.errors import BadSetting
-from advbench.features import Supplied, tap
-from advbench.findings import Finding, enforce
-from advbench.pipeline import Study
+from advbench.data import SHARES, for_supplied
+from advbench.door import MOST_IMAGES, inspect, same
+from advbench.errors import BadRun, BadSetting
+from advbench.features import NoFeatures, Supplied, tap
+from advbench.findings import Finding, enforce, warn
+from advbench.isolation import borrowed, own_state
+from advbench.pipeline import READY, Study
 from advbench.place import Place
 from advbench.runs import Run
+from advbench.scoring import Row
 from advbench.sources import label
 from advbench.spec import AttackChoice, Model, Spec, SuppliedModel
-from advbench.supplied import code_file_of, identity_of, load_model
+from advbench.supplied import code_file_of, identity_of, load_model, refuse_meta
 from advbench.surrogates import NO_SURROGATE
 from advbench.types import Outputs, Splits
 from advbench.victim import Victim
@@ -72,8 +76,16 @@ class Given:
     module: nn.Module
 
     def bring(self, splits: Splits) -> tuple[nn.Module, dict[str, Any]]:  # noqa: ARG002
-        """Itself."""
-        return self.module, identity_of(self.module, IN_MEMORY + type(self.module).__name__, None)
+        """Itself, of a compiled one what was compiled; raises BadSetting where it has no weights yet."""
+        module = getattr(self.module, "_orig_mod", self.module)
+        source = IN_MEMORY + type(module).__name__
+        refuse_meta(module, source)
+        if any(isinstance(p, nn.UninitializedParameter) for p in module.parameters()):
+            raise BadSetting(
+                f"{source}: the model has lazy layers that have no weights yet; run it on one image and train it, or "
+                "load its weights, before it is evaluated"
+            )
+        return module, identity_of(module, source, None)
 
 
 def usual_attacks(budget: str = "quick") -> list[dict[str, Any]]:
@@ -109,7 +121,8 @@ class Evaluation(Study):
     Calibration is the part given as such, else half of the test part, never images that the model may have seen.
     `usual` says that the attacks are the default ones, which take no more images than there are, and `usual_fpr` that
     the false-positive rate of their thresholds is too: it grows where calibration is small, and where that cannot fix
-    any, the attacks that want a threshold are left out.
+    any, the attacks that want a threshold are left out. `classes_open` says that classes may be missing among the
+    labels: where the data name none and the model knows more, up to twice as many, those are the data's.
     """
 
     def __init__(
@@ -121,6 +134,7 @@ class Evaluation(Study):
         data: Splits | None = None,
         usual: bool = False,
         usual_fpr: bool = True,
+        classes_open: bool = False,
     ) -> None:
         super().__init__(spec, place, weights=())
         for name in spec.detectors:
@@ -130,9 +144,11 @@ class Evaluation(Study):
         if any(isinstance(choice.attack, FromSurrogate) for choice in spec.attacks):
             raise BadSetting(NO_SURROGATE)
         self.subject = subject
+        self.findings: tuple[Finding, ...] = ()
         self.data = data
         self.usual = usual
         self.usual_fpr = usual and usual_fpr
+        self.classes_open = classes_open
 
     def _loaded(self) -> Splits:
         splits = for_supplied(super()._loaded()) if self.data is None else self.data
@@ -167,21 +183,86 @@ class Evaluation(Study):
             found = [c if c.fpr is None else replace(c, fpr=fpr) for c in found if c.fpr is None or fpr is not None]
         return found
 
+    def attack(self) -> list[Row]:
+        """A row for each attack; process and model come back as they were. `findings` then says what is doubtful."""
+        with own_state(), ExitStack() as self._until:
+            rows = super().attack()
+            if not self._gives_what_is_stored(self._model):
+                raise BadSetting(
+                    "the model gives other outputs for the same images than before it was attacked, so that its "
+                    f"figures are of no one model; let forward depend on its images alone, and delete "
+                    f"{self.place.runs_dir / self._model.run_name(self.fingerprint)}"
+                )
+            return rows
+
     @cached_property
     def _brought(self) -> tuple[Supplied, dict[str, Any]]:
-        own, splits = self.subject, self.splits
+        own, splits, device = self.subject, self.splits, self.place.device
         module, identity = own.model.bring(splits)
-        sample = splits.test.take(slice(SAMPLE)).images
-        return tap(module, sample, features=own.features, mean=own.mean, std=own.std), identity
+        kinds = {str(p.dtype).removeprefix("torch.") for p in module.parameters() if p.is_floating_point()}
+        if kinds - {"float32"}:
+            self.findings += (
+                warn("weights-type", f"the model's {', '.join(sorted(kinds))} weights are used as float32"),
+            )
+        self._until.enter_context(borrowed(module, device))
+        sample = splits.test.take(slice(SAMPLE)).images.to(device)
+        try:
+            made = tap(module, sample, features=own.features, mean=own.mean, std=own.std)
+        except NoFeatures as error:
+            if own.features is not None or self._needs_features:
+                raise
+            self.place.progress.say(f"the logits stand for the features, which no detector asks for: {error}")
+            made = Supplied(module, None, mean=own.mean, std=own.std).to(device)
+        self.place.progress.say(f"features: {made.tap}")
+        if self.classes_open:
+            self.splits = _with_classes(splits, made(sample).shape[1])
+        return made, identity
+
+    @property
+    def _needs_features(self) -> bool:
+        aimed = (choice.detector for choice in self.spec.attacks if choice.fpr is not None)
+        names = {*self.spec.detectors, *(name for name in aimed if name is not None)}
+        return any(catalog.load("detector", name).fitted_on == "outputs" for name in names)
 
     def models(self) -> Sequence[Model | SuppliedModel]:
         """The one model."""
+        return [self._model]
+
+    @cached_property
+    def _model(self) -> SuppliedModel:
+        """Other code with the same weights is another model: where a run holds other outputs, the next is tried."""
         supplied, identity = self._brought
         own = {k: v for k in ("features", "mean", "std") if (v := getattr(self.subject, k)) is not None}
         own = {k: v if isinstance(v, str) else [float(x) for x in v] for k, v in own.items()}
-        tapped = f"{'input' if supplied.at_input else 'output'} of {supplied.layer}"
         name = label(self.spec.dataset) if self.data is None else self.data.test.name
-        return [SuppliedModel(name, identity | own | {"tapped": tapped}, self.spec.image_size)]
+        record = identity | own | {"tapped": supplied.tap}
+        for number in count(1):
+            variant = {} if number == 1 else {"variant": number}
+            model = SuppliedModel(name, record | variant, self.spec.image_size)
+            if self._gives_what_is_stored(model):
+                return model
+            self.place.progress.say(
+                f"{model.run_name(self.fingerprint)} is of a model of the same weights and other outputs: the code "
+                "was changed, so this one gets a run of its own"
+            )
+        raise AssertionError
+
+    def _gives_what_is_stored(self, model: SuppliedModel) -> bool:
+        """Whether the run of that name is this model's, by its outputs on some test images; yes where it has none."""
+        try:
+            run = self.opened(model)
+            stored = artifacts.read_part(run, "test").outputs if READY in run.steps else None
+        except BadRun:
+            return True  # what goes on from it says what is wrong
+        if stored is None or len(stored) != len(self.splits.test):
+            return True
+        batch = slice(min(len(stored), self.place.batch_size))  # as it was stored: some models look at the batch
+        victim, images = self._victim(run, model), self.splits.test.take(batch).images
+        now, stored = victim.outputs(images), stored.take(batch)
+        if not victim.stochastic:
+            return same(stored, now)
+        again = victim.outputs(images)  # random outputs: as far from the stored ones as from another pass
+        return float((now.logits - stored.logits).abs().mean()) <= 2 * float((now.logits - again.logits).abs().mean())
 
     def _victim(self, run: Run, model: Model | SuppliedModel) -> Victim:  # noqa: ARG002
         splits, place = self.splits, self.place
@@ -198,9 +279,11 @@ class Evaluation(Study):
     def _ensure_ready(self, run: Run, model: Model | SuppliedModel) -> None:
         """The model let in at the door, and its outputs stored."""
         if not run.has("door"):
-            run.write("door", {}, info={"findings": [asdict(finding) for finding in self._at_the_door()]})
-        for finding in run.info("door")["findings"]:
-            self.place.progress.say(f"{finding['severity']}: {finding['text']}")
+            found = (*self.findings, *self._at_the_door())
+            run.write("door", {}, info={"findings": [asdict(finding) for finding in found]})
+        self.findings = tuple(Finding(**finding) for finding in run.info("door")["findings"])
+        for finding in self.findings:
+            self.place.progress.say(f"{finding.severity}: {finding.text}")
         splits = self.splits
         parts = {"train": splits.train, "calibration": splits.calibration, "test": splits.test}
         fitting.ensure_outputs(run, parts, lambda: self._victim(run, model), splits, self.place.progress.say)
@@ -209,9 +292,21 @@ class Evaluation(Study):
         """What is doubtful about the model, on calibration images; raises BadSetting for what is wrong."""
         some = self.splits.calibration
         some = some.take(torch.linspace(0, len(some) - 1, min(len(some), MOST_IMAGES)).long())
-        classes = len(some.classes)
-        return enforce(inspect(self._brought[0], some.images, some.labels, classes, gradients=self._needs_gradients))
+        size, classes = self.place.batch_size, len(some.classes)
+        found = inspect(
+            self._brought[0], some.images, some.labels, classes, batch_size=size, gradients=self._needs_gradients
+        )
+        return enforce(found)
 
     @property
     def _needs_gradients(self) -> bool:
         return any(choice.attack.differentiates for choice in self.spec.attacks)
+
+
+def _with_classes(splits: Splits, k: int) -> Splits:
+    """The parts with k numbered classes, where they have fewer and at least half of that, without names."""
+    have = len(splits.test.classes)
+    if splits.test.classes != tuple(map(str, range(have))) or not have < k <= 2 * have:
+        return splits
+    parts = {name: replace(getattr(splits, name), classes=tuple(map(str, range(k)))) for name in SHARES}
+    return replace(splits, **parts)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from advbench.answers import check_finite, logits_of
+from advbench.answers import check_finite, is_quantised, logits_of
 from advbench.errors import BadSetting
+from advbench.process import own_streams
 from advbench.types import Outputs
 from advbench.victim import Classifier
 
 MOST_NAMES = 30
+
+
+class NoFeatures(BadSetting):
+    """The model answers, and no layer of it gives features; detectors of logits alone can do without."""
 
 
 class Supplied(Classifier):
@@ -23,7 +27,7 @@ class Supplied(Classifier):
 
     images     float32 [n c h w] in [0, 1]; `mean` and `std` (one value a channel, default 0 and 1) are applied here,
                (image - mean) / std, so that eps stays in units of [0, 1]
-    layer      name of the tapped layer in the user's model
+    layer      name of the tapped layer in the user's model; None: the logits stand for the features
     at_input   True: the features are the layer's input; False: its output
 
     Features [n d] are float32. [n d] is taken as it is, maps [n c h w] are averaged over their positions, tokens
@@ -37,7 +41,7 @@ class Supplied(Classifier):
     def __init__(
         self,
         module: nn.Module,
-        layer: str,
+        layer: str | None,
         *,
         at_input: bool = False,
         mean: Sequence[float] | None = None,
@@ -51,13 +55,14 @@ class Supplied(Classifier):
         self.register_buffer("std", channels_of(std, 1.0), persistent=False)
         self.eval().requires_grad_(False)
 
-    def normalised(self, images: Tensor) -> Tensor:
-        """What the user's model is given."""
-        return (images - self.mean) / self.std
+    @property
+    def tap(self) -> str:
+        """What the features are, for records and people."""
+        return "logits" if self.layer is None else f"{'input' if self.at_input else 'output'} of {self.layer}"
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [n k]; raises BadSetting where the model gives anything else."""
-        return logits_of(self.module, self.normalised(images))
+        return logits_of(self.module, (images - self.mean) / self.std)
 
     def outputs(self, images: Tensor) -> Outputs:
         """Features [n d] and logits [n k], float32, one forward pass, with their graph; refused where not finite."""
@@ -66,14 +71,17 @@ class Supplied(Classifier):
         return found
 
     def tapped(self, images: Tensor) -> Outputs:
-        """The same, whatever the values."""
-        seen: list[Tensor] = []
+        """The same, whatever the values; raises NoFeatures where the layer gives no row for each image."""
+        if self.layer is None:
+            logits = self(images).float()
+            return Outputs(logits, logits)
+        name, seen = self.layer, list[Tensor]()
 
         def keep(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:  # noqa: ARG001
             tensor = first_tensor((*args, *kwargs.values()) if self.at_input else (output,))
-            seen[:] = [] if tensor is None else [pooled(tensor, self.layer)]
+            seen[:] = [] if tensor is None else [pooled(tensor, name)]
 
-        part = self.module.get_submodule(self.layer)
+        part = self.module.get_submodule(name)
         handle = (
             part.register_forward_pre_hook(keep, with_kwargs=True)
             if self.at_input
@@ -84,7 +92,12 @@ class Supplied(Classifier):
         finally:
             handle.remove()
         if not seen:
-            raise BadSetting(f"layer {self.layer!r} gave no tensor in a forward pass; name another one by --features")
+            raise NoFeatures(f"layer {name!r} gave no tensor in a forward pass; name another one by --features")
+        if len(seen[0]) != len(images):
+            raise NoFeatures(
+                f"layer {name!r} gives {len(seen[0])} rows of features for {len(images)} images, as where each image "
+                "is shown several times; name by --features a layer that gives one row for each image"
+            )
         return Outputs(seen[0], logits.float())
 
 
@@ -101,7 +114,7 @@ def pooled(tensor: Tensor, layer: str) -> Tensor:
         return tensor.float().mean(dim=1)
     if tensor.ndim == 4:
         return tensor.float().mean(dim=(2, 3))
-    raise BadSetting(
+    raise NoFeatures(
         f"layer {layer!r} gives a tensor of shape {list(tensor.shape)}; features are [n d], maps [n c h w] or tokens "
         "[n t d]: name another layer by --features"
     )
@@ -132,15 +145,17 @@ def tap(
     features   name of the layer whose output is the features; None = the input of the last layer, found by tracing
 
     Raises BadSetting where the model cannot take the sample or gives no logits, where mean or std do not fit the
-    images, for an unknown layer, and where tracing finds none.
+    images, and for an unknown layer; NoFeatures where tracing finds none.
     """
-    if isinstance(module, torch.jit.ScriptModule):
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
         raise BadSetting(
             "the model is a TorchScript program, whose layers cannot be tapped; build it from its Python code, or "
             "export it anew with torch.export"
         )
     check_normalisation(mean, std, sample.shape[1])
-    made = Supplied(module, "", mean=mean, std=std)
+    made = Supplied(module, None, mean=mean, std=std).to(sample.device)
+    with torch.no_grad():
+        made(sample)
     if features is None:
         made.layer, made.at_input = last_layer(made, sample), True
     else:
@@ -174,45 +189,63 @@ def known_layer(module: nn.Module, name: str) -> str:
     raise BadSetting(f"the model has no layer {name!r}; its layers: {', '.join(listed) or 'none'}{more}")
 
 
-@dataclass(frozen=True)
-class Call:
-    """A layer that ran on one vector (or map) an image and could be the last one: its name and its output."""
-
-    layer: str
-    output: Tensor
-
-
 def last_layer(model: Supplied, sample: Tensor) -> str:
-    """The last layer, in the order of calls, that makes k logits of features and whose output reaches the logits.
+    """The last layer, in the order of calls, that makes k logits of features and whose output decides the logits.
 
     A candidate has a weight of its own (parameter or buffer) with the sizes d and k, is called on [n d] and gives
     [n k], or is a 1x1 convolution from [n d h w] to [n k h w]. That holds for nn.Linear and for heads that are not.
-    Raises BadSetting where there is none.
+    Raises NoFeatures where there is none.
     """
     named = {part: name for name, part in model.module.named_modules() if name}
-    calls: list[Call] = []
+    calls: list[tuple[str, int]] = []
 
     def note(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         given = first_tensor((*args, *kwargs.values()))
         if given is not None and isinstance(output, Tensor) and may_be_last(part, given, output):
-            if not output.requires_grad:
-                output.requires_grad_()
-            calls.append(Call(named[part], output))
+            calls.append((named[part], output.shape[1]))
 
     handles = [part.register_forward_hook(note, with_kwargs=True) for part in named]
     try:
-        with torch.enable_grad():
-            logits = model(sample.clone().requires_grad_())
+        with torch.no_grad():
+            classes = model(sample).shape[1]
     finally:
         for handle in handles:
             handle.remove()
-    found = [call.layer for call in calls if call.output.shape[1] == logits.shape[1] and reaches(call.output, logits)]
-    if not found:
-        raise BadSetting(
-            f"no layer was found that makes the {logits.shape[1]} logits of a vector of features; name the layer "
-            f"whose output is the features by --features, one of: {listing(named.values())}"
+    found = list(dict.fromkeys(layer for layer, size in reversed(calls) if size == classes))
+    chosen = next((layer for layer in found if decides(model, layer, sample)), None)
+    if chosen is None:
+        why = f" ({found[0]!r} has the sizes, but does not decide the logits)" if found else ""
+        why += ", as in a quantised model" if is_quantised(model.module) else ""
+        raise NoFeatures(
+            f"no layer was found that makes the {classes} logits of a vector of features{why}; name the layer whose "
+            f"output is the features by --features, one of: {listing(named.values())}"
         )
-    return found[-1]
+    return chosen
+
+
+@torch.no_grad()
+def decides(model: Supplied, layer: str, sample: Tensor) -> bool:
+    """Whether the logits follow from a layer's output: put into a pass over other images, it gives its own logits."""
+    part, outputs = model.module.get_submodule(layer), list[Tensor]()
+
+    def keep(part: nn.Module, args: Any, output: Tensor) -> None:  # noqa: ARG001
+        outputs.append(output.clone())
+
+    def put(part: nn.Module, args: Any, output: Tensor) -> Tensor:  # noqa: ARG001
+        return outputs.pop(0) if outputs else output
+
+    others, found = sample.flip(0) if len(sample) > 1 else sample.flip(-1), []
+    for hook, images in ((keep, sample), (put, others), (None, others)):
+        handle = part.register_forward_hook(hook or (lambda *given: None))
+        try:
+            with own_streams(sample.device):
+                torch.manual_seed(0)  # the same noise in each pass
+                found.append(model(images).double().nan_to_num())  # NaN is for others to refuse
+        finally:
+            handle.remove()
+    wanted, put_in, plain = found
+    noise = 1e-5 * float(wanted.abs().max())
+    return float((put_in - wanted).abs().max()) <= 0.01 * float((plain - wanted).abs().max()) + noise
 
 
 def listing(names: Iterable[str]) -> str:
@@ -233,13 +266,3 @@ def may_be_last(part: nn.Module, given: Tensor, output: Tensor) -> bool:
         and all(size == 1 for size in weight.shape[2:])
         for weight in own
     )
-
-
-def reaches(output: Tensor, logits: Tensor) -> bool:
-    """Whether a gradient of the logits arrives at a layer's output; yes where there are no gradients at all."""
-    if not logits.requires_grad:
-        return True
-    if output is logits:
-        return True
-    (gradient,) = torch.autograd.grad(logits.sum(), output, allow_unused=True, retain_graph=True)
-    return gradient is not None

@@ -78,7 +78,7 @@ class Rejected(Criterion):
 def gradient_of(values: Tensor, x: Tensor, *, again: bool = False) -> Tensor:
     """Gradient [b c h w] of each image's own value [b]; `again` keeps the graph for another one.
 
-    An image whose gradient is not finite gets zeros, which are counted like any other vanished gradient.
+    Where it is NaN or infinite there is nothing to follow, and it is zero; `Search` counts such images.
     """
     if values.isnan().any():
         raise FailedCheck("the attack's objective is NaN; the model's outputs must be numbers")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
+from torch import Tensor, nn
 
 from advbench import catalog
 from advbench.arrays import check
@@ -16,6 +17,7 @@ from advbench.data import for_supplied
 from advbench.errors import BadData, BadSetting
 from advbench.evaluation import DETECTORS, usual_attacks
 from advbench.parsing import entries, listed, text
+from advbench.process import resolve_device
 from advbench.settings import number
 from advbench.types import ImageSet, Splits
 
@@ -50,6 +52,12 @@ def channels(values: Channels, name: str) -> list[float] | None:
     return [number(value, name) for value in np.ravel(np.asarray(values)).tolist()]
 
 
+def device_of(model: nn.Module, name: str | None) -> torch.device:
+    """The device of that name; for None the GPU that the model is on, else the usual one. Raises BadSetting."""
+    own = next((t.device for t in (*model.parameters(), *model.buffers()) if t.device.type == "cuda"), None)
+    return resolve_device(str(own) if name is None and own is not None else name)
+
+
 def splits_of(
     images: Images,
     labels: Images,
@@ -58,8 +66,13 @@ def splits_of(
     classes: Sequence[str] | int | None,
     name: str,
 ) -> Splits:
-    """The parts of what was handed over; those not given are empty, or half of the test part."""
-    test = check(images, labels, classes, name)
+    """The parts of what was handed over; those not given are empty, or half of the test part.
+
+    Where `classes` is None, they are those that occur in any part.
+    """
+    if classes is None:
+        classes = _classes_in(labels, *(pair[1] for pair in (train, calibration) if _is_pair(pair)))
+    test = check(_plain(images), _plain(labels), classes, name)
     nothing = test.take(slice(0))
     fitting, fixing = (
         nothing if pair is None else _like(_set(pair, part, test), test)
@@ -68,10 +81,29 @@ def splits_of(
     return for_supplied(Splits(fitting, nothing, fixing, test, calibration_given=calibration is not None))
 
 
+def _classes_in(*labels: Images) -> int | None:
+    """As many as the largest label says; None where these are no labels, which `arrays.check` says better."""
+    try:
+        return max(2, *(int(np.asarray(values).max()) + 1 for values in map(_plain, labels)))
+    except (TypeError, ValueError):
+        return None
+
+
+def _plain(values: Any) -> Any:
+    """A tensor on the CPU that autograd may keep: one made in inference mode is copied."""
+    if not isinstance(values, Tensor):
+        return values
+    return (values.clone() if values.is_inference() else values).detach().cpu()
+
+
+def _is_pair(pair: Any) -> TypeGuard[Pair]:
+    return isinstance(pair, (tuple, list)) and len(pair) == 2
+
+
 def _set(pair: Pair, part: str, test: ImageSet) -> ImageSet:
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+    if not _is_pair(pair):
         raise BadSetting(f"{part} is no pair; write {part}=(images, labels)")
-    return check(*pair, test.classes, f"{part} part of {test.name}")
+    return check(_plain(pair[0]), _plain(pair[1]), test.classes, f"{part} part of {test.name}")
 
 
 def _like(part: ImageSet, test: ImageSet) -> ImageSet:

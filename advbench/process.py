@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
 from advbench.errors import BadSetting
 
+CPU = torch.device("cpu")
 # Of glibc's malloc.h. Freed memory goes back to the system when that much of it lies at the heap's end, and an
 # allocation of that size is mapped anew each time.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
@@ -45,12 +48,50 @@ def keep_freed_memory() -> bool:
 
 
 def resolve_device(name: str | None) -> torch.device:
-    """The device of that name; None = CUDA where there is one, else the CPU. Raises BadSetting."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    usable = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    if name == "cuda" and len(usable) > 1:
-        return torch.device("cuda")
-    if name not in usable:
-        raise BadSetting(f"device {name!r} cannot be used on this machine; usable: {', '.join(usable)}")
-    return torch.device(name)
+    """The device of that name, with its index; None = CUDA where there is one, else the CPU. Raises BadSetting."""
+    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if gpus and name in (None, "cuda"):
+        name = f"cuda:{torch.cuda.current_device()}"
+    if name is not None and name not in ("cpu", *gpus):
+        raise BadSetting(f"device {name!r} cannot be used on this machine; usable: {', '.join(('cpu', *gpus))}")
+    return torch.device(name or "cpu")
+
+
+def take_gpu(index: int) -> None:
+    """Let this process compute on a GPU of the machine, by turns; nothing where there is none."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(index % torch.cuda.device_count())
+
+
+def make_current(device: torch.device) -> None:
+    """For libraries that know only the current GPU."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
+@contextmanager
+def same_gpu_after() -> Iterator[None]:
+    """Whatever is made current in between."""
+    before = torch.cuda.current_device() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if before is not None:
+            torch.cuda.set_device(before)
+
+
+def gpus_in_use() -> list[int]:
+    """The GPUs whose random streams may be in use; none before the first use of one."""
+    return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+
+
+def free_cached(device: torch.device) -> None:
+    """Give memory that torch keeps for later back to a GPU."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def own_streams(device: torch.device) -> AbstractContextManager[None]:
+    """The random streams of the CPU and of `device` come back as they were."""
+    stream: AbstractContextManager[None] = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    return stream

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from advbench import process
 from advbench.contracts import AttackSettings
 from advbench.errors import FailedCheck
 from advbench.geometry import generator
@@ -113,6 +115,7 @@ class Search:
         climbed, outputs = [], []
         for _ in range(self.samples):
             leaf = x.detach().requires_grad_()
+            leaf.register_hook(partial(self._count_broken, rows))  # type: ignore[no-untyped-call]
             with self._own_randomness():
                 found = self.victim.differentiable_outputs(leaf)
                 climbed.append(goal.climb(found, rows, leaf))
@@ -124,6 +127,10 @@ class Search:
         self.gradients[rows] += goal.backwards * self.samples
         self.zero_gradients[rows] |= ~gradients.flatten(1).any(dim=1)
         return Climbed(values, gradients)
+
+    def _count_broken(self, rows: Tensor, gradient: Tensor) -> None:
+        """A gradient that is not finite counts as vanished: some pixels of it are not followed."""
+        self.zero_gradients[rows] |= ~gradient.isfinite().flatten(1).all(dim=1)
 
     @torch.no_grad()
     def look(self, rows: Tensor, x: Tensor) -> Outputs:
@@ -142,8 +149,7 @@ class Search:
         if not self.victim.stochastic:
             yield
             return
-        device = self.victim.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with process.own_streams(self.victim.device):
             torch.manual_seed(generator(int(self.seeds[0]), self._passes).initial_seed())
             self._passes += 1
             yield

@@ -173,15 +173,20 @@ def settle(module: nn.Module, source: str, shape: tuple[int, int, int]) -> None:
     for part in module.modules():
         if "train" in vars(part):  # torch.export's modules refuse train() and eval(): their mode is compiled in
             part.train = part.eval = types.MethodType(_stay, part)  # type: ignore[method-assign]
-    if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
-        raise BadSetting(
-            f"{source}: the model has weights on the meta device, which hold no values; build it on the CPU"
-        )
+    refuse_meta(module, source)
     module.to("cpu").eval()
     if any(isinstance(p, nn.UninitializedParameter) for p in module.parameters()):
         with torch.no_grad(), explained(source, None):
             module(torch.zeros(2, *shape))  # lazy layers take their size from a first batch
     module.float().requires_grad_(False)
+
+
+def refuse_meta(module: nn.Module, source: str) -> None:
+    """Raise BadSetting for a model with weights that hold no values."""
+    if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
+        raise BadSetting(
+            f"{source}: the model has weights on the meta device, which hold no values; build it on the CPU"
+        )
 
 
 def _stay(part: nn.Module, mode: bool = False) -> nn.Module:

@@ -92,7 +92,7 @@ class Perturbed:
     targets         int64 [n], or None for an untargeted attack
     gradients       int64 [n], backward passes spent on each image
     forwards        int64 [n], forward passes spent on each image
-    zero_gradients  bool [n], a gradient was exactly zero in every pixel
+    zero_gradients  bool [n], a gradient was exactly zero in every pixel, or NaN or infinite in one
     first_success   int64 [n], gradients (of an attack that takes none at all: forward passes) spent on the image
                     when it was first seen to succeed, 0 = before any; -1 where that was not seen
     misclassified   of an ensemble: bool [n], some point tried was misclassified, detected or not

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor, nn
 
+from advbench import process
 from advbench.art_losses import CrossEntropy
 from advbench.errors import BadSetting
 from advbench.losses import Head
@@ -145,8 +146,7 @@ class Victim:
                     ) from error
             self.batch_size = (self.batch_size + 1) // 2
             self._say(f"out of memory on {self.device}: evaluating {self.batch_size} images at a time from here on")
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+            process.free_cached(self.device)
         return results
 
     @torch.no_grad()
@@ -181,7 +181,7 @@ class Victim:
         """Whether two passes over the same two images differ by more than the noise of the kernels."""
         rng = torch.Generator().manual_seed(0)
         images = torch.rand((2, *self.shape), generator=rng).to(self.device)
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        with process.own_streams(self.device):
             first, second = self.model(images), self.model(images)
         return not torch.allclose(first, second, rtol=1e-3, atol=1e-4, equal_nan=True)
 

@@ -258,8 +258,8 @@ def test_a_part_that_stays_in_training_mode_is_named(digits: Splits) -> None:
     [
         ("no-gradient", lambda x: x.detach(), "no gradient of the logits reaches the pixels"),
         ("no-gradient", lambda x: torch.from_numpy(x.detach().numpy()), "a detour over NumPy"),
-        ("zero-gradient", lambda x: (x * 16).round() / 16, "zero for all of 8 images"),
-        ("nan-gradient", lambda x: x.sqrt() ** 2, "NaN or infinite for 8 of 8 images"),
+        ("zero-gradient", lambda x: (x * 16).round() / 16, "zero for all of 300 images"),
+        ("nan-gradient", lambda x: x.sqrt() ** 2, "NaN or infinite for 300 of 300 images"),
     ],
 )
 def test_a_missing_gradient_is_refused_where_an_attack_needs_one(

@@ -15,7 +15,7 @@ ROOT = Path(advbench.__file__).parent
 # A module may import from its own layer and from those before it.
 LAYERS = (
     {"errors", "settings", "seals"},
-    {"disk", "locks", "process"},
+    {"disk", "locks", "process", "isolation"},
     {"streaming"},
     {"types", "recipes", "checkpoints", "prelu", "conv", "objectives", "geometry", "moments"},
     {"arithmetic", "augmentation", "hardening", "regimes"},

@@ -14,12 +14,12 @@ from advbench.contracts import FittedDetector
 from advbench.losses import Head
 from advbench.losses.softmax import Softmax
 from advbench.models import Network, feature_layer
+from advbench.process import CPU
 from advbench.recipes import AdversarialTraining, Training
 from advbench.training import Trainer
 from advbench.types import Outputs, Splits
 from advbench.victim import Composed, Victim
 
-CPU = torch.device("cpu")
 SHAPE, CLASSES, FEATURES = (1, 8, 8), 10, 16
 TOUCHED = 1e-4  # distance of features beyond the float noise of another batch
 

@@ -8,11 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from advbench import catalog, disk, fitting, released, runs
 from advbench.pipeline import Study
 from advbench.place import Place
+from advbench.process import CPU
 from advbench.reporting import verify_found
 from advbench.reproduce import records
 from advbench.reproduce.cells import DETECTORS, Cell, Entry, chosen
@@ -50,7 +49,7 @@ class Grid:
         """
         place = replace(self.place, runs_dir=self.work / kind)
         if kind in ("evaluated", "security"):
-            place = replace(place, device=torch.device("cpu"))
+            place = replace(place, device=CPU)
         study = Study(cell.spec(training, attacks), place, weights=[self.weights(cell).parent])
         study.splits = self.splits
         return study
