@@ -7,24 +7,26 @@ from typing import Literal
 
 import torch
 
+from advbench.process import Device, gpu_computes_bf16
+
 Arithmetic = Literal["fp32", "bf16"]
 
 
-def computes_bf16(device: torch.device) -> bool:
+def computes_bf16(device: Device) -> bool:
     """Whether bf16 autocast gains anything on this device.
 
     On a CPU oneDNN's own word decides: AVX-512, where it has fast kernels even without bf16 instructions, or Arm's
     bf16. On AVX2 alone the convolutions of the MNIST network took 15 times as long as in float32.
     """
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        return gpu_computes_bf16()
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def arithmetic_of(
-    precision: Arithmetic, device: torch.device, native: Callable[[torch.device], bool] = computes_bf16
+    precision: Arithmetic, device: Device, native: Callable[[Device], bool] = computes_bf16
 ) -> Arithmetic:
     """What a training of that precision computes in: bf16 where `native` says that the device has it, else float32.
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from advbench import process
 from advbench.contracts import Attack, check_eps
 from advbench.errors import BadSetting, UnknownName
 from advbench.geometry import Norm, generator
@@ -97,7 +98,7 @@ def seeded(seed: int) -> Iterator[None]:
     """
     start = generator(seed, 0).initial_seed() % 2**32
     kept = np.random.get_state(), random.getstate()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
+    with torch.random.fork_rng(devices=process.gpus_in_use()):
         torch.manual_seed(start)
         np.random.seed(start)  # noqa: NPY002
         random.seed(start)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from advbench import process
+from advbench.process import Device
 from advbench.types import Perturbed
 
 Gradients = dict[tuple[str, bytes], NDArray[np.float32]]
@@ -52,7 +53,7 @@ def wrap(
     *,
     shape: tuple[int, int, int],
     classes: int,
-    device: torch.device,
+    device: Device,
     clip: bool,
     known: Gradients | None = None,
 ) -> GradientClassifier:

@@ -67,7 +67,7 @@ def inspect(
         found = list(changes(model.module, before))
         if found:
             return found
-        found = list(of_logits(logits, classes))
+        found = list(of_logits(logits, classes, from_one=bool(labels.min() >= 1)))
         if any(finding.severity == "error" or finding.name == "constant-logits" for finding in found):
             return found
         first = model.tapped(images[:FEW])
@@ -87,11 +87,11 @@ def in_batches(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
     return torch.cat([model(part) for part in torch.split(images, batch_size)])
 
 
-def of_logits(logits: Tensor, classes: int) -> Iterator[Finding]:
+def of_logits(logits: Tensor, classes: int, *, from_one: bool = False) -> Iterator[Finding]:
     """The number of classes, NaN and infinite values, precision, and outputs that are probabilities."""
     n, k = logits.shape
     if k != classes:
-        yield refuse("class-count", wrong_count(k, classes))
+        yield refuse("class-count", wrong_count(k, classes, from_one=from_one))
         return
     for what, bad in (("NaN", logits.isnan()), ("infinite", logits.isinf())):
         rows = int(bad.any(dim=1).sum())
@@ -126,8 +126,16 @@ def of_logits(logits: Tensor, classes: int) -> Iterator[Finding]:
     yield from as_probabilities(logits.double(), coarse=logits.dtype in (torch.float16, torch.bfloat16))
 
 
-def wrong_count(k: int, classes: int) -> str:
-    """What a model with k outputs for data of another number of classes most likely is."""
+def wrong_count(k: int, classes: int, *, from_one: bool) -> str:
+    """What a model with k outputs for data of another number of classes most likely is.
+
+    `from_one` says that no label is 0.
+    """
+    if k == classes - 1 and from_one:
+        return (
+            f"the model gives {k} logits and the labels reach from 1 to {k}, as if they counted from 1; classes "
+            "count from 0, so subtract 1 from each label"
+        )
     if k == 1:
         return (
             f"the model gives one value an image and the data have {classes} classes; for two classes let build wrap "

@@ -190,8 +190,8 @@ class Evaluation(Study):
             if not self._gives_what_is_stored(self._model):
                 raise BadSetting(
                     "the model gives other outputs for the same images than before it was attacked, so that its "
-                    f"figures are of no one model; let forward depend on its images alone, and delete "
-                    f"{self.place.runs_dir / self._model.run_name(self.fingerprint)}"
+                    "figures are of no one model; let forward depend on its images alone, and delete this run: "
+                    f"{self._model.run_name(self.fingerprint)}"
                 )
             return rows
 

@@ -147,12 +147,12 @@ def tap(
     Raises BadSetting where the model cannot take the sample or gives no logits, where mean or std do not fit the
     images, and for an unknown layer; NoFeatures where tracing finds none.
     """
-    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
-        raise BadSetting(
-            "the model is a TorchScript program, whose layers cannot be tapped; build it from its Python code, or "
-            "export it anew with torch.export"
-        )
     check_normalisation(mean, std, sample.shape[1])
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise NoFeatures(
+            "the model is a TorchScript program, whose layers cannot be tapped; build it from its Python code, "
+            "export it anew with torch.export, or take detectors of the logits alone: max-posterior, energy"
+        )
     made = Supplied(module, None, mean=mean, std=std).to(sample.device)
     with torch.no_grad():
         made(sample)

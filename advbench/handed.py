@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
@@ -17,7 +16,7 @@ from advbench.data import for_supplied
 from advbench.errors import BadData, BadSetting
 from advbench.evaluation import DETECTORS, usual_attacks
 from advbench.parsing import entries, listed, text
-from advbench.process import resolve_device
+from advbench.process import Device, resolve_device
 from advbench.settings import number
 from advbench.types import ImageSet, Splits
 
@@ -52,7 +51,7 @@ def channels(values: Channels, name: str) -> list[float] | None:
     return [number(value, name) for value in np.ravel(np.asarray(values)).tolist()]
 
 
-def device_of(model: nn.Module, name: str | None) -> torch.device:
+def device_of(model: nn.Module, name: str | None) -> Device:
     """The device of that name; for None the GPU that the model is on, else the usual one. Raises BadSetting."""
     own = next((t.device for t in (*model.parameters(), *model.buffers()) if t.device.type == "cuda"), None)
     return resolve_device(str(own) if name is None and own is not None else name)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from advbench import process
+from advbench.process import Device
 
 
 @contextmanager
@@ -41,7 +42,7 @@ def own_state() -> Iterator[None]:
 
 
 @contextmanager
-def borrowed(module: nn.Module, device: torch.device) -> Iterator[None]:
+def borrowed(module: nn.Module, device: Device) -> Iterator[None]:
     """The caller's model with frozen float32 copies on `device` in the place of its tensors, in evaluation mode.
 
     Its own tensors are only put aside, so that values, types, devices and gradients stay as they are; they come back
@@ -72,7 +73,7 @@ def borrowed(module: nn.Module, device: torch.device) -> Iterator[None]:
             part.training = mode
 
 
-def _copy(tensor: Tensor, device: torch.device) -> Tensor:
+def _copy(tensor: Tensor, device: Device) -> Tensor:
     dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
     copy = tensor.detach().to(device, dtype, copy=True)
     return nn.Parameter(copy, requires_grad=False) if isinstance(tensor, nn.Parameter) else copy

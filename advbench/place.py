@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from advbench.errors import BadSetting
-from advbench.process import resolve_device
+from advbench.process import Device, resolve_device
 from advbench.progress import Progress, Quiet
 
 
@@ -20,7 +18,7 @@ class Place:
     reports_dir: Path = Path("reports")
     data_dir: Path | None = None
     download: bool = False
-    device: torch.device = field(default_factory=lambda: resolve_device(None))
+    device: Device = field(default_factory=lambda: resolve_device(None))
     batch_size: int = 256
     progress: Progress = field(default_factory=Quiet)
 

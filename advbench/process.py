@@ -1,4 +1,7 @@
-"""How a process of ours computes: the device, torch's threads, and memory that stays with the process."""
+"""How this process computes: on which device, with how many threads, in memory that it keeps.
+
+Only here are devices named and GPUs asked for; everything else is handed a device, with its index.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ import torch
 
 from advbench.errors import BadSetting
 
-CPU = torch.device("cpu")
+Device = torch.device
+CPU = Device("cpu")
 # Of glibc's malloc.h. Freed memory goes back to the system when that much of it lies at the heap's end, and an
 # allocation of that size is mapped anew each time.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
@@ -47,14 +51,14 @@ def keep_freed_memory() -> bool:
     return bool(mapped and mallopt(TRIM_THRESHOLD, KEPT))
 
 
-def resolve_device(name: str | None) -> torch.device:
+def resolve_device(name: str | None) -> Device:
     """The device of that name, with its index; None = CUDA where there is one, else the CPU. Raises BadSetting."""
     gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     if gpus and name in (None, "cuda"):
         name = f"cuda:{torch.cuda.current_device()}"
     if name is not None and name not in ("cpu", *gpus):
         raise BadSetting(f"device {name!r} cannot be used on this machine; usable: {', '.join(('cpu', *gpus))}")
-    return torch.device(name or "cpu")
+    return Device(name or "cpu")
 
 
 def take_gpu(index: int) -> None:
@@ -63,7 +67,7 @@ def take_gpu(index: int) -> None:
         torch.cuda.set_device(index % torch.cuda.device_count())
 
 
-def make_current(device: torch.device) -> None:
+def make_current(device: Device) -> None:
     """For libraries that know only the current GPU."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -85,13 +89,18 @@ def gpus_in_use() -> list[int]:
     return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
 
 
-def free_cached(device: torch.device) -> None:
+def free_cached(device: Device) -> None:
     """Give memory that torch keeps for later back to a GPU."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
-def own_streams(device: torch.device) -> AbstractContextManager[None]:
+def own_streams(device: Device) -> AbstractContextManager[None]:
     """The random streams of the CPU and of `device` come back as they were."""
     stream: AbstractContextManager[None] = torch.random.fork_rng([device] if device.type == "cuda" else [])
     return stream
+
+
+def gpu_computes_bf16() -> bool:
+    """Whether the current GPU has bf16 arithmetic of its own."""
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from advbench.process import Device
+
 
 @dataclass(frozen=True)
 class Streamed:
@@ -22,7 +24,7 @@ class Streamed:
     read: Callable[[Tensor], Tensor]
     index: Tensor
     image_shape: tuple[int, int, int]
-    device: torch.device | str = "cpu"
+    device: Device | str = "cpu"
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -41,7 +43,7 @@ class Streamed:
         index = self.index[rows if isinstance(rows, slice) else rows.cpu()]
         return Streamed(self.read, index, self.image_shape, self.device)
 
-    def to(self, device: torch.device) -> Streamed:
+    def to(self, device: Device) -> Streamed:
         """The same rows, to be handed over on another device."""
         return Streamed(self.read, self.index, self.image_shape, device)
 

@@ -18,6 +18,7 @@ from advbench.errors import BadSetting
 from advbench.hardening import attacked, evaluating, frozen
 from advbench.losses import Head
 from advbench.models import Network
+from advbench.process import Device
 from advbench.recipes import AdversarialTraining, Training
 from advbench.types import ImageSet
 from advbench.victim import is_out_of_memory
@@ -60,9 +61,9 @@ class Trainer:
         settings: Training,
         *,
         seed: int,
-        device: torch.device,
+        device: Device,
         adversarial: AdversarialTraining | None = None,
-        native: Callable[[torch.device], bool] = computes_bf16,
+        native: Callable[[Device], bool] = computes_bf16,
     ) -> None:
         self.network = network.to(device).to(memory_format=torch.channels_last)
         self.head = head.to(device)

@@ -16,6 +16,7 @@ from advbench.art_losses import CrossEntropy
 from advbench.errors import BadSetting
 from advbench.losses import Head
 from advbench.models import Network
+from advbench.process import Device
 from advbench.streaming import Streamed
 from advbench.types import Outputs
 
@@ -88,7 +89,7 @@ class Victim:
         *,
         shape: tuple[int, int, int],
         classes: int,
-        device: torch.device,
+        device: Device,
         batch_size: int = 256,
         reuse_gradients: bool = False,
         say: Callable[[str], None] = lambda text: None,
