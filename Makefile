@@ -1,4 +1,4 @@
-# make run | test | check | bench | bench-full | soak | clean
+# make run | test | check | bench | bench-full | soak | gpu | clean
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -9,7 +9,7 @@ ARGS   ?=
 ROWS   ?=
 KILLS  ?= 200
 
-.PHONY: run test check bench bench-full soak install clean
+.PHONY: run test check bench bench-full soak gpu install clean
 .DEFAULT_GOAL := run
 
 install: $(STAMP)
@@ -53,6 +53,10 @@ bench-full: $(STAMP)
 # worker processes killed at random moments: make soak KILLS=1000
 soak: $(STAMP)
 	@$(BIN)/python -m tests.storm $(KILLS)
+
+# the device tests on a GPU, by both of its names
+gpu: $(STAMP)
+	@$(BIN)/python -m tests.gpu
 
 clean:
 	rm -rf $(VENV) build *.egg-info
