@@ -1,0 +1,376 @@
+"""Models that are not ours: what they answer by, what they are made of, and that they come back as they were."""
+
+import copy
+import random
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import advbench
+from advbench.errors import BadSetting
+from advbench.features import NoFeatures, tap
+from advbench.isolation import borrowed, own_state
+from advbench.process import CPU
+from advbench.types import Splits
+
+Around = Callable[[nn.Module, Tensor], Tensor]
+
+
+class Wrap(nn.Module):
+    """A model around another."""
+
+    def __init__(self, inner: nn.Module, around: Around) -> None:
+        super().__init__()
+        self.inner = inner
+        self.around = around
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.around(self.inner, x)
+
+
+@pytest.fixture(scope="module")
+def trained(digits: Splits) -> nn.Sequential:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 10))
+    steps = torch.optim.Adam(net.parameters(), 0.02)
+    for _ in range(60):
+        steps.zero_grad()
+        F.cross_entropy(net(digits.train.images), digits.train.labels).backward()  # type: ignore[no-untyped-call]
+        steps.step()
+    return net.eval()
+
+
+@pytest.fixture
+def net(trained: nn.Sequential) -> nn.Sequential:
+    return copy.deepcopy(trained)
+
+
+@pytest.fixture(scope="module")
+def plain(trained: nn.Sequential, digits: Splits) -> float:
+    """The error rate of the model as it is."""
+    return error(advbench.evaluate(copy.deepcopy(trained), *pair(digits), "pgd", "energy", eps=0.1, n=30))
+
+
+def pair(digits: Splits) -> tuple[Tensor, Tensor]:
+    return digits.test.images, digits.test.labels
+
+
+def evaluate(model: nn.Module, digits: Splits, **more: Any) -> advbench.Result:
+    given: dict[str, Any] = {
+        "attacks": {"name": "pgd", "steps": 40},
+        "detectors": "energy",
+        "eps": 0.1,
+        "n": 30,
+    } | more
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return advbench.evaluate(model, *pair(digits), **given)
+
+
+def error(result: advbench.Result) -> float:
+    (row,) = result.attacks.values()
+    return float(row["error_rate"])
+
+
+# -- as it was ---------------------------------------------------------------------------------------------------
+
+
+def state(model: nn.Module) -> list[Any]:
+    """All that a caller can see of a model and of torch; tensors by what and where they are."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    seen = [(n, id(t), t.data_ptr(), t.dtype, t.requires_grad, t.grad is None, t.tolist()) for n, t in tensors]
+    hooks = [len(part._forward_hooks) + len(part._forward_pre_hooks) for part in model.modules()]
+    world = torch.get_default_dtype(), torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    streams = torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index]  # noqa: NPY002
+    return [seen, [part.training for part in model.modules()], hooks, world, streams]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, nullcontext])
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_model_and_the_process_come_back_as_they_were(
+    net: nn.Sequential, digits: Splits, plain: float, mode: Callable[[], AbstractContextManager[Any]], fails: bool
+) -> None:
+    norm = nn.BatchNorm1d(64, eps=0.0, affine=False, momentum=None)  # at first it changes nothing
+    net.insert(1, norm)
+    net.train()
+    net[4].eval()
+    net[2].weight.requires_grad_(False)
+    net[4].bias.grad = torch.ones(10)
+    net.register_forward_hook(lambda part, given, out: None)
+    torch.set_default_dtype(torch.float64)
+    before = state(net)
+    try:
+        with mode(), torch.autocast("cpu", torch.bfloat16):
+            inside = state(net)[3]
+            if fails:
+                with pytest.raises(BadSetting, match="eps"):
+                    evaluate(net, digits, eps=3.0)
+                with pytest.raises(BadSetting, match="logits"):
+                    evaluate(Wrap(net, lambda m, x: m(x)[:, :4]), digits)
+            else:
+                assert error(evaluate(net, digits)) == plain
+            assert state(net)[3] == inside
+        assert state(net) == before
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_what_eval_computes_into_the_weights_is_taken_back() -> None:
+    class Merging(nn.Linear):  # as adapters do that are merged for evaluation
+        merged = False
+
+        def train(self, mode: bool = True) -> "Merging":
+            if self.merged == mode:
+                self.weight.data += -1.0 if mode else 1.0
+                self.merged = not mode
+            return super().train(mode)
+
+    layer = Merging(2, 2, bias=False)
+    before, tied = layer.weight.detach().clone(), nn.Sequential(layer, nn.Linear(2, 2))
+    tied[1].weight = layer.weight
+    with borrowed(tied, CPU):
+        assert torch.equal(layer.weight, before + 1)
+        assert tied[1].weight is layer.weight
+    assert torch.equal(layer.weight, before)
+    assert layer.training
+    assert not layer.merged
+
+
+def test_autocast_and_default_device_do_not_reach_inside() -> None:
+    with torch.autocast("cpu", torch.bfloat16), torch.device("meta"), own_state():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+        assert torch.ones(1).device == CPU
+
+
+# -- what they are made of ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (lambda m: m.half(), ["weights-type"]),
+        (lambda m: m.bfloat16(), ["weights-type"]),
+        (lambda m: m.double(), ["weights-type"]),
+        (lambda m: Wrap(m, lambda inner, x: inner(x).double()), ["precision"]),
+        (lambda m: nn.Sequential(m), []),
+    ],
+)
+def test_other_types_of_weights_give_the_same_figures(
+    net: nn.Sequential, digits: Splits, plain: float, make: Any, found: list[str]
+) -> None:
+    result = evaluate(make(net), digits)
+    assert [finding.name for finding in result.findings] == found
+    assert error(result) == pytest.approx(plain, abs=1 / 30)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_scripted_model_is_taken_where_no_detector_asks_for_features(
+    net: nn.Sequential, digits: Splits, plain: float
+) -> None:
+    scripted = torch.jit.trace(net, digits.test.images[:2])  # type: ignore[no-untyped-call]
+    for model in (scripted, nn.Sequential(scripted)):
+        assert error(evaluate(model, digits)) == plain
+        with pytest.raises(BadSetting, match="TorchScript"):
+            evaluate(model, digits, detectors="knn", train=pair(digits))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda m: nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), "have no weights yet"),
+        (lambda m: m.to("meta"), "meta device"),
+        (lambda m: Wrap(m.half(), lambda inner, x: inner(x.half())), "leave half"),
+        (lambda m: Wrap(m, lambda inner, x: inner(x.to("meta"))), "does not compute on cpu"),
+        (lambda m: Wrap(m, lambda inner, x: inner(x.cuda())), "does not compute on cpu|images.device"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_in_one_sentence(
+    net: nn.Sequential, digits: Splits, make: Any, said: str
+) -> None:
+    with pytest.raises(BadSetting, match=said):
+        evaluate(make(net), digits, device="cpu")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:.*quantiz")
+def test_a_quantised_model_is_named_as_what_it_is(net: nn.Sequential, digits: Splits) -> None:
+    with pytest.raises(BadSetting, match="quantised layers have no gradient"):
+        evaluate(torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, dtype=torch.qint8), digits)  # type: ignore[no-untyped-call]
+
+
+# -- what they answer by -----------------------------------------------------------------------------------------
+
+
+def every_tenth_call_otherwise() -> Around:
+    calls: list[int] = []
+
+    def around(inner: nn.Module, x: Tensor) -> Tensor:
+        calls.append(len(x))
+        logits: Tensor = inner(x)
+        return logits if len(calls) % 10 else -logits
+
+    return around
+
+
+@pytest.mark.parametrize(
+    ("around", "said"),
+    [
+        (lambda m, x: m(x) if torch.is_grad_enabled() else m(x.flip(3)), "gradients on than off"),
+        (lambda m, x: m(x.flip(0)).flip(0) + 3 * x.mean(), "other images of its batch"),
+        (every_tenth_call_otherwise(), "changed|changes|other outputs|stochastic"),
+    ],
+)
+def test_a_model_that_is_two_functions_is_refused(
+    net: nn.Sequential, digits: Splits, around: Around, said: str
+) -> None:
+    with pytest.raises(BadSetting, match=said):
+        evaluate(Wrap(net, around), digits)
+
+
+@pytest.mark.parametrize(
+    ("around", "found"),
+    [
+        (lambda m, x: m(x + torch.arange(len(x))[:, None, None, None] / 99), "place"),
+        (lambda m, x: m(x) * (1 + (len(x) > 64)), "place"),
+        (lambda m, x: m(x + 0.2 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))), "place"),
+        (lambda m, x: m(x) + 1e6, "offset"),
+        (lambda m, x: m(x)[:, torch.arange(9, -1, -1)], "class-order"),
+    ],
+)
+def test_what_is_doubtful_is_a_warning_and_a_finding(
+    net: nn.Sequential, digits: Splits, around: Around, found: str
+) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = advbench.evaluate(Wrap(net, around), *pair(digits), "fgsm", "energy", eps=0.1, n=30)
+    assert found in [finding.name for finding in result.findings]
+    assert [str(w.message) for w in caught] == [finding.text for finding in result.findings]
+
+
+def test_a_gradient_that_is_not_finite_is_seen_beyond_the_first_images_and_counted(
+    net: nn.Sequential, digits: Splits
+) -> None:
+    # NaN where the corner is black, which it is in five images alone
+    images, labels = pair(digits)
+    images = (images + 0.01).clamp(0, 1)
+    images[40:45, 0, 0, 0] = 0.0
+    model = Wrap(net, lambda m, x: m(x) + 0 * x[:, 0, :1, :1].sqrt().flatten(1))
+    given: dict[str, Any] = {"calibration": (images, labels), "detectors": "energy", "eps": 0.004}
+    with pytest.warns(UserWarning, match=r"NaN or infinite for 5 of 300 images"):
+        result = advbench.evaluate(
+            model, images[38:48], labels[38:48], ["fgsm", {"name": "mim", "steps": 2}], **given
+        )
+    assert [row["zero_gradients"] for row in result.attacks.values()] == [5, 5]
+
+
+# -- features ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda m, x: (m(torch.cat([x, x.roll(1, 3)])).unflatten(0, (2, -1))).mean(0),
+        lambda m, x: m(torch.stack([x, x.roll(1, 3), x.roll(-1, 3)], 1).flatten(0, 1)).unflatten(0, (-1, 3)).mean(1),
+    ],
+)
+def test_several_views_of_an_image_are_no_rows_of_features(
+    net: nn.Sequential, digits: Splits, around: Around
+) -> None:
+    model = Wrap(net, around)
+    part = evaluate(model, digits, attacks="fgsm", calibration=pair(digits), n=None)
+    with torch.no_grad():
+        wrong = (model(digits.test.images).argmax(1) != digits.test.labels).double().mean()
+    assert part.table().clean_error_rate.tolist() == [pytest.approx(float(wrong))]
+    for layer in (None, "inner.2"):
+        with pytest.raises(BadSetting, match="rows of features for 4 images"):
+            evaluate(model, digits, detectors="knn", train=pair(digits), features=layer)
+
+
+class SideBranch(nn.Module):
+    """A gate in the middle has the sizes of a last layer; the head is a cosine with centres of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(64, 12)
+        self.gate = nn.Linear(12, 10)
+        self.open = nn.Linear(10, 12)
+        self.centres = nn.Parameter(torch.randn(10, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x.flatten(1)).relu()
+        h = h * self.open(self.gate(h)).sigmoid()
+        return 16 * F.linear(F.normalize(h), F.normalize(self.centres))
+
+
+def test_a_layer_that_does_not_decide_the_logits_is_not_taken_for_the_last() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(NoFeatures, match="'gate' has the sizes, but does not decide the logits"):
+        tap(SideBranch().eval(), torch.rand(4, 1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda m, x: (m(x) / 3).log_softmax(1),
+        lambda m, x: m(x)[:, torch.arange(9, -1, -1)] - 5,
+        lambda m, x: F.dropout(m(x), 0.01),
+    ],
+)
+def test_a_layer_whose_output_is_only_rearranged_decides_the_logits(net: nn.Sequential, around: Around) -> None:
+    assert tap(Wrap(net, around), torch.rand(4, 1, 8, 8)).layer == "inner.3"
+
+
+# -- other code, the same weights --------------------------------------------------------------------------------
+
+
+def test_other_code_with_the_same_weights_is_another_run_and_the_first_is_found_again(
+    net: nn.Sequential, digits: Splits, tmp_path: Path
+) -> None:
+    def run(act: nn.Module) -> str:
+        result = evaluate(nn.Sequential(net[0], net[1], act, net[3]), digits, runs_dir=tmp_path)
+        assert error(result) == error(evaluate(nn.Sequential(net[0], net[1], act, net[3]), digits))
+        return str(result.rows[0]["run"])
+
+    names = [run(act) for act in (nn.ReLU(), nn.Tanh(), nn.ReLU(), nn.ELU(), nn.Tanh())]
+    assert names[0] == names[2]
+    assert names[1] == names[4]
+    assert len(set(names)) == len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_random_model_goes_on_from_its_run(net: nn.Sequential, digits: Splits, tmp_path: Path) -> None:
+    noisy = Wrap(net, lambda m, x: m(x + 0.02 * torch.randn_like(x)))
+    attack = {"name": "pgd", "steps": 3, "samples": 2}
+    names = {evaluate(noisy, digits, attacks=attack, runs_dir=tmp_path).rows[0]["run"] for _ in range(3)}
+    assert len(names) == 1
+
+
+# -- labels ------------------------------------------------------------------------------------------------------
+
+
+def test_classes_without_a_test_image_are_the_models(net: nn.Sequential, digits: Splits) -> None:
+    images, labels = pair(digits)
+    for kept in (labels < 8, labels > 1, labels == 9):
+        result = advbench.evaluate(net, images[kept], labels[kept], "fgsm", "energy", eps=0.1)
+        with torch.no_grad():
+            wrong = net(images[kept]).argmax(1) != labels[kept]
+        assert sum(row["n"] for row in result.attacks.values()) == int(kept.sum()) - int(kept.sum()) // 2
+        assert next(iter(result.attacks.values()))["clean_error_rate"] <= float(wrong.sum()) / (int(kept.sum()) // 2)
+    with pytest.raises(BadSetting, match="subtract 1"):
+        advbench.evaluate(net, images, labels + 1, "fgsm", "energy", eps=0.1)
+
+
+def test_the_table_holds_the_clean_error_and_refuses_a_population_that_there_is_not(
+    net: nn.Sequential, digits: Splits
+) -> None:
+    result = evaluate(net, digits)
+    (row,) = result.attacks.values()
+    assert result.table().clean_error_rate.tolist() == [row["clean_error_rate"]]
+    with pytest.raises(advbench.BadSetting, match="Did you mean 'successful'"):
+        result.table("succesful")
