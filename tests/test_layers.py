@@ -17,7 +17,7 @@ LAYERS = (
     {"errors", "settings", "seals"},
     {"disk", "locks", "process", "isolation"},
     {"streaming"},
-    {"types", "recipes", "checkpoints", "prelu", "conv", "objectives", "geometry", "moments"},
+    {"types", "recipes", "checkpoints", "prelu", "objectives", "geometry", "moments"},
     {"arithmetic", "augmentation", "hardening", "regimes"},
     {"metrics", "data", "models", "losses", "catalog", "runs", "environment", "progress", "arrays", "official"},
     {"sources"},

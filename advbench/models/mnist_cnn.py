@@ -2,7 +2,6 @@
 
 from torch import Tensor, nn
 
-from advbench.conv import Conv2d
 from advbench.models import Network, feature_layer
 from advbench.prelu import Layers, PReLU
 
@@ -20,7 +19,7 @@ class MNISTCNN(Network):
         layers: list[nn.Module] = []
         for out in (32, 64, 128):
             for inputs in (channels, out):
-                layers += [Conv2d(inputs, out, 5, padding=2), PReLU()]
+                layers += [nn.Conv2d(inputs, out, 5, padding=2), PReLU()]
             layers.append(nn.MaxPool2d(2))
             channels = out
         head = feature_layer(128 * (height // 8) * (width // 8), feature_dim)
