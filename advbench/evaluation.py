@@ -278,9 +278,10 @@ class Evaluation(Study):
 
     def _ensure_ready(self, run: Run, model: Model | SuppliedModel) -> None:
         """The model let in at the door, and its outputs stored."""
-        if not run.has("door"):
-            found = (*self.findings, *self._at_the_door())
-            run.write("door", {}, info={"findings": [asdict(finding) for finding in found]})
+        followed = run.has("door") and run.info("door").get("gradients", True)
+        if not run.has("door") or (self._needs_gradients and not followed):
+            found = [asdict(finding) for finding in (*self.findings, *self._at_the_door())]
+            run.write("door", {}, info={"findings": found, "gradients": self._needs_gradients})
         self.findings = tuple(Finding(**finding) for finding in run.info("door")["findings"])
         for finding in self.findings:
             self.place.progress.say(f"{finding.severity}: {finding.text}")

@@ -205,6 +205,15 @@ def test_a_quantised_model_is_named_as_what_it_is(net: nn.Sequential, digits: Sp
         evaluate(torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, dtype=torch.qint8), digits)  # type: ignore[no-untyped-call]
 
 
+def test_a_model_let_in_without_gradients_is_looked_at_again_where_an_attack_needs_them(
+    net: nn.Sequential, digits: Splits, tmp_path: Path
+) -> None:
+    model = Wrap(net, lambda m, x: m(x.detach()))
+    evaluate(model, digits, attacks={"name": "square", "queries": 5}, runs_dir=tmp_path)
+    with pytest.raises(BadSetting, match="no gradient of the logits"):
+        evaluate(model, digits, attacks="fgsm", runs_dir=tmp_path)
+
+
 # -- what they answer by -----------------------------------------------------------------------------------------
 
 
