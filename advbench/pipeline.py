@@ -228,7 +228,10 @@ class Study:
     ) -> None:
         """Check an attack's result on all its images, and do the step; `began` is the clock when it was begun."""
         check_perturbation(choice.attack, self.splits.test.take(slice(choice.n)), made)
-        row = attacking.row_of(choice, made, self._target(run, model))
+        target = self._target(run, model)
+        row = attacking.row_of(choice, made, target)
+        if weak := attacking.weakness(choice, made, target.clean):
+            self.place.progress.say(f"{run.name}: {weak}")
         run.write(
             f"attack {choice.file_name}",
             {f"attacks/{choice.file_name}.safetensors": artifacts.pack_adversarials(made)},
