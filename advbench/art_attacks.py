@@ -156,7 +156,7 @@ class ARTAttack(Attack):
     def _made(self, classifier: Any, image: Tensor, label: Tensor) -> Tensor:
         name, own = self.art_class.__name__, {k: v for k, v in vars(self).items() if k not in ("eps", "clip", "norm")}
         own |= {"eps": self.eps, "norm": np.inf if self.norm == "linf" else 2, "verbose": False}
-        own["targeted"] = False  # two attacks are by default, and then take the labels for targets
+        own["targeted"] = False  # two attacks are by default: they would take the labels for targets
         own["batch_size"] = DECISIONS if name in BY_DECISION else 1
         y = None if name == "SaliencyMapMethod" else label.numpy()  # it takes labels for targets, or draws its own
         try:
