@@ -42,7 +42,7 @@ BROKEN = {
             "AdversarialPatch", "AdversarialPatchNumpy", "AdversarialPatchPyTorch", "AdversarialPatchTensorFlowV2",
             "AdversarialTexturePyTorch", "CarliniWagnerASR", "CompositeAdversarialAttackPyTorch", "DPatch",
             "DecisionTreeAttack", "FeatureAdversariesNumpy", "FeatureAdversariesPyTorch",
-            "FeatureAdversariesTensorFlowV2", "GRAPHITEBlackbox", "GRAPHITEWhiteboxPyTorch",
+            "FeatureAdversariesTensorFlowV2", "FrameSaliencyAttack", "GRAPHITEBlackbox", "GRAPHITEWhiteboxPyTorch",
             "HighConfidenceLowUncertainty", "ImperceptibleASR", "ImperceptibleASRPyTorch", "LaserAttack",
             "LowProFool", "MalwareGDTensorFlow", "OverTheAirFlickeringPyTorch", "OverloadPyTorch",
             "ProjectedGradientDescentTensorFlowV2", "RescalingAutoConjugateGradient", "RobustDPatch", "SNAL",
@@ -56,17 +56,16 @@ BY_DECISION = ("BoundaryAttack", "HopSkipJump", "SignOPTAttack")
 DECISIONS = 64
 # settings that are ours to give, or that say how ART prints
 OURS = (
-    "estimator",
-    "classifier",
-    "eps",
-    "norm",
-    "batch_size",
-    "verbose",
-    "summary_writer",
-    "targeted",
-    "y",
+    "estimator", "classifier", "eps", "norm", "batch_size", "verbose", "summary_writer", "targeted", "y",
     "tensor_board",
-)
+)  # fmt: skip
+# the norm that attacks without a setting for it keep small; the last five count or move pixels, and are held to L2
+NORMS: dict[str, Norm] = {
+    "CarliniLInfMethod": "linf", "ThresholdAttack": "linf", "BoundaryAttack": "l2", "CarliniL2Method": "l2",
+    "DeepFool": "l2", "ElasticNet": "l2", "NewtonFool": "l2", "SignOPTAttack": "l2", "ZooAttack": "l2",
+    "CarliniL0Method": "l2", "PixelAttack": "l2", "SaliencyMapMethod": "l2", "ShadowAttack": "l2",
+    "SpatialTransformation": "l2",
+}  # fmt: skip
 
 
 class Counted(nn.Module):
@@ -128,17 +127,16 @@ class ARTAttack(Attack):
         (HopSkipJump, DeepFool) lead away from the prediction, whatever the label.
         """
         from advbench.art_classifier import wrap
-        from advbench.art_losses import CrossEntropy
 
-        counted = Counted(victim.model).eval()
+        counted, loss = Counted(victim.model).eval(), nn.CrossEntropyLoss()
         classifier = wrap(
-            counted, CrossEntropy(), shape=victim.shape, classes=victim.classes, device=victim.device, clip=self.clip
+            counted, loss, shape=victim.shape, classes=victim.classes, device=victim.device, clip=self.clip
         )
         moved, passes = [], []
         for image, label, seed in zip(images[:, None], labels[:, None], seeds.tolist(), strict=True):
             counted.forwards = counted.backwards = 0
             with seeded(seed):
-                made = torch.from_numpy(self._made(classifier).generate(image.numpy(), y=label.numpy())).float()
+                made = self._made(classifier, image, label)
             moved.append(self._kept(counted, victim, image, self.ball.project(made, image), label))
             passes.append((counted.backwards, counted.forwards))
         gradients, forwards = torch.tensor(passes).T
@@ -147,7 +145,7 @@ class ARTAttack(Attack):
             targets=None,
             gradients=gradients,
             forwards=forwards,
-            zero_gradients=torch.zeros(len(images), dtype=torch.bool),  # not seen from here
+            zero_gradients=None,  # not seen from here
             first_success=torch.full((len(images),), -1),
         )
 
@@ -156,14 +154,17 @@ class ARTAttack(Attack):
         wrong, still = (model(x.to(victim.device)).argmax(dim=1).cpu() != label for x in (image, made))
         return image if bool(wrong & ~still) else made
 
-    def _made(self, classifier: Any) -> Any:
-        own = {k: v for k, v in vars(self).items() if k not in ("eps", "clip", "norm")}
+    def _made(self, classifier: Any, image: Tensor, label: Tensor) -> Tensor:
+        name, own = self.art_class.__name__, {k: v for k, v in vars(self).items() if k not in ("eps", "clip", "norm")}
         own |= {"eps": self.eps, "norm": np.inf if self.norm == "linf" else 2, "verbose": False}
-        own["batch_size"] = DECISIONS if self.art_class.__name__ in BY_DECISION else 1
+        own["targeted"] = False  # two attacks are by default: they would take the labels for targets
+        own["batch_size"] = DECISIONS if name in BY_DECISION else 1
+        y = None if name == "SaliencyMapMethod" else label.numpy()  # it takes labels for targets, or draws its own
         try:
-            return self.art_class(classifier, **{k: v for k, v in own.items() if k in self.accepted})
-        except (ValueError, TypeError) as error:
-            raise BadSetting(f"ART's {self.art_class.__name__} refuses its settings: {error}") from error
+            attack = self.art_class(classifier, **{k: v for k, v in own.items() if k in self.accepted})
+            return torch.from_numpy(attack.generate(image.numpy(), y=y)).float()
+        except (ValueError, TypeError, ModuleNotFoundError) as error:
+            raise BadSetting(f"ART's {name} refuses its settings: {error}") from error
 
 
 def names() -> list[str]:
@@ -185,8 +186,8 @@ def load(name: str) -> type[ARTAttack]:
         raise UnknownName("attack of ART", name, names())
     art_class = getattr(evasion, name)
     given = inspect.signature(art_class.__init__).parameters
-    usual_norm = given["norm"].default if "norm" in given else np.inf if "eps" in given else 2
-    norm: Norm = "linf" if usual_norm in (np.inf, "inf") else "l2"
+    usual = given["norm"].default if "norm" in given else np.inf if "eps" in given else NORMS.get(name)
+    norm: Norm = "linf" if usual in (np.inf, "inf", "linf") else "l2"
     fields: list[Any] = [
         ("eps", float, dataclasses.field(default=0.3 if norm == "linf" else 1.5)),
         ("clip", bool, dataclasses.field(default=True)),

@@ -5,8 +5,8 @@ checkpoint-*.safetensors      `network.*`, `head.*`, `optimizer.*`, `rng.*` afte
 outputs/<part>.safetensors    features [n d], logits [n k], labels [n], index [n]; for the test part also
                               `examples`, the first images [m c h w], for pictures
 attacks/<name>.safetensors    images [n c h w], index, labels, targets (targeted attacks), features, logits,
-                              zero_gradients, saturated, gradients, forwards, first_success [n]; of an ensemble
-                              misclassified, member [n]
+                              zero_gradients (where counted), saturated, gradients, forwards, first_success [n]; of an
+                              ensemble misclassified, member [n]
 scores.parquet                detector, source, index, label, prediction, score (float64, higher = more suspicious)
 """
 
@@ -30,7 +30,7 @@ EXAMPLES = 8
 MODEL = "model.safetensors"
 SCORES = "scores.parquet"
 PARTS = ("train", "calibration", "test")
-OPTIONAL = ("targets", "gradients", "forwards", "first_success", "misclassified", "member")
+OPTIONAL = ("targets", "zero_gradients", "gradients", "forwards", "first_success", "misclassified", "member")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,6 @@ def pack_adversarials(made: Adversarials) -> bytes:
         "labels": made.labels,
         "features": made.outputs.features,
         "logits": made.outputs.logits,
-        "zero_gradients": made.zero_gradients,
         "saturated": made.saturated,
     }
     optional = {k: getattr(made, k) for k in OPTIONAL}
@@ -101,7 +100,6 @@ def adversarials_of(data: bytes) -> Adversarials:
         index=tensors["index"],
         labels=tensors["labels"],
         outputs=Outputs(tensors["features"], tensors["logits"]),
-        zero_gradients=tensors["zero_gradients"],
         saturated=tensors["saturated"],
         **optional,
     )

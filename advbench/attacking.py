@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from advbench import catalog, guards, metrics
+from advbench.art_attacks import PREFIX
 from advbench.contracts import NO_DETECTOR, AdaptiveAttack, Attack, FromSurrogate, Guard, check_eps
 from advbench.errors import BadSetting
 from advbench.perturbation import check_perturbation
@@ -97,7 +98,7 @@ def perturb(
         labels=images.labels,
         targets=_joined([b.targets for b in batches]),
         outputs=victim.outputs(moved),
-        zero_gradients=torch.cat([b.zero_gradients for b in batches]),
+        zero_gradients=_joined([b.zero_gradients for b in batches]),
         saturated=posterior.gather(1, images.labels[:, None]).squeeze(1) == 1,
         gradients=torch.cat([b.gradients for b in batches]),
         forwards=torch.cat([b.forwards for b in batches]),
@@ -121,13 +122,30 @@ def _fgsm(victim: Victim, clean: Outputs, images: ImageSet, eps: float, clip: bo
 
 
 def row_of(choice: AttackChoice, made: Adversarials, target: Target) -> Row:
-    """All that an attack did to a model: the fields of its row after the model's."""
+    """All that an attack did to a model: the fields of its row after the model's.
+
+    eight_bit_error_rate              misclassified once the images are clipped to [0, 1] and rounded to k / 255
+    eight_bit_undetected_error_rate   of an adaptive attack: and not rejected; an ensemble's images are those returned
+    """
     clean, guard, attack = target.clean.take(slice(len(made.labels))), target.guard_of(choice), choice.attack
+    saved = target.victim.outputs((made.images.clamp(0, 1) * 255).round() / 255)
     row = effect(choice, made, clean)
+    row["eight_bit_error_rate"] = float((saved.predictions != made.labels).double().mean())
     if guard is not None:
         beside = target.fgsm(attack.eps, attack.clip, choice.n) if attack.norm == "linf" else None
         row |= evasion(choice, made, clean, guard, beside)
+        row["eight_bit_undetected_error_rate"] = float(_lost(saved, made.labels, guard).mean())
     return row
+
+
+def weakness(row: Row) -> str:
+    """A sentence where an attack of ART made nothing wrong, which says little of the model; else empty."""
+    if not row["attack"].startswith(PREFIX) or row["success_rate"]:
+        return ""
+    return (
+        f"{row['attack']} at eps {row['eps']:g} made no prediction wrong; its settings may be too weak: compare with "
+        "pgd, or raise them by --set"
+    )
 
 
 def effect(choice: AttackChoice, made: Adversarials, clean: Outputs) -> Row:
@@ -151,7 +169,7 @@ def effect(choice: AttackChoice, made: Adversarials, clean: Outputs) -> Row:
         "error_rate": metrics.rate(wrong, everyone),
         "success_rate": metrics.rate(wrong, correct),
         "target_rate": metrics.rate(made.succeeded.numpy(), correct) if attack.targeted else None,
-        "zero_gradients": int(made.zero_gradients.sum()),
+        "zero_gradients": None if made.zero_gradients is None else int(made.zero_gradients.sum()),
         "saturated": int(made.saturated.sum()),
     }
 

@@ -132,7 +132,9 @@ SUPPLIED: Group = {
         help="m.py:build, package.module:build, timm:NAME or archive.pt2: runs that code.",
         panel=_MODEL,
     ),
-    "weights": option(str, "--weights", help="Its weights: x.safetensors, or x.pt read as data alone.", panel=_MODEL),
+    "weights": option(
+        str, "--weights", help="Its weights, read as data; FILE:KEY for one set of several.", panel=_MODEL
+    ),
     "features": option(
         str, "--features", help="Layer whose output is the features (default: the last layer's input).", panel=_MODEL
     ),

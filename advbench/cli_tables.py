@@ -89,7 +89,7 @@ COLUMNS: dict[str, list[Column]] = {
         ("error\n%", lambda r: percent(r["error_rate"])),
         ("success\n%", lambda r: percent(r["success_rate"])),
         ("target\n%", lambda r: "-" if r["target_rate"] is None else percent(r["target_rate"])),
-        ("zero\ngradients", lambda r: str(r["zero_gradients"])),
+        ("zero\ngradients", lambda r: "-" if r["zero_gradients"] is None else str(r["zero_gradients"])),
         ("saturated", lambda r: str(r["saturated"])),
     ],
     "verify": VERIFY,

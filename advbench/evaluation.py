@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from advbench import artifacts, catalog, fitting, guards
+from advbench.attacking import weakness
 from advbench.contracts import FromSurrogate
 from advbench.data import SHARES, for_supplied
 from advbench.door import MOST_IMAGES, inspect, same
@@ -22,6 +23,7 @@ from advbench.errors import BadRun, BadSetting
 from advbench.features import NoFeatures, Supplied, tap
 from advbench.findings import Finding, enforce, warn
 from advbench.isolation import borrowed, own_state
+from advbench.mending import Say
 from advbench.pipeline import READY, Study
 from advbench.place import Place
 from advbench.runs import Run
@@ -44,7 +46,7 @@ IN_MEMORY = "python:"  # before the type of a model that was handed over as an o
 class Bringing(Protocol):
     """How a model gets here."""
 
-    def bring(self, splits: Splits) -> tuple[nn.Module, dict[str, Any]]:
+    def bring(self, splits: Splits, say: Say) -> tuple[nn.Module, dict[str, Any]]:
         """The model, and what tells it from others (see `supplied.identity_of`)."""
 
 
@@ -56,7 +58,7 @@ class Named:
     weights: Path | None = None
     trust: bool = False
 
-    def bring(self, splits: Splits) -> tuple[nn.Module, dict[str, Any]]:
+    def bring(self, splits: Splits, say: Say) -> tuple[nn.Module, dict[str, Any]]:
         """Loaded for the data set's classes and shape; raises BadSetting or BadData."""
         module = load_model(
             self.source,
@@ -64,6 +66,7 @@ class Named:
             trust=self.trust,
             classes=len(splits.test.classes),
             shape=splits.test.shape,
+            say=say,
         )
         identity = identity_of(module, self.source, code_file_of(self.source))
         return module, identity | ({} if self.weights is None else {"weights": self.weights.name})
@@ -75,7 +78,7 @@ class Given:
 
     module: nn.Module
 
-    def bring(self, splits: Splits) -> tuple[nn.Module, dict[str, Any]]:  # noqa: ARG002
+    def bring(self, splits: Splits, say: Say) -> tuple[nn.Module, dict[str, Any]]:  # noqa: ARG002
         """Itself, of a compiled one what was compiled; raises BadSetting where it has no weights yet."""
         module = getattr(self.module, "_orig_mod", self.module)
         source = IN_MEMORY + type(module).__name__
@@ -187,6 +190,7 @@ class Evaluation(Study):
         """A row for each attack; process and model come back as they were. `findings` then says what is doubtful."""
         with own_state(), ExitStack() as self._until:
             rows = super().attack()
+            self.findings += tuple(warn("weak-attack", weak) for weak in filter(None, map(weakness, rows)))
             if not self._gives_what_is_stored(self._model):
                 raise BadSetting(
                     "the model gives other outputs for the same images than before it was attacked, so that its "
@@ -198,7 +202,7 @@ class Evaluation(Study):
     @cached_property
     def _brought(self) -> tuple[Supplied, dict[str, Any]]:
         own, splits, device = self.subject, self.splits, self.place.device
-        module, identity = own.model.bring(splits)
+        module, identity = own.model.bring(splits, self.place.progress.say)
         kinds = {str(p.dtype).removeprefix("torch.") for p in module.parameters() if p.is_floating_point()}
         if kinds - {"float32"}:
             self.findings += (

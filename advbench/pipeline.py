@@ -152,6 +152,8 @@ class Study:
                 for choice in (None, *self.attacks):
                     self.perform(run, model, choice)
                 rows += [scoring.attack_row(run, choice.file_name) for choice in self.attacks]
+        for weak in filter(None, map(attacking.weakness, rows)):
+            self.place.progress.say(weak)
         return rows
 
     def run(self) -> tuple[Path, list[Row]]:

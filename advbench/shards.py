@@ -233,5 +233,5 @@ def _joined(parts: Sequence[Adversarials], notes: Sequence[Note]) -> Adversarial
         return None if found[0] is None else torch.cat(found)
 
     outputs = Outputs(*(torch.cat([getattr(p.outputs, k) for p in parts]) for k in ("features", "logits")))
-    names = ("images", "index", "labels", "zero_gradients", "saturated", *artifacts.OPTIONAL)
+    names = ("images", "index", "labels", "saturated", *artifacts.OPTIONAL)
     return Adversarials(outputs=outputs, members=tuple(notes[0]["members"]), **{name: cat(name) for name in names})

@@ -16,22 +16,30 @@ from torch import Tensor, nn
 
 from advbench import weights as weights_files
 from advbench.errors import BadData, BadSetting
-from advbench.usercode import call, contained, explained, import_module, member, run_file
+from advbench.usercode import call, contained, explained, import_module, in_words, member, run_file
 
 ARCHIVE = ".pt2"
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".tar", ".ckpt", ".th", ".model")  # as files of weights are named
 FORMS = "path/to/file.py:build, package.module:build, timm:NAME, or archive.pt2 with --trust"
 
 
 def load_model(
-    source: str, *, weights: Path | None = None, trust: bool = False, classes: int, shape: tuple[int, int, int]
+    source: str,
+    *,
+    weights: Path | None = None,
+    trust: bool = False,
+    classes: int,
+    shape: tuple[int, int, int],
+    say: weights_files.Say = lambda text: None,
 ) -> nn.Module:
     """The model that `source` names, on the CPU, in float32 and evaluation mode, every parameter frozen.
 
     source   `path/to/file.py:build` (the file is executed), `package.module:build` (imported), `timm:NAME` (made
              for `classes` classes and shape[0] channels, random weights), `archive.pt2` (torch.export; it is code,
              opened only with `trust`)
-    weights  a file of weights to load into it, read as data: see `weights.py`
+    weights  a file of weights to load into it, read as data, or `FILE:KEY` where it holds several: see `weights.py`
     shape    (channels, height, width) of the images
+    say      told which tensors of that file were left out and how names were shortened
 
     `build` is a model, or a function or class that makes one. If it has a parameter `num_classes` or `classes`, that
     one is given `classes`; nothing else is passed. Raises BadSetting for a source that cannot be used and BadData for
@@ -46,9 +54,11 @@ def load_model(
             module = build_timm(rest, classes=classes, channels=shape[0])
         else:
             module = build(source, classes=classes)
+        module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
         settle(module, source, shape)
         if weights is not None:
-            weights_files.put(module, weights)
+            with explained(source, folder):
+                weights_files.put(module, weights, say)
     return module
 
 
@@ -59,13 +69,17 @@ def opener_of(source: str) -> tuple[Callable[..., nn.Module], str]:
     if source.endswith(ARCHIVE):
         return open_archive, source
     left, colon, name = source.rpartition(":")
-    if Path(source).suffix in (".safetensors", *weights_files.TORCH_FILES):
+    if Path(source).suffix.lower() in WEIGHTS:
+        if Path(source).is_file():
+            weights_files.read(Path(source))  # refused here where it is a whole model, a program or broken
         raise BadSetting(
             f"{Path(source).name} holds weights alone, which are no model; name the code that builds it as well: "
             f"--model m.py:build --weights {Path(source).name}"
         )
     if not colon or not left or not name.isidentifier():
-        example = f"; did you mean {source}:build?" if source.endswith(".py") else ""
+        timm = importlib.import_module("timm") if importlib.util.find_spec("timm") else None
+        meant = f"timm:{source}" if timm and timm.is_model(source) else f"{source}:build"
+        example = f"; did you mean {meant}?" if source.endswith(".py") or meant.startswith("timm:") else "."
         raise BadSetting(f"model {source!r} names no way to make a model{example} Write {FORMS}")
     return build, source
 
@@ -136,7 +150,7 @@ def open_archive(path: Path, *, trust: bool, shape: tuple[int, int, int]) -> nn.
         program = torch.export.load(path)
     except Exception as error:  # whatever a broken or foreign file raises in torch
         raise BadData(
-            f"{path.name} cannot be opened as a torch.export archive ({weights_files.first_line(error)}); write it "
+            f"{path.name} cannot be opened as a torch.export archive ({in_words(error)}); write it "
             "with torch.export.save, by this version of torch or an older one"
         ) from error
     check_exported_shape(program, path.name, shape)

@@ -92,7 +92,8 @@ class Perturbed:
     targets         int64 [n], or None for an untargeted attack
     gradients       int64 [n], backward passes spent on each image
     forwards        int64 [n], forward passes spent on each image
-    zero_gradients  bool [n], a gradient was exactly zero in every pixel, or NaN or infinite in one
+    zero_gradients  bool [n], a gradient was exactly zero in every pixel, or NaN or infinite in one; None where nobody
+                    looked
     first_success   int64 [n], gradients (of an attack that takes none at all: forward passes) spent on the image
                     when it was first seen to succeed, 0 = before any; -1 where that was not seen
     misclassified   of an ensemble: bool [n], some point tried was misclassified, detected or not
@@ -104,7 +105,7 @@ class Perturbed:
     targets: Tensor | None
     gradients: Tensor
     forwards: Tensor
-    zero_gradients: Tensor
+    zero_gradients: Tensor | None
     first_success: Tensor
     misclassified: Tensor | None = None
     member: Tensor | None = None
@@ -120,7 +121,7 @@ class Adversarials:
     labels       int64 [n]
     targets      int64 [n] or None
     outputs      the model's outputs on `images`
-    zero_gradients, saturated   bool [n]: gradient all zero; float32 posterior of the true class exactly 1
+    zero_gradients, saturated   bool [n]: as in `Perturbed`; float32 posterior of the true class exactly 1
     gradients, forwards, first_success   int64 [n] as in `Perturbed`; None where a file does not hold them
     misclassified, member   as in `Perturbed`; None but for an ensemble
     members      as in `Perturbed`; not in files, where the attack's row names them
@@ -131,7 +132,7 @@ class Adversarials:
     labels: Tensor
     targets: Tensor | None
     outputs: Outputs
-    zero_gradients: Tensor
+    zero_gradients: Tensor | None
     saturated: Tensor
     gradients: Tensor | None = None
     forwards: Tensor | None = None

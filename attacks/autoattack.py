@@ -64,6 +64,6 @@ class AutoAttack(Attack):
             targets=None,
             gradients=torch.full((n,), round(counted.backwards / n)),
             forwards=torch.full((n,), round(counted.forwards / n)),
-            zero_gradients=torch.zeros(n, dtype=torch.bool),
+            zero_gradients=None,
             first_success=torch.full((n,), -1),
         )

@@ -211,6 +211,7 @@ def test_logits_that_saturate_stop_plain_cross_entropy_and_none_of_ours(linear_v
         for objective in ("ce", "margin", "logits"):
             made = perturb(attack(name, eps=0.5, objective=objective, **({"random_start": False} if name == "pgd"
                                   else {})), victim, image, label)  # fmt: skip
+            assert made.zero_gradients is not None
             assert made.zero_gradients.tolist() == [False]
             assert margin(victim.outputs(made.images).logits, label).item() == pytest.approx(400, rel=0.02)
 

@@ -313,3 +313,32 @@ def test_a_score_without_a_gradient_loses_its_members_and_one_that_claims_it_is_
     assert made.gradients is not None
     assert (made.first_success <= made.gradients).all()  # in gradients, whoever found it
     assert row["undetected_error_rate"] > 0.3
+
+
+class SecondPixel(FittedDetector):
+    """Suspicious is what is bright in its second pixel."""
+
+    def score(self, outputs: Outputs) -> Tensor:
+        return outputs.features[:, 1].double()
+
+
+def test_a_row_says_what_is_left_of_the_images_in_eight_bits(linear_victim: Any) -> None:
+    victim, labels = (
+        linear_victim(torch.eye(2)),
+        torch.tensor([0, 0, 1]),
+    )  # the brighter pixel's class, else the first
+    # after rounding: equal and so right; still wrong; clipped to equal and so still wrong, but rejected
+    images = torch.tensor([[99.6, 99.7], [99.4, 100.7], [330.0, 320.0]]).reshape(3, 1, 1, 2) / 255
+    part, clean = ImageSet("p", images.clamp(0, 1), labels, ("a", "b")), victim.outputs(images.clamp(0, 1))
+    guard = Guard("second", SecondPixel(), 0.99, True, clean, labels)
+    target = attacking.Target(victim, clean, part, lambda name, fpr: guard)
+    made = Adversarials(images, torch.arange(3), labels, None, victim.outputs(images), None, labels.bool())
+    (choice,) = attack_choices({"name": "joint", "eps": 0.1, "detector": "likelihood"})
+    row = attacking.row_of(choice, made, target)
+    assert (row["error_rate"], row["zero_gradients"]) == (1, None)
+    assert row["eight_bit_error_rate"] == pytest.approx(2 / 3)
+    assert row["eight_bit_undetected_error_rate"] == pytest.approx(1 / 3)
+    assert attacking.weakness(row) == attacking.weakness(row | {"success_rate": 0}) == ""
+    of_art = row | {"attack": "art:DeepFool", "success_rate": 0}
+    assert attacking.weakness(of_art).startswith("art:DeepFool at eps 0.1 made no prediction wrong; ")
+    assert attacking.weakness(of_art | {"success_rate": 0.1}) == ""

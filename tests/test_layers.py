@@ -203,7 +203,7 @@ def test_nothing_is_pickled(name: str) -> None:
         for node in ast.walk(tree(name))
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "torch.save", "eval", "exec")
     ]
-    data = "torch.load(path, map_location='cpu', weights_only=True)"  # tensors and containers, and nothing else
+    data = "torch.load(file, map_location='cpu', weights_only=True)"  # tensors and containers, and nothing else
     assert unsafe == ([data] if name == "weights" else [])
 
 

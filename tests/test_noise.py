@@ -79,6 +79,7 @@ def test_no_model_is_asked(name: str, victims: dict[str, Victim], few: ImageSet)
     assert asked == []
     for counts, each in ((made.gradients, 0), (made.forwards, 0), (made.first_success, -1)):
         assert counts.tolist() == [each] * len(few)
+    assert made.zero_gradients is not None
     assert not made.zero_gradients.any()
 
 

@@ -68,6 +68,7 @@ def test_square_wins_where_the_gradient_is_masked_and_pgd_does_not(victims: dict
     seeds = torch.arange(len(few))
     plain = catalog.load("attack", "pgd")(eps=0.2).perturb(victim, few.images, few.labels, seeds)
     square = catalog.load("attack", "square")(eps=0.2, queries=500).perturb(victim, few.images, few.labels, seeds)
+    assert plain.zero_gradients is not None
     assert plain.zero_gradients.all()
     assert wrong(victim, square.images, few.labels).sum() > wrong(victim, plain.images, few.labels).sum() + 10
 
@@ -155,6 +156,26 @@ def test_the_decision_based_attack_ends_in_the_ball_and_finds_what_lies_in_it(
         assert (made.forwards > 200).all()
         found.append(int(wrong(victim, made.images, labels).sum()))
     assert found == [0, 4]  # what it finds outside a small ball counts for nothing
+
+
+def test_every_attack_of_art_has_the_norm_that_it_works_in() -> None:
+    own = {name: catalog.load("attack", f"art:{name}") for name in art_attacks.names()}
+    assert (own["CarliniLInfMethod"]().norm, own["ThresholdAttack"]().norm, own["DeepFool"]().norm) == (
+        "linf",
+        "linf",
+        "l2",
+    )
+    assert {name for name in own if not {"norm", "eps"} & set(own[name].accepted)} == set(art_attacks.NORMS)
+
+
+@pytest.mark.parametrize("name", ["AutoProjectedGradientDescent", "BoundaryAttack", "SaliencyMapMethod"])
+def test_the_label_is_what_an_attack_of_art_leads_from(name: str, victims: dict[str, Victim], few: ImageSet) -> None:
+    cls, images = catalog.load("attack", f"art:{name}"), few.images[:2]
+    options = {"eps": 8.0 if cls().norm == "l2" else 0.5, "max_iter": 20, "theta": 1.0}
+    which = cls(**{key: value for key, value in options.items() if key in settings.defaults(cls)})
+    made = which.perturb(victims["softmax"], images, few.labels[:2], torch.arange(2))
+    assert ((made.images - images).flatten(1).abs().amax(dim=1) > 0.05).all()
+    assert made.zero_gradients is None
 
 
 def test_the_settings_of_an_art_attack_are_its_own_with_their_defaults() -> None:

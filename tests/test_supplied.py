@@ -1,18 +1,22 @@
 """A classifier from elsewhere: what comes in, what is refused and in which words, and that data never run as code."""
 
+import argparse
 import copy
+import importlib.util
 import json
 import pickle
 import re
 import sys
 import types
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from advbench.errors import AdvbenchError, BadData, BadSetting
 from advbench.supplied import code_file_of, identity_of, load_model
@@ -81,6 +85,11 @@ def refused(source: str, **more: object) -> str:
     text = str(caught.value)
     assert "\n" not in text
     return text
+
+
+def same(model: nn.Module, state: Mapping[str, Tensor], *, atol: float = 0) -> bool:
+    """Whether a model holds these weights."""
+    return all(torch.allclose(own, state[name], rtol=0, atol=atol) for name, own in model.state_dict().items())
 
 
 def test_a_users_function_gives_a_frozen_float32_model_in_evaluation_mode(write: Write) -> None:
@@ -175,10 +184,12 @@ def test_what_build_gives_instead_of_a_model_has_its_own_message(write: Write, t
 
 def test_a_source_of_no_known_form_has_its_own_message(tmp_path: Path) -> None:
     assert "did you mean m.py:build?" in refused("m.py")
-    assert "names no way to make a model" in refused("resnet18")
+    assert "names no way to make a model. Write" in refused("m.onnx")
+    timm = "; did you mean timm:resnet18?" if importlib.util.find_spec("timm") else "."
+    assert f"names no way to make a model{timm} Write" in refused("resnet18")
     assert "there is no file" in refused(f"{tmp_path}/none.py:build")
     assert "no module 'nowhere.at_all' can be imported" in refused("nowhere.at_all:build")
-    for name in ("w.pt", "w.safetensors", "deep/w.pth"):
+    for name in ("w.pt", "w.safetensors", "deep/w.pth", "last.ckpt", "checkpoint.pth.tar"):
         assert f"--model m.py:build --weights {Path(name).name}" in refused(name)
 
 
@@ -202,7 +213,10 @@ def test_weights_of_both_formats_arrive(write: Write, tmp_path: Path) -> None:
         tmp_path / "old.pt",
         _use_new_zipfile_serialization=False,
     )
-    for name in ("w.safetensors", "w.pt", "w.pth", "w.bin", "old.pt"):
+    others = ("checkpoint.pth.tar", "last.ckpt", "resnet20.th", "w.PT", "w.model", "w", "torch.safetensors")
+    for name in others:  # what a file holds counts, not its name
+        torch.save({"epoch": 3, "state_dict": state}, tmp_path / name)
+    for name in ("w.safetensors", "w.pt", "w.pth", "w.bin", "old.pt", *others):
         model = load(write(NET), weights=tmp_path / name)
         assert torch.equal(model(images), expected(images)), name
 
@@ -218,6 +232,7 @@ def test_code_in_a_weights_file_is_refused_and_not_run(write: Write, tmp_path: P
         text = refused(write(NET), weights=tmp_path / name)
         assert text.startswith(f"{name} holds more than tensors"), text
         assert "nothing in it was run" in text
+    assert refused(str(tmp_path / "whole.pt")).startswith("whole.pt holds more than tensors")
     assert "nothing in it was run" in refused(write(NET), weights=tmp_path / "newer.pt")
     assert not trace.exists()
 
@@ -252,11 +267,74 @@ def test_a_broken_weights_file_is_one_sentence(write: Write, tmp_path: Path) -> 
     (tmp_path / "text.safetensors").write_bytes(b"\xff" * 64)
     assert "no whole safetensors file" in refused(write(NET), weights=tmp_path / "text.safetensors")
     assert "there is no weights file" in refused(write(NET), weights=tmp_path / "none.pt")
-    assert "give .safetensors or .pt" in refused(write(NET), weights=tmp_path / "w.h5")
-    torch.save([1, 2], tmp_path / "list.pt")
-    assert "list.pt holds a list, not a state dict" in refused(write(NET), weights=tmp_path / "list.pt")
-    torch.save({"epoch": 3, "net": state}, tmp_path / "net.pt")
-    assert "holds a dict with epoch, net, not a state dict" in refused(write(NET), weights=tmp_path / "net.pt")
+    assert "is a folder, not a weights file" in refused(write(NET), weights=tmp_path)
+    for found in ([1, 2], {"epoch": 3}, torch.optim.SGD(Net().parameters()).state_dict()):
+        torch.save(found, tmp_path / "none.pt")
+        text = refused(write(NET), weights=tmp_path / "none.pt")
+        assert f"none.pt holds a {type(found).__name__}, not a state dict of tensors" in text
+
+
+@pytest.mark.parametrize("key", ["net", "model_state", "net_state_dict", "generator"])
+def test_the_one_set_of_weights_is_found_beside_all_else(write: Write, tmp_path: Path, key: str) -> None:
+    net = Net()
+    optimizer = torch.optim.Adam(net.parameters())
+    net(torch.rand(2, *SHAPE)).sum().backward()
+    optimizer.step()
+    beside = {"optimizer": optimizer.state_dict(), "acc": np.float64(93.2), "best": torch.tensor([93.2]), "epoch": 9}
+    beside |= {"args": argparse.Namespace(lr=0.1), "callbacks": {"best_k": {"a": torch.tensor(0.3)}}, "arch": "net"}
+    state = OrderedDict((name, nn.Parameter(tensor)) for name, tensor in net.state_dict().items())
+    for found in ({key: state}, {"state": {key: state}}, {key: {k: v.half() for k, v in state.items()}}, [state, 3]):
+        torch.save(beside | found if isinstance(found, dict) else found, tmp_path / "w.pth")
+        assert same(load(write(NET), weights=tmp_path / "w.pth"), state, atol=1e-3)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "backbone.net.", "module._orig_mod.", "_orig_mod.module."])
+def test_a_prefix_and_a_counter_of_averages_are_left_out_and_said(write: Write, tmp_path: Path, prefix: str) -> None:
+    state, said = Net().state_dict(), list[str]()
+    averaged = {"n_averaged": torch.tensor(3)} if prefix == "module." else {}  # as AveragedModel saves them
+    torch.save({**averaged, **{prefix + name: state[name] for name in state}}, tmp_path / "w.pt")
+    assert same(load(write(NET), weights=tmp_path / "w.pt", say=said.append), state)
+    counter = "n_averaged is left out, " if averaged else ""
+    assert [text.startswith(f"w.pt: names are matched to the model's: {counter}{prefix}") for text in said] == [True]
+
+
+def test_a_wrapped_part_of_the_model_or_of_the_file_makes_no_difference(write: Write, tmp_path: Path) -> None:
+    state = Net().state_dict()
+    torch.save({name.replace("hidden.", "hidden.module."): state[name] for name in state}, tmp_path / "w.pt")
+    for build in ("torch.compile(Net())", "nn.DataParallel(Net())"):
+        model = load(write(f"{NET}\ndef wrapped(): return {build}\n", "wrapped"), weights=tmp_path / "w.pt")
+        assert same(getattr(model, "module", model), state)
+
+
+@pytest.mark.parametrize("names", ["state_dict state_dict_ema", "model ema.net", "student teacher"])
+def test_of_several_sets_of_weights_the_user_is_asked_for_one(write: Write, tmp_path: Path, names: str) -> None:
+    raw, averaged = names.split()
+    outer, _, inner = averaged.partition(".")
+    first, second = Net().state_dict(), {f"module.{name}": tensor for name, tensor in Net().state_dict().items()}
+    torch.save({raw: first, outer: {inner: second} if inner else second}, tmp_path / "best.pth")
+    text = refused(write(NET), weights=tmp_path / "best.pth")
+    assert text.endswith(f"give one of them: --weights best.pth:{raw} or best.pth:{averaged}")
+    chosen = load(write(NET), weights=tmp_path / f"best.pth:{averaged}")
+    assert same(chosen, {name.removeprefix("module."): tensor for name, tensor in second.items()})
+    assert f"Did you mean 'best.pth:{raw}'?" in refused(write(NET), weights=tmp_path / f"best.pth:{raw}s")
+    flat = {f"{key}.{name}": tensor for key, state in (("a", first), ("b", first)) for name, tensor in state.items()}
+    torch.save(flat, tmp_path / "flat.pth")
+    assert refused(write(NET), weights=tmp_path / "flat.pth").endswith("give --weights flat.pth:a or flat.pth:b")
+    assert same(load(write(NET), weights=tmp_path / "flat.pth:b"), first)
+    said: list[str] = []
+    torch.save({"generator": {"a.weight": torch.ones(9, 9)}, "critic": first}, tmp_path / "gan.pt")
+    assert same(load(write(NET), weights=tmp_path / "gan.pt", say=said.append), first)
+    assert said == ["gan.pt:critic: these weights are taken, and not the tensors in gan.pt:generator"]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch's, of sparse tensors
+@pytest.mark.parametrize("kind", ["sparse", "meta", "complex64", "int8"])
+def test_tensors_that_hold_no_plain_numbers_are_refused_by_name(write: Write, tmp_path: Path, kind: str) -> None:
+    bias = (state := Net().state_dict())["last.bias"]
+    odd = bias.to_sparse() if kind == "sparse" else bias.to(kind if kind == "meta" else getattr(torch, kind))
+    torch.save({**state, "last.bias": odd}, tmp_path / "odd.pt")
+    text = refused(write(NET), weights=tmp_path / "odd.pt")
+    assert re.search(rf"last.bias is torch.*{kind}.* and must be plain torch.float32", text)
 
 
 def test_an_architecture_of_timm_takes_classes_and_channels_of_the_data() -> None:
