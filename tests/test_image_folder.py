@@ -488,7 +488,7 @@ def a_file(folder: Path) -> None:
         (empty, "class 'ant' has no usable image under train; give it some, or remove the class everywhere"),
         (unusable, "class 'ant' has no usable image under train (left out: 1 empty)"),
         (one_class, "holds one class, 'cat'; a classifier needs at least two"),
-        (too_few, "no usable image for validation; give it some, or leave it out, with at least 12 images"),
+        (too_few, "folder:set has no usable image for validation; give at least 12 images to be split"),
         (extra, "class '<script>alert(1)<:script>' is under test and not under train"),
         (lacking, "class 'dog' has no usable image under test"),
         (sizes, "'train/cat/000.png' has 8 x 8 pixels and 'train/dog/wide.png' 9 x 8; images must have one size"),

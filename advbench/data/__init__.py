@@ -104,8 +104,8 @@ def parts_of(given: Mapping[str, ImageSet], excluded: Mapping[str, int] | None =
     parts = came | dict(zip(("train", *missing), pieces, strict=True))
     untrainable = lacking(whole, "train", excluded) or lacking(pieces[0], "train after the split", excluded)
     if (empty := [name for name in SHARES if not len(parts[name])]) and not untrainable:
-        cure = f"{left_out(excluded or {})}; give it some, or leave it out, with at least {total} images under train"
-        untrainable = f"{whole.name} has no usable image for {empty[0]}{cure}"
+        cure = "give it some" if empty[0] in came else f"give at least {total} images to be split"
+        untrainable = f"{whole.name} has no usable image for {empty[0]}{left_out(excluded or {})}; {cure}"
     return Splits(
         *(parts[name] for name in SHARES),
         excluded=dict(excluded or {}),
@@ -120,7 +120,7 @@ def lacking(part: ImageSet, where: str, excluded: Mapping[str, int] | None = Non
     """A sentence on the first class that has no image in `part`, which is called `where`; empty if there is none."""
     counts = torch.bincount(part.labels, minlength=len(part.classes))
     what = f"class {shown(part.classes[int(counts.argmin())])} has no" if len(part) else "no class has a"
-    cure = f"{left_out(excluded or {})}; give it some, or remove the class everywhere"
+    cure = f"{left_out(excluded or {})}; give it some{', or remove the class everywhere' * (len(part) > 0)}"
     return "" if counts.all() else f"{part.name}: {what} usable image under {where}{cure}"
 
 
