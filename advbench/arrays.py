@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from advbench.errors import BadData
+from advbench.findings import Finding, warn
 from advbench.types import ImageSet
 
 CHANNELS = (1, 3)
@@ -23,23 +25,30 @@ def check(
     labels: Tensor | ArrayLike,
     classes: Sequence[str] | int | None = None,
     name: str = "data",
+    found: list[Finding] | None = None,
 ) -> ImageSet:
     """The images and labels as a set: float32 [n c h w] in [0, 1] and int64 [n], copied only where they must be.
 
+    images    as in the set; or uint8, divided by 255; or [n h w c], transposed; or [n h w], of one channel
     classes   their names, or how many there are; None = the largest label and those below it
+    found     is given a warning for each change that a user should know of
 
-    Raises BadData, beginning with `name`, for images of another rank, type, layout or range, or that are not finite;
-    for labels that are one-hot, of another type or length, or outside the classes; and for an empty set.
+    Raises BadData, each fault beginning with `name`, for images of another rank, type or range, or that are not
+    finite; for labels that are one-hot, of another type or length, or outside the classes; and for an empty set.
     """
-    pixels, targets = _tensor(images, f"{name}: images"), _tensor(labels, f"{name}: labels")
-    _check_labels(targets, name)
-    _check_layout(pixels, name)
+    made, faults = list[Tensor](), list[str]()
+    for read, values in ((_targets, labels), (partial(_pixels, found=[] if found is None else found), images)):
+        try:
+            made.append(read(values))
+        except BadData as error:
+            faults.append(f"{name}: {error}")
+    if faults:
+        raise BadData(*faults)
+    targets, pixels = made
     if len(pixels) != len(targets):
         raise BadData(f"{name}: {len(pixels)} images and {len(targets)} labels; give one label for each image")
     if not len(pixels):
         raise BadData(f"{name}: the set is empty; give at least one image")
-    pixels = pixels.float()
-    _check_range(pixels, name)
     return ImageSet(name, pixels, targets.long(), _classes(targets, classes, name))
 
 
@@ -58,50 +67,59 @@ def _tensor(values: Tensor | ArrayLike, what: str) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(native) if native.flags.writeable else native.copy())
 
 
-def _check_labels(labels: Tensor, name: str) -> None:
-    if labels.ndim == 2 and labels.shape[1] > 1:
-        raise BadData(
-            f"{name}: labels have the shape {tuple(labels.shape)}, as one-hot rows have; give class numbers, "
-            "labels.argmax(1)"
-        )
+def _targets(values: Tensor | ArrayLike) -> Tensor:
+    """Labels [n], of any type of whole numbers."""
+    labels = _tensor(values, "labels")
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    shape = tuple(labels.shape)
+    if labels.ndim == 2:
+        several = (labels != 0).sum(1) > 1
+        wrong = f"row {int(several.int().argmax())} with several classes; an image has one here, so give its number"
+        one_hot = "as one-hot rows have; give class numbers, labels.argmax(1)"
+        raise BadData(f"labels have the shape {shape}, {wrong if several.any() else one_hot}")
     if labels.ndim != 1:
-        raise BadData(
-            f"{name}: labels have the shape {tuple(labels.shape)}; give one class number for each image, [n]"
-        )
+        raise BadData(f"labels have the shape {shape}; give one class number for each image, [n]")
     if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise BadData(f"{name}: labels are {_type(labels)}; class numbers are whole, so give int64")
+        raise BadData(f"labels are {_type(labels)}; class numbers are whole, so give int64")
+    return labels
 
 
-def _check_layout(images: Tensor, name: str) -> None:
+def _pixels(values: Tensor | ArrayLike, found: list[Finding]) -> Tensor:
+    """Images as float32 [n c h w] in [0, 1]."""
+    images = _tensor(values, "images")
+    images = images[:, None] if images.ndim == 3 else images
     shape = tuple(images.shape)
     if images.ndim != 4:
-        add = "; add the axis of the channel, images[:, None]" if images.ndim == 3 else ""
-        raise BadData(f"{name}: images have {images.ndim} axes, shape {shape}; {LOOKS}{add}")
-    if images.shape[1] not in CHANNELS and images.shape[3] in CHANNELS:
-        raise BadData(
-            f"{name}: images have the shape {shape}, channels last (NHWC); {LOOKS}, so transpose them: "
-            "images.transpose(0, 3, 1, 2) in NumPy, images.permute(0, 3, 1, 2) in torch"
-        )
+        raise BadData(f"images have {images.ndim} axes, shape {shape}; {LOOKS}")
     if 0 in shape[1:]:
-        raise BadData(f"{name}: images have the shape {shape} and so no pixel; {LOOKS}")
-    if images.dtype == torch.uint8:
-        raise BadData(f"{name}: images are uint8, from 0 to 255; {LOOKS}, so divide by 255")
+        raise BadData(f"images have the shape {shape} and so no pixel; {LOOKS}")
+    if shape[1] not in CHANNELS and shape[3] in CHANNELS:
+        images = images.permute(0, 3, 1, 2).contiguous()
+        found.append(warn("channels-last", f"images have their channels last, {shape[1:]}: transposed"))
+    if images.dtype == torch.uint8 and not (len(images) and images.max() <= 1):
+        found.append(warn("uint8-images", "images are uint8: taken as 0 to 255 and divided by 255"))
+        return images.float().div_(255)
     if not images.is_floating_point():
-        raise BadData(f"{name}: images are {_type(images)}; {LOOKS}, so scale them")
+        cure = "scale them as float32: divide what reaches to 255 by 255, leave 0 and 1 as they are"
+        raise BadData(f"images are {_type(images)}; {LOOKS}, so {cure}")
+    return _in_range(images.float())
 
 
-def _check_range(images: Tensor, name: str) -> None:
+def _in_range(images: Tensor) -> Tensor:
     low, high = float("inf"), float("-inf")
     for start in range(0, len(images), AT_ONCE):
         part = images[start : start + AT_ONCE]
         bad = ~torch.isfinite(part).flatten(1).all(1)
         if bad.any():
             row = start + int(bad.int().argmax())
-            raise BadData(f"{name}: image {row} has pixels that are NaN or infinite; {LOOKS}, so remove or mend it")
+            raise BadData(f"image {row} has pixels that are NaN or infinite; {LOOKS}, so remove or mend it")
         low, high = min(low, float(part.min())), max(high, float(part.max()))
     if low < 0 or high > 1:
-        cure = "divide by 255" if low >= 0 and high <= 255 and high > 2 else "undo their normalisation, or scale them"
-        raise BadData(f"{name}: pixels reach from {low:g} to {high:g}; {LOOKS}, so {cure}")
+        undo = "undo their normalisation, or scale them: where they are from -1 to 1, (images + 1) / 2"
+        cure = "divide by 255" if low >= 0 and 2 < high <= 255 else undo
+        raise BadData(f"pixels reach from {low:g} to {high:g}; {LOOKS}, so {cure}")
+    return images
 
 
 def _classes(labels: Tensor, classes: Sequence[str] | int | None, name: str) -> tuple[str, ...]:
@@ -110,10 +128,9 @@ def _classes(labels: Tensor, classes: Sequence[str] | int | None, name: str) -> 
         classes = min(max(high + 1, 2), MOST_CLASSES)
     names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
     if low < 0 or high >= len(names):
-        raise BadData(
-            f"{name}: labels reach from {low} to {high} where there are {len(names)} classes; they count from 0, so "
-            f"the largest is {len(names) - 1}"
-        )
+        cure = "subtract 1" if (low, high) == (1, len(names)) else f"the largest is {len(names) - 1}"
+        wrong = f"labels reach from {low} to {high} where there are {len(names)} classes"
+        raise BadData(f"{name}: {wrong}; they count from 0, so {cure}")
     return names
 
 

@@ -45,10 +45,10 @@ def _images(run: Run, place: Place, dataset: str | None = None) -> ImageSet | No
     """The clean test images where the data are at hand and those of the run."""
     try:
         splits = source(_data_name(run, dataset), run.model.get("image_size")).load(place.data_dir)
+        splits = for_supplied(splits) if SUPPLIED in run.model else splits
     except BadData as error:
         place.progress.say(f"checked against the few clean images that the run keeps: {error}")
         return None
-    splits = for_supplied(splits) if SUPPLIED in run.model else splits
     return splits.test if fingerprint(splits) == run.model["data_sha256"] else None
 
 

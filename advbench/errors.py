@@ -40,7 +40,12 @@ class TooFewImages(BadSetting):
 
 
 class BadData(AdvbenchError):
-    """A data file that cannot be used as it is."""
+    """Data that cannot be used as they are; `faults` holds a sentence for each reason, told all at once."""
+
+    def __init__(self, *faults: str) -> None:
+        self.faults = faults
+        listed = "; ".join(f"({i}) {fault}" for i, fault in enumerate(faults, 1))
+        super().__init__(faults[0] if len(faults) == 1 else f"{len(faults)} faults: {listed}")
 
 
 class BadRun(AdvbenchError):

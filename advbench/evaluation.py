@@ -17,7 +17,7 @@ from torch import nn
 from advbench import artifacts, catalog, fitting, guards
 from advbench.attacking import weakness
 from advbench.contracts import FromSurrogate
-from advbench.data import SHARES, for_supplied
+from advbench.data import SHARES, duplicates, for_supplied, missing_classes
 from advbench.door import MOST_IMAGES, inspect, same
 from advbench.errors import BadRun, BadSetting
 from advbench.features import NoFeatures, Supplied, tap
@@ -283,13 +283,14 @@ class Evaluation(Study):
     def _ensure_ready(self, run: Run, model: Model | SuppliedModel) -> None:
         """The model let in at the door, and its outputs stored."""
         followed = run.has("door") and run.info("door").get("gradients", True)
+        splits = self.splits
         if not run.has("door") or (self._needs_gradients and not followed):
-            found = [asdict(finding) for finding in (*self.findings, *self._at_the_door())]
-            run.write("door", {}, info={"findings": found, "gradients": self._needs_gradients})
+            found = (*splits.findings, *duplicates(splits), *self.findings, *self._at_the_door())
+            info = {"findings": [asdict(one) for one in found], "gradients": self._needs_gradients}
+            run.write("door", {}, info={**info, "test_part": splits.test_part})
         self.findings = tuple(Finding(**finding) for finding in run.info("door")["findings"])
         for finding in self.findings:
             self.place.progress.say(f"{finding.severity}: {finding.text}")
-        splits = self.splits
         parts = {"train": splits.train, "calibration": splits.calibration, "test": splits.test}
         fitting.ensure_outputs(run, parts, lambda: self._victim(run, model), splits, self.place.progress.say)
 
@@ -314,4 +315,5 @@ def _with_classes(splits: Splits, k: int) -> Splits:
     if splits.test.classes != tuple(map(str, range(have))) or not have < k <= 2 * have:
         return splits
     parts = {name: replace(getattr(splits, name), classes=tuple(map(str, range(k)))) for name in SHARES}
-    return replace(splits, **parts)
+    others = [finding for finding in splits.findings if finding.name != "missing-classes"]
+    return replace(splits, **parts, findings=(*others, *missing_classes(parts["test"])))

@@ -15,6 +15,7 @@ from advbench.contracts import AdaptiveAttack
 from advbench.data import for_supplied
 from advbench.errors import BadData, BadSetting
 from advbench.evaluation import DETECTORS, usual_attacks
+from advbench.findings import Finding
 from advbench.parsing import entries, listed, text
 from advbench.process import Device, resolve_device
 from advbench.settings import number
@@ -71,13 +72,15 @@ def splits_of(
     """
     if classes is None:
         classes = _classes_in(labels, *(pair[1] for pair in (train, calibration) if _is_pair(pair)))
-    test = check(_plain(images), _plain(labels), classes, name)
+    found: list[Finding] = []
+    test = check(_plain(images), _plain(labels), classes, name, found)
     nothing = test.take(slice(0))
     fitting, fixing = (
-        nothing if pair is None else _like(_set(pair, part, test), test)
+        nothing if pair is None else _like(_set(pair, part, test, found), test)
         for part, pair in (("train", train), ("calibration", calibration))
     )
-    return for_supplied(Splits(fitting, nothing, fixing, test, calibration_given=calibration is not None))
+    parts = Splits(fitting, nothing, fixing, test, calibration_given=calibration is not None, findings=tuple(found))
+    return for_supplied(parts)
 
 
 def _classes_in(*labels: Images) -> int | None:
@@ -99,10 +102,10 @@ def _is_pair(pair: Any) -> TypeGuard[Pair]:
     return isinstance(pair, (tuple, list)) and len(pair) == 2
 
 
-def _set(pair: Pair, part: str, test: ImageSet) -> ImageSet:
+def _set(pair: Pair, part: str, test: ImageSet, found: list[Finding]) -> ImageSet:
     if not _is_pair(pair):
         raise BadSetting(f"{part} is no pair; write {part}=(images, labels)")
-    return check(_plain(pair[0]), _plain(pair[1]), test.classes, f"{part} part of {test.name}")
+    return check(_plain(pair[0]), _plain(pair[1]), test.classes, f"{part} part of {test.name}", found)
 
 
 def _like(part: ImageSet, test: ImageSet) -> ImageSet:

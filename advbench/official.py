@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from advbench.data import DataSource, parts_of
+from advbench.data import QUIET, DataSource, parts_of
 from advbench.errors import BadData
+from advbench.progress import Progress
 from advbench.recipes import Recipe
 from advbench.types import ImageSet, Splits
 
@@ -49,7 +50,7 @@ class OfficialSet(DataSource):
     def parse(self, folder: Path, *, train: bool, download: bool) -> tuple[Tensor, Tensor]:
         """Images uint8 [n c h w] and labels int64 [n] of an official part; may raise whatever torchvision does."""
 
-    def load(self, folder: Path | None, *, download: bool = False) -> Splits:
+    def load(self, folder: Path | None, *, download: bool = False, progress: Progress = QUIET) -> Splits:  # noqa: ARG002
         """The four parts; raises BadData where files are missing, truncated, altered or of another size."""
         if folder is None:
             held = f"{self.place}/" if self.place else next(iter(self.files))

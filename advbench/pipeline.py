@@ -27,7 +27,7 @@ from advbench import (
 from advbench.contracts import FromSurrogate
 from advbench.data import fingerprint
 from advbench.environment import describe
-from advbench.errors import BadRun, Damaged
+from advbench.errors import BadData, BadRun, Damaged
 from advbench.perturbation import check_perturbation
 from advbench.place import Place
 from advbench.runs import Run
@@ -66,6 +66,11 @@ class Study:
     def splits(self) -> Splits:
         """The four parts of the data set."""
         splits = self._loaded()
+        if splits.untrainable:
+            raise BadData(splits.untrainable)
+        if splits.excluded:
+            left_out = ", ".join(f"{n:,} {why}" for why, n in splits.excluded.items())
+            self.place.progress.say(f"{label(self.spec.dataset)}: left out {left_out}")
         for choice in self.attacks_for(splits):
             attacking.check(choice, splits)
             if isinstance(choice.attack, FromSurrogate):
@@ -75,11 +80,7 @@ class Study:
 
     def _loaded(self) -> Splits:
         data = source(self.spec.dataset, self.spec.image_size)
-        splits = data.load(self.place.data_dir, download=self.place.download)
-        if splits.excluded:
-            left_out = ", ".join(f"{n:,} {why}" for why, n in splits.excluded.items())
-            self.place.progress.say(f"{label(self.spec.dataset)}: left out {left_out}")
-        return splits
+        return data.load(self.place.data_dir, download=self.place.download, progress=self.place.progress)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -197,7 +197,8 @@ def model_row(run: Run) -> Row:
     try:
         if SUPPLIED in model:
             own = dict.fromkeys(("loss", "alpha", "lam", "covariance", "seed", "training"))
-            return {"dataset": model["dataset"], **own, "run": run.name}
+            part = run.info("door").get("test_part") if "door" in run.steps else None  # None: older than this key
+            return {"dataset": model["dataset"], **own, "run": run.name, "test_part": part}
         loss = model["loss"]
         return {
             "dataset": model["dataset"],

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
+from advbench.findings import Finding
 from advbench.streaming import Streamed
 
 
@@ -46,8 +48,12 @@ class ImageSet:
 class Splits:
     """The four parts of a data set: to fit, to choose settings, to fix thresholds, to report.
 
-    excluded            reason -> how many files were left out for it
+    excluded            reason -> how many files or arrays were left out for it
     calibration_given   whether the calibration part came as such, rather than as a share of the training part
+    given               the parts that came as such; none of data in one piece
+    test_part           how the test images came: "given" as such, as a "validation" part, or "split" from other data
+    untrainable         why no model can be trained on these parts; empty where one can
+    findings            what a user should know about the data, warnings only
     """
 
     train: ImageSet
@@ -56,6 +62,10 @@ class Splits:
     test: ImageSet
     excluded: Mapping[str, int] = field(default_factory=dict, kw_only=True)
     calibration_given: bool = field(default=False, kw_only=True)
+    given: tuple[str, ...] = field(default=("train", "test"), kw_only=True)
+    test_part: Literal["given", "validation", "split"] = field(default="given", kw_only=True)
+    untrainable: str = field(default="", kw_only=True)
+    findings: tuple[Finding, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from advbench.arrays import check
 from advbench.cli import main
-from advbench.data import fingerprint
+from advbench.data import fingerprint, for_supplied
 from advbench.errors import BadData
 from advbench.sources import label, recipe_of, source
 from advbench.sources.naming import option, slug
@@ -76,6 +76,36 @@ def test_a_check_takes_lists_and_other_float_types(rng: np.random.Generator) -> 
     )
 
 
+@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 1), (8, 8, 3)])
+def test_bytes_channels_last_and_label_columns_are_taken_and_said(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    rng, made = np.random.default_rng(0), {}
+    for part, n in (("train", 48), ("val", 12), ("test", 10)):
+        made[f"{part}_images"] = rng.integers(0, 256, (n, *shape), dtype=np.uint8)
+        made[f"{part}_labels"] = (np.arange(n, dtype=np.uint8) % 2)[:, None]
+    splits = source(write(tmp_path / "x.npz", made)).load(None)
+    wanted = made["val_images"].reshape(12, 8, 8, -1).transpose(0, 3, 1, 2) / np.float32(255)
+    np.testing.assert_array_equal(splits.validation.images, wanted)
+    assert splits.validation.images.is_contiguous()
+    assert splits.test.labels.tolist() == [0, 1] * 5
+    assert [f.name for f in splits.findings] == ["channels-last", "uint8-images"][len(shape) == 2 :]
+
+
+def test_array_names_are_known_in_any_case_and_by_the_usual_aliases_and_others_are_named(tmp_path: Path) -> None:
+    made = {f"{p}_{k}": v for p in ("TRAIN", "Valid", "calib", "testing") for k, v in arrays(24).items()}
+    tensors = {k: torch.from_numpy(v) for k, v in (made | {"ids": np.arange(3)}).items()}
+    save_file(tensors, tmp_path / "x.safetensors")
+    splits = source(f"safetensors:{tmp_path / 'x.safetensors'}").load(None)
+    assert splits.given == ("train", "validation", "calibration", "test")
+    assert splits.excluded == {"of another name ('ids')": 1}
+
+
+def test_a_validation_part_alone_is_the_test_part_of_a_supplied_model_and_trains_none(tmp_path: Path) -> None:
+    splits = source(write(tmp_path / "x.npz", {f"val_{k}": v for k, v in arrays(20).items()})).load(None)
+    own = for_supplied(splits)
+    assert [len(own.train), len(own.calibration), len(own.test), own.test_part] == [0, 10, 10, "validation"]
+    assert "no class has a usable image under train" in splits.untrainable
+
+
 # What is wrong
 
 
@@ -88,25 +118,24 @@ def nan(value: float) -> np.ndarray[Any, Any]:
 WRONG = [
     ({"labels": np.eye(2)[np.arange(48) % 2]}, r"one-hot rows have; give class numbers, labels.argmax\(1\)"),
     ({"labels": (np.arange(48) % 2).astype(np.float32)}, "labels are float32; class numbers are whole"),
-    ({"labels": (np.arange(48) % 2)[:, None]}, "give one class number for each image"),
+    ({"labels": np.ones((48, 2, 2))}, "give one class number for each image"),
+    ({"labels": np.arange(48 * 3).reshape(48, 3) % 5}, "row 0 with several classes; an image has one here"),
     ({"labels": np.arange(47) % 2}, "48 images and 47 labels"),
     ({"labels": np.arange(48) % 2 - 1}, "labels reach from -1 to 0 where there are 2 classes; they count from 0"),
-    ({"labels": np.arange(48) % 2 + 1}, "class '0' has 0 training images"),
+    ({"labels": np.arange(48) % 2 + 1}, "labels start at 1; they count from 0, so subtract 1"),
     ({"labels": (np.arange(48) % 2) * 10**9}, "labels reach from 0 to 1000000000 where there are 65536 classes"),
     ({"labels": np.arange(48) % 3, "classes": np.array(["a", "b"])}, "from 0 to 2 where there are 2 classes"),
     ({"labels": np.zeros(48, dtype=np.int64)}, "images of one class; a classifier needs at least two"),
     ({"labels": np.array(["cat", "dog"] * 24)}, "labels are of type <U3, which is no plain number"),
-    ({"images": np.zeros((48, 3, 4, 4), dtype=np.uint8)}, "images are uint8, from 0 to 255; .* so divide by 255"),
+    ({"labels": np.arange(48) % 2 + 1, "classes": np.array(["a", "b"])}, "are 2 classes; .* so subtract 1"),
+    ({"images": np.ones((48, 3, 4, 4), dtype=np.uint8)}, "images are uint8; .* leave 0 and 1 as they are"),
+    ({"images": np.zeros((48, 3, 4, 4), dtype=bool)}, "images are bool; .* leave 0 and 1 as they are"),
     ({"images": np.zeros((48, 3, 4, 4), dtype=np.int32)}, "images are int32; .* so scale them"),
-    (
-        {"images": np.zeros((48, 4, 4, 3), dtype=np.float32)},
-        r"channels last \(NHWC\); .* images.transpose\(0, 3, 1, 2\)",
-    ),
-    ({"images": np.zeros((48, 4, 4), dtype=np.float32)}, r"images have 3 axes.* add the axis of the channel"),
     ({"images": np.zeros((48, 48), dtype=np.float32)}, r"images have 2 axes, shape \(48, 48\)"),
     ({"images": np.zeros((48, 3, 0, 4), dtype=np.float32)}, "and so no pixel"),
     ({"images": arrays()["images"] * 255}, "pixels reach from .* to 25.*; .* so divide by 255"),
     ({"images": arrays()["images"] * 4 - 2}, "pixels reach from -.* undo their normalisation"),
+    ({"images": arrays()["images"] * 2 - 1}, r"pixels reach from -.* from -1 to 1, \(images \+ 1\) / 2"),
     ({"images": nan(np.nan)}, "image 7 has pixels that are NaN or infinite"),
     ({"images": nan(np.inf)}, "image 7 has pixels that are NaN or infinite"),
     ({"images": arrays(0)["images"], "labels": arrays(0)["labels"]}, "the set is empty"),
@@ -120,6 +149,15 @@ def test_each_mistake_in_an_npz_has_its_own_message(tmp_path: Path, spoilt: Arra
     with pytest.raises(BadData, match=said) as caught:
         source(write(tmp_path / "x.npz", arrays(**spoilt))).load(None)
     assert "\n" not in str(caught.value)
+
+
+def test_all_mistakes_of_a_file_are_told_at_once(tmp_path: Path) -> None:
+    made = named() | {"train_labels": np.eye(2)[np.arange(48) % 2], "testing_labels": np.arange(10) % 2}
+    made |= {"train_images": arrays()["images"] * 255, "val_images": arrays()["images"], "test_labels": [0] * 9}
+    with pytest.raises(BadData, match=r"^5 faults: \(1\) npz:x.npz: ") as caught:
+        source(write(tmp_path / "x.npz", made)).load(None)
+    words = ("are one part", "validation_labels missing", "one-hot", "divide by 255", "10 images and 9 labels")
+    assert all(word in fault for word, fault in zip(words, caught.value.faults, strict=True))
 
 
 def test_missing_arrays_are_named_beside_those_found(tmp_path: Path) -> None:

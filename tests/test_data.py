@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from advbench import catalog
-from advbench.data import fingerprint, join, split
+from advbench.data import WHOLE, duplicates, fingerprint, for_supplied, join, parts_of, split
 from advbench.data.mnist import MNIST
 from advbench.errors import BadData
 from advbench.types import ImageSet, Splits
@@ -75,6 +75,37 @@ def test_joined_sets_stand_one_after_the_other(whole: ImageSet) -> None:
     both = join(first, second)
     assert numbers(both) == numbers(first) + numbers(second)
     assert torch.equal(both.labels, whole.labels[numbers(both)])
+
+
+def test_classes_of_one_image_and_parts_with_fewer_images_than_classes_are_split_evenly() -> None:
+    labels = torch.randint(0, 400, (2000,), generator=torch.Generator().manual_seed(0))  # 1 to 14 of a class
+    whole = ImageSet("many", torch.arange(2000.0).reshape(-1, 1, 1, 1), labels, tuple(map(str, range(400))))
+    first, second = split(whole, (1000, 1000))
+    assert sorted(numbers(first) + numbers(second)) == list(range(2000))
+    both = torch.stack([torch.bincount(part.labels, minlength=400) for part in (first, second)])
+    assert (both[0] - both[1]).abs().max() <= 2
+    assert [len(part) for part in split(whole.take(slice(3)), (0, 2, 1))] == [0, 2, 1]
+
+
+def test_a_class_without_training_images_forbids_training_and_nothing_else() -> None:
+    labels = torch.tensor([0, 1] * 30)
+    splits = parts_of({"train": numbered(labels), "test": numbered(torch.arange(12) % 3)})
+    assert "class 'c' has no usable image under train" in splits.untrainable
+    assert not for_supplied(splits).untrainable
+    alone = parts_of({WHOLE: numbered(torch.tensor([*[0, 1] * 30, 2]))})
+    assert bool(alone.untrainable) == (not (alone.train.labels == 2).any())
+
+
+def test_images_that_two_parts_share_are_counted() -> None:
+    images = torch.rand(3000, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    whole = ImageSet("x", images, torch.arange(3000) % 3, tuple("abc"))
+    train, calibration, test = (whole.take(slice(*ends)) for ends in ((0, 2000), (1990, 2500), (2500, 3000)))
+    test = join(test, train.take(slice(0, 7)))
+    found = duplicates(Splits(train, whole.take(slice(0)), calibration, test))
+    assert {f.name: f.text.partition(" are")[0] for f in found} == {
+        "calibration-in-train": "10 of 510 calibration images",
+        "test-in-train": "7 of 507 test images",
+    }
 
 
 # Digits

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from PIL import Image
 from advbench.cli import main
 from advbench.data import fingerprint, for_supplied
 from advbench.errors import BadData, BadSetting
+from advbench.progress import Advance, Quiet
 from advbench.recipes import Training
 from advbench.sources import source
 from advbench.sources.folder import ImageFolder
@@ -136,10 +138,77 @@ def test_a_supplied_models_calibration_folder_is_kept(make: Make) -> None:
     assert [len(part) for part in parts(own)] == [48, 0, 6, 22]
 
 
-def test_a_single_test_image_of_a_class_cannot_be_halved(make: Make) -> None:
+def test_classes_of_one_test_image_are_halved_but_not_one_image_in_all(make: Make, tmp_path: Path) -> None:
     make("test", n=1)
-    with pytest.raises(BadData, match="class 'cat' has a single test image"):
+    own = for_supplied(load(make()))
+    assert sorted([*own.calibration.labels.tolist(), *own.test.labels.tolist()]) == [0, 1]
+    assert [(f.name, f.text[:14]) for f in own.findings] == [("missing-classes", "1 of 2 classes")]
+    (tmp_path / "set" / "test" / "dog" / "000.png").unlink()
+    with pytest.raises(
+        BadData, match="1 test image; give at least two, half of which fix the thresholds, or a calib"
+    ):
+        for_supplied(load(tmp_path / "set"))
+
+
+@pytest.mark.parametrize("names", ["train val", "Training VALID", "TRAIN dev"])
+def test_a_validation_folder_is_the_test_part_of_a_supplied_model_that_has_no_other(make: Make, names: str) -> None:
+    make(names.split()[0], n=24)
+    splits = load(make(names.split()[1], n=6))
+    own = for_supplied(splits)
+    assert pixels_of(own.calibration) | pixels_of(own.test) == pixels_of(splits.validation)
+    assert [len(part) for part in parts(own)] == [48, 0, 6, 6]
+    assert (splits.test_part, own.test_part, splits.untrainable) == ("split", "validation", "")
+    assert "no test part" in own.findings[0].text
+
+
+def test_images_that_came_for_training_alone_are_not_measured_and_those_in_one_piece_are_marked(make: Make) -> None:
+    make("eval", n=3)
+    with pytest.raises(BadData, match=r"only train \(left out: 1 beside the parts \('eval'\)\); .* add test or val"):
         for_supplied(load(make()))
+    own = for_supplied(load(make() / "train"))
+    assert (own.test_part, "in one piece" in own.findings[0].text) == ("split", True)
+
+
+def test_classes_may_have_the_names_of_parts_where_these_hold_images_and_no_folders(make: Make) -> None:
+    splits = load(make("", ("bus", "train"), n=14))
+    assert (splits.test.classes, len(splits.test), splits.given) == (("bus", "train"), 4, ())
+
+
+@pytest.mark.parametrize(("depth", "said"), [("*", "no class"), ("*/*", "no usable image")])
+def test_links_out_of_the_folder_are_counted_where_nothing_else_is_there(
+    make: Make, tmp_path: Path, depth: str, said: str
+) -> None:
+    store = make() / "train"
+    for target in store.glob(depth):
+        link = tmp_path / "links" / "train" / target.relative_to(store)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(target)
+    count = len(list(store.glob(depth)))
+    with pytest.raises(BadData, match=rf"holds {said} \(left out: {count} a link that leaves the folder\)"):
+        load(tmp_path / "links")
+
+
+def test_all_faults_of_a_folder_are_told_at_once(make: Make) -> None:
+    make("Test", ("cat", "ant"), n=5)
+    make("test", n=5)
+    save(make() / "train" / "dog" / "wide.png", picture(0, (8, 9, 3)))
+    with pytest.raises(BadData, match=r"^3 faults") as caught:
+        load(make())
+    words = ("'Test' and 'test' are both test", "class 'ant' is under test and not under train", "one size")
+    assert all(word in fault for word, fault in zip(words, caught.value.faults, strict=True))
+
+
+def test_reading_is_reported_by_the_number_of_files(make: Make) -> None:
+    seen: list[object] = []
+
+    class Told(Quiet):
+        @contextmanager
+        def bar(self, label: str, total: int) -> Iterator[Advance]:
+            seen.append((label, total))
+            yield lambda done, note: seen.append(done)
+
+    source(f"folder:{make(n=50)}").load(None, progress=Told())
+    assert seen == [("reading images", 100), 0, 64]
 
 
 # Pixels
@@ -185,6 +254,18 @@ def test_16_bits_of_grey_are_kept(tmp_path: Path) -> None:
     deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1040
     Image.fromarray(deep).save(tmp_path / "x.png")
     np.testing.assert_allclose(one(tmp_path, tmp_path / "x.png")[0], deep / 65535, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["x.jfif", "x.jpe", "x.JPG", "x", "x.dat", "x.gif", "x.GIF"])
+def test_a_file_is_known_by_its_content_whatever_its_name(tmp_path: Path, name: str) -> None:
+    kind = "GIF" if "gif" in name.lower() else "JPEG"
+    first, second = (Image.fromarray(picture(i)) for i in (3, 4))
+    more = {"save_all": True, "append_images": [second]} if kind == "GIF" else {}
+    (tmp_path / "in").mkdir()
+    first.save(tmp_path / "in" / name, kind, **more)
+    with Image.open(tmp_path / "in" / name) as image:
+        expected = np.asarray(image.convert("RGB")).transpose(2, 0, 1) / np.float32(255)
+    np.testing.assert_array_equal(one(tmp_path, tmp_path / "in" / name), expected)
 
 
 @pytest.mark.parametrize("mode", ["P", "RGBA", "LA", "CMYK", "1"])
@@ -365,8 +446,9 @@ def one_class(folder: Path) -> None:
 
 
 def too_few(folder: Path) -> None:
-    for file in sorted((folder / "train" / "dog").iterdir())[11:]:
-        file.unlink()
+    for name in ("cat", "dog"):
+        for file in sorted((folder / "train" / name).iterdir())[5:]:
+            file.unlink()
 
 
 def extra(folder: Path) -> None:
@@ -388,7 +470,7 @@ def link(folder: Path) -> None:
 
 
 def no_train(folder: Path) -> None:
-    (folder / "train").rename(folder / "training")
+    (folder / "train").rename(folder / "pictures")
 
 
 def gone(folder: Path) -> None:
@@ -406,12 +488,12 @@ def a_file(folder: Path) -> None:
         (empty, "class 'ant' has no usable image under train; give it some, or remove the class everywhere"),
         (unusable, "class 'ant' has no usable image under train (left out: 1 empty)"),
         (one_class, "holds one class, 'cat'; a classifier needs at least two"),
-        (too_few, "class 'dog' has 11 training images; a split into train, validation, calibration needs at least 12"),  # noqa: E501
+        (too_few, "folder:set has no usable image for validation; give at least 12 images to be split"),
         (extra, "class '<script>alert(1)<:script>' is under test and not under train"),
         (lacking, "class 'dog' has no usable image under test"),
         (sizes, "'train/cat/000.png' has 8 x 8 pixels and 'train/dog/wide.png' 9 x 8; images must have one size"),
         (link, "is a link that leaves"),
-        (no_train, "holds test but no folder train; lay it out as train/<class>/<image>"),
+        (no_train, "no class has a usable image under train (left out: 1 beside the parts ('pictures')); give"),
         (gone, "does not exist; write --dataset folder:PATH with an existing folder"),
         (a_file, "is a file, not a folder; for arrays write npz:PATH or safetensors:PATH"),
     ],

@@ -16,7 +16,7 @@ ROOT = Path(advbench.__file__).parent
 LAYERS = (
     {"errors", "settings", "seals"},
     {"disk", "locks", "process", "isolation"},
-    {"streaming"},
+    {"streaming", "findings"},
     {"types", "recipes", "checkpoints", "prelu", "objectives", "geometry", "moments"},
     {"arithmetic", "augmentation", "hardening", "regimes"},
     {"metrics", "data", "models", "losses", "catalog", "runs", "environment", "progress", "arrays", "official"},
@@ -25,7 +25,7 @@ LAYERS = (
     {"victim", "art_classifier", "training"},
     {"usercode", "weights"},
     {"answers"},
-    {"supplied", "features", "findings"},
+    {"supplied", "features"},
     {"agreement", "condition"},
     {"door"},
     {"contracts"},

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 
-from advbench.data import DataSource, split
+from advbench.data import QUIET, DataSource, split
+from advbench.progress import Progress
 from advbench.recipes import Recipe
 from advbench.types import ImageSet, Splits
 
@@ -17,7 +18,7 @@ class Digits(DataSource):
 
     recipe = Recipe("digits-cnn", {}, {"eps": 0.1})
 
-    def load(self, folder: Path | None, *, download: bool = False) -> Splits:  # noqa: ARG002
+    def load(self, folder: Path | None, *, download: bool = False, progress: Progress = QUIET) -> Splits:  # noqa: ARG002
         """The four parts; `folder` and `download` are not needed."""
         from sklearn.datasets import load_digits
 
@@ -25,4 +26,4 @@ class Digits(DataSource):
         images = torch.from_numpy(bunch.images).float().div(16).unsqueeze(1)
         labels = torch.from_numpy(bunch.target).long()
         whole = ImageSet("digits", images, labels, tuple(map(str, bunch.target_names)))
-        return Splits(*split(whole, (1000, 200, 297, 300)))
+        return Splits(*split(whole, (1000, 200, 297, 300)), given=(), test_part="split")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,26 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from advbench.arrays import check
-from advbench.data import COLOUR, SHARES, DataSource, parts_of, shown
+from advbench.data import COLOUR, QUIET, SHARES, WHOLE, DataSource, listed, part_of, parts_of, shown
 from advbench.errors import BadData
+from advbench.findings import Finding
+from advbench.progress import Progress
 from advbench.sources.naming import printable
 from advbench.types import ImageSet, Splits
 
+KINDS = ("images", "labels")
 MOST_BYTES = 2**34  # of arrays unpacked from one npz
 Arrays = Mapping[str, Any]
+Named = dict[str, dict[str, str]]  # part, or WHOLE -> one of KINDS -> the name of its array
 
 
 class ArrayFile(DataSource):
-    """Arrays `train_images` float32 [n c h w] in [0, 1] and `train_labels`, whole numbers [n]; likewise `test_*`.
+    """Arrays `train_images` [n c h w] and `train_labels` [n], as `arrays.check` takes them; likewise `test_*`.
 
     Optional: `validation_*`, `calibration_*`, and `classes`, their names (text in npz; in safetensors an entry of the
-    metadata, a list in JSON). What is missing is split off train with a fixed seed (`parts_of`); `images` and
-    `labels` alone are split into all four parts. Images keep the order of the file, and are read whole into memory.
+    metadata, a list in JSON). What is missing is split off train with a fixed seed (`parts_of`, and `part_of` for the
+    names); `images` and `labels` alone are split into all four parts. Images keep the order of the file, and are read
+    whole into memory.
     """
 
     recipe = COLOUR
@@ -36,7 +41,7 @@ class ArrayFile(DataSource):
         self.path = path
         self.name = name
 
-    def load(self, folder: Path | None, *, download: bool = False) -> Splits:  # noqa: ARG002
+    def load(self, folder: Path | None, *, download: bool = False, progress: Progress = QUIET) -> Splits:  # noqa: ARG002
         """The four parts; `folder` and `download` are not needed.
 
         Raises BadData for a file that is missing, cannot be read or holds other arrays, and as `arrays.check` does.
@@ -47,43 +52,57 @@ class ArrayFile(DataSource):
                 f"{self.path} {wrong}; write --dataset {self.name.partition(':')[0]}:PATH with a file's path"
             )
         arrays = _npz(self.path) if self.name.startswith("npz:") else _safetensors(self.path)
-        return parts_of(self._parts(arrays))
+        faults, found = list[str](), list[Finding]()
+        named = self._named(arrays, faults)
+        parts = self._parts(arrays, named, faults, found)
+        used = [key for pair in named.values() for key in pair.values()]
+        others = [printable(key) for key in arrays if key not in ("classes", *used)]
+        excluded = {f"of another name ({listed(others)})": len(others)} if others else {}
+        return replace(parts_of(parts, excluded), findings=tuple(dict.fromkeys(found)))
 
-    def _parts(self, arrays: Arrays) -> dict[str, ImageSet]:
-        whole = {"images", "labels"} <= arrays.keys()
-        prefix = {name: "" if whole else f"{name}_" for name in (("train",) if whole else SHARES)}
-        wanted = [f"{prefix['train']}{kind}" for kind in ("images", "labels")]
-        wanted += [f"{p}{kind}" for p in prefix.values() for kind in ("images", "labels") if _half(arrays, p)]
-        missing = [name for name in dict.fromkeys(wanted) if name not in arrays]
-        if missing:
-            raise BadData(
-                f"{self.name}: {', '.join(missing)} missing, found {_listed(arrays)}; name the arrays train_images "
-                "and train_labels, test_images and test_labels, or images and labels"
+    def _named(self, arrays: Arrays, faults: list[str]) -> Named:
+        """The arrays of each part; what is wrong with the names is added to `faults`."""
+        named: Named = {}
+        for key in arrays:
+            part, kind = _place(key)
+            if part is not None and named.setdefault(part, {}).setdefault(kind, key) != key:
+                faults.append(f"{self.name}: {shown(named[part][kind])} and {shown(key)} are one part; keep one")
+        whole = len(named.get(WHOLE, {})) == 2
+        named = {part: named[part] for part in ((WHOLE,) if whole else SHARES) if part in named}
+        missing = [f"{part}_{kind}" for part, pair in named.items() for kind in KINDS if kind not in pair]
+        if missing or not named:
+            faults.append(
+                f"{self.name}: {', '.join(missing) or 'train_images, train_labels'} missing, found "
+                f"{listed(map(printable, arrays))}; name the arrays train_images and train_labels, test_images and "
+                "test_labels, or images and labels"
             )
-        there = {name: p for name, p in prefix.items() if f"{p}images" in arrays}
+        return {part: pair for part, pair in named.items() if len(pair) == len(KINDS)}
+
+    def _parts(self, arrays: Arrays, named: Named, faults: list[str], found: list[Finding]) -> dict[str, ImageSet]:
+        """The parts; raises BadData with `faults` and all that is wrong with the arrays."""
         classes = _class_names(arrays.get("classes"), self.name)
         parts: dict[str, ImageSet] = {}
-        for name, p in there.items():
-            known = parts["train"].classes if parts else classes
-            made = check(arrays[f"{p}images"], arrays[f"{p}labels"], known, f"{self.name}, {name}")
-            parts[name] = replace(made, name=self.name)
-        self._compare(parts)
+        for part, pair in named.items():
+            name = f"{self.name}, {part}" if part else self.name
+            of, first = next(iter(parts.items()), ("", None))
+            known = first.classes if first else classes
+            try:
+                made = check(arrays[pair["images"]], arrays[pair["labels"]], known, name, found)
+            except BadData as error:
+                faults += error.faults
+                continue
+            parts[part] = replace(made, name=self.name)
+            if first and made.shape != first.shape:
+                shapes = f"images of {part} have the shape {made.shape} and those of {of} {first.shape}"
+                faults.append(f"{self.name}: {shapes}; give all parts one shape")
+            elif not first and (made.labels == made.labels[0]).all():
+                faults.append(f"{self.name} holds images of one class; a classifier needs at least two")
+            elif not known and (low := int(made.labels.min())):
+                cure = f"subtract {low} or add an array classes"
+                faults.append(f"{self.name}: labels start at {low}; they count from 0, so {cure}")
+        if faults:
+            raise BadData(*faults)
         return parts
-
-    def _compare(self, parts: Mapping[str, ImageSet]) -> None:
-        train = parts["train"]
-        if len(train.classes) < 2 or int(train.labels.min()) == int(train.labels.max()):
-            raise BadData(f"{self.name} holds images of one class; a classifier needs at least two")
-        for name, part in parts.items():
-            if part.shape != train.shape:
-                raise BadData(
-                    f"{self.name}: images of {name} have the shape {part.shape} and those of train {train.shape}; "
-                    "give all parts one shape"
-                )
-
-
-def _half(arrays: Arrays, prefix: str) -> bool:
-    return f"{prefix}images" in arrays or f"{prefix}labels" in arrays
 
 
 def _class_names(given: Any, name: str) -> tuple[str, ...] | None:
@@ -104,11 +123,11 @@ def _npz(path: Path) -> Arrays:
             members = archive.infolist()
         others = [member.filename for member in members if not member.filename.endswith(".npy")]
         if others:
-            raise BadData(f"{path} is a zip but no npz: it holds {_listed(others)}; {cure}")
+            raise BadData(f"{path} is a zip but no npz: it holds {listed(map(printable, others))}; {cure}")
         if sum(member.file_size for member in members) > MOST_BYTES:
             raise BadData(f"{path} unpacks to more than {MOST_BYTES >> 30} GiB; lay large sets out as folder:PATH")
         with np.load(path, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays.files if _known(key)} or dict.fromkeys(arrays.files)
+            return {key: arrays[key] if _known(key) else None for key in arrays.files}
     except BadData:
         raise
     except Exception as error:  # a hostile archive can raise anything out of zipfile, zlib or numpy
@@ -124,24 +143,24 @@ def _safetensors(path: Path) -> Arrays:
         with safe_open(str(path), "pt") as file:
             said = (file.metadata() or {}).get("classes")
             keys = list(file.keys())
-            tensors: dict[str, Any] = {key: file.get_tensor(key) for key in keys if _known(key)}
+            tensors: dict[str, Any] = {k: file.get_tensor(k) if _known(k) else None for k in keys}
         names = {} if said is None else {"classes": [str(one) for one in list(json.loads(said))]}
     except (OSError, SafetensorError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise BadData(
             f"{path} cannot be read as safetensors ({type(error).__name__}: {_line(error)}); write it with "
             "safetensors.torch.save_file"
         ) from error
-    return (tensors or dict.fromkeys(keys)) | names
+    return tensors | names
 
 
 def _known(key: str) -> bool:
-    part, _, kind = key.rpartition("_")
-    return key == "classes" or (kind in ("images", "labels") and part in ("", *SHARES))
+    return key == "classes" or _place(key)[0] is not None
 
 
-def _listed(names: Iterable[str]) -> str:
-    found = [shown(printable(name)) for name in names]
-    return ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "") if found else "nothing"
+def _place(key: str) -> tuple[str | None, str]:
+    """The part that an array of this name belongs to, None = no part, and "images" or "labels"."""
+    prefix, _, kind = key.casefold().rpartition("_")
+    return (None if kind not in KINDS else part_of(prefix) if prefix else WHOLE), kind
 
 
 def _line(error: Exception) -> str:

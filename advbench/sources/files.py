@@ -1,7 +1,7 @@
 """Image files, decoded to arrays of one size; what cannot be used is told by its reason.
 
-Only the decoders of FORMATS are asked, and only after the header has been read: a file of another kind under an
-image's name reaches no other decoder, and one that would unpack to more than MOST_PIXELS is not unpacked.
+Only the decoders of FORMATS are asked, whatever the name says, and only after the header has been read: a file of
+another kind reaches no other decoder, and one that would unpack to more than MOST_PIXELS is not unpacked.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")  # read without a look beforehand
 MOST_PIXELS = 2**26  # 8192 x 8192
 MOST_BYTES = 2**28
 ORIENTATION = 0x0112  # EXIF tag
@@ -46,9 +46,12 @@ def decode(path: Path, image_size: int | None = None) -> Pixels | Unusable:
     of an animation the first picture counts. With `image_size` the shorter side is brought to it (bilinear, with
     antialiasing) and the middle square taken.
     """
+    named = path.suffix.lower() in SUFFIXES
     try:
         if path.stat().st_size > MOST_BYTES:
             return Unusable(f"more than {MOST_BYTES:,} bytes")
+        if not named:  # is it an image at all? A few bytes tell
+            Image.open(path, formats=FORMATS).close()
         # read in one piece: Pillow's own small reads take longer than the decoding of a small picture
         with Image.open(io.BytesIO(path.read_bytes()), formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
@@ -58,7 +61,9 @@ def decode(path: Path, image_size: int | None = None) -> Pixels | Unusable:
         return Unusable("no permission to read")
     except Image.DecompressionBombError:
         return Unusable(f"more than {MOST_PIXELS:,} pixels")
-    except Exception:  # a hostile file can raise anything out of a decoder, struct.error included
+    except Exception as error:  # a hostile file can raise anything out of a decoder, struct.error included
+        if not named and isinstance(error, UnidentifiedImageError):
+            return Unusable("no image by its name")
         return Unusable("empty" if path.is_file() and path.stat().st_size == 0 else "truncated or no image")
 
 

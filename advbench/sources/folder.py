@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from advbench.data import COLOUR, SHARES, SPLIT_SEED, DataSource, parts_of, shown
+from advbench.data import COLOUR, QUIET, SHARES, SPLIT_SEED, DataSource, lacking, left_out, parts_of, shown
 from advbench.errors import BadData, BadSetting
-from advbench.sources.files import Pixels, Unusable, batch_of, decode_all
+from advbench.progress import Progress
+from advbench.sources.files import PORTION, Pixels, Unusable, batch_of, decode_all
 from advbench.sources.listing import Listing, listing
 from advbench.sources.naming import printable
 from advbench.streaming import Streamed
@@ -24,10 +25,11 @@ LARGEST = 1024  # pixels a side that --image-size may ask for
 class ImageFolder(DataSource):
     """Images below `path`, decoded to float32 in [0, 1]; three channels, or one where every file is grey.
 
-    Parts are the folders train, validation, calibration and test; what is missing is split off train, with a fixed
-    seed (`parts_of`). Each part is in one fixed random order, so that its first n images are of all classes. Images
-    have one size, their own or `image_size` squared (`files.decode`). Files that cannot be used are left out and
-    counted. A set of more than `limit` bytes as float32 is streamed, with the same pixels and fingerprint.
+    Parts are the folders train, validation, calibration and test, whose names `part_of` knows; what is missing is
+    split off train, with a fixed seed (`parts_of`). Each part is in one fixed random order, so that its first n
+    images are of all classes. Images have one size, their own or `image_size` squared (`files.decode`). Files that
+    cannot be used are left out and counted. A set of more than `limit` bytes as float32 is streamed, with the same
+    pixels and fingerprint.
     """
 
     recipe = COLOUR
@@ -40,27 +42,26 @@ class ImageFolder(DataSource):
         self.image_size = image_size
         self.limit = limit
 
-    def load(self, folder: Path | None, *, download: bool = False) -> Splits:  # noqa: ARG002
+    def load(self, folder: Path | None, *, download: bool = False, progress: Progress = QUIET) -> Splits:  # noqa: ARG002
         """The four parts; `folder` and `download` are not needed.
 
-        Raises BadData for a missing or empty folder, other classes under test than under train, a class without
-        usable images or with too few to be split, and images of different sizes.
+        Raises BadData for a missing or empty folder, two folders for one part, other classes under another part than
+        under train, and images of different sizes.
         """
         found = listing(self.path)
-        files = [file for part in found.parts.values() for file in part]
-        scan = scanned(self.path, [path for path, _ in files], self.image_size, self.limit)
+        scan = scanned(self.path, found, self.image_size, self.limit, progress)
         excluded = found.excluded + Counter(scan.unusable.values())
-        _refuse_empty_classes(self.path, found, scan, excluded)
         parts, start = {}, 0
-        for name, listed in found.parts.items():
-            usable = [row for row in range(start, start + len(listed)) if row not in scan.unusable]
-            start += len(listed)
-            index = torch.tensor(usable)[
-                torch.randperm(len(usable), generator=torch.Generator().manual_seed(SPLIT_SEED))
-            ]
-            labels = torch.tensor([files[row][1] for row in index.tolist()])
-            parts[name] = ImageSet(self.name, Streamed(scan.read, index, scan.shape), labels, found.classes)
+        for name, files in found.parts.items():
+            usable = [row for row in range(len(files)) if start + row not in scan.unusable]
+            order = torch.randperm(len(usable), generator=torch.Generator().manual_seed(SPLIT_SEED))
+            index = torch.tensor(usable, dtype=torch.long)[order]
+            labels = torch.tensor([files[row][1] for row in index.tolist()], dtype=torch.long)
+            parts[name] = ImageSet(self.name, Streamed(scan.read, index + start, scan.shape), labels, found.classes)
+            start += len(files)
         splits = parts_of(parts, excluded)
+        if "test" in parts and not splits.untrainable:
+            splits = replace(splits, untrainable=lacking(splits.test, "test", excluded))
         return splits if scan.kept is None else _in_memory(splits)
 
 
@@ -97,8 +98,9 @@ class Scan:
         return made
 
 
-def scanned(root: Path, paths: list[Path], image_size: int | None, limit: int) -> Scan:
-    """Decode every file; raises BadData where two have different sizes, or none can be used."""
+def scanned(root: Path, found: Listing, image_size: int | None, limit: int, progress: Progress) -> Scan:
+    """Decode every file; raises BadData for the listing's faults, and where sizes differ or no file can be used."""
+    paths = [path for files in found.parts.values() for path, _ in files]
     unusable: dict[int, str] = {}
     kept: dict[int, Pixels] = {}
     first: tuple[int, tuple[int, ...]] | None = None
@@ -106,6 +108,8 @@ def scanned(root: Path, paths: list[Path], image_size: int | None, limit: int) -
 
     def take(row: int, made: Pixels | Unusable) -> None:
         nonlocal first, numbers, colour
+        if row % PORTION == 0:
+            advance(row, "")
         if isinstance(made, Unusable):
             unusable[row] = made.reason
             return
@@ -113,9 +117,10 @@ def scanned(root: Path, paths: list[Path], image_size: int | None, limit: int) -
         first = first or (row, size)
         if size != first[1]:
             raise BadData(
+                *found.faults,
                 f"{root}: {_inside(paths[first[0]], root)} has {first[1][1]} x {first[1][0]} pixels and "
                 f"{_inside(paths[row], root)} {size[1]} x {size[0]}; images must have one size, so choose one, for "
-                "example --image-size 64"
+                "example --image-size 64",
             )
         colour = colour or made.ndim == 3
         numbers += made.size
@@ -123,30 +128,15 @@ def scanned(root: Path, paths: list[Path], image_size: int | None, limit: int) -
         if 4 * numbers > limit:  # as float32
             kept.clear()
 
-    decode_all(paths, image_size, take)
+    with progress.bar("reading images", len(paths)) as advance:
+        decode_all(paths, image_size, take)
     if first is None:
-        raise BadData(f"{root} holds no usable image{_why(Counter(unusable.values()))}")
+        excluded = left_out(found.excluded + Counter(unusable.values()))
+        raise BadData(*found.faults, f"{root} holds no usable image{excluded}; put files there, not links to others")
+    if found.faults:
+        raise BadData(*found.faults)
     shape = (3 if colour else 1, first[1][0], first[1][1])
     return Scan(root, paths, image_size, shape, unusable, None if 4 * numbers > limit else kept)
-
-
-def _refuse_empty_classes(root: Path, found: Listing, scan: Scan, excluded: Counter[str]) -> None:
-    row = 0
-    for part, listed in found.parts.items():
-        counts = Counter[int]()
-        for _, label in listed:
-            counts[label] += row not in scan.unusable
-            row += 1
-        for label, name in enumerate(found.classes):
-            if not counts[label] and part in ("train", "test"):
-                raise BadData(
-                    f"{root}: class {shown(name)} has no usable image under {part}{_why(excluded)}; give it some, or "
-                    "remove the class everywhere"
-                )
-
-
-def _why(excluded: Counter[str]) -> str:
-    return f" (left out: {', '.join(f'{n} {why}' for why, n in excluded.items())})" if excluded else ""
 
 
 def _inside(path: Path, root: Path) -> str:

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from advbench.data import SHARES, shown
+from advbench.data import SHARES, WHOLE, left_out, listed, part_of, shown
 from advbench.errors import BadData
-from advbench.sources.files import SUFFIXES
 from advbench.sources.naming import printable
 
 
@@ -21,52 +20,64 @@ from advbench.sources.naming import printable
 class Listing:
     """What a folder holds.
 
-    parts      part -> (path, class) of each file, sorted by class and name
-    classes    the names of the folders below train, sorted; a class is its place here
+    parts      part, or WHOLE for data in one piece -> (path, class) of each file, sorted by class and name
+    classes    the names of the folders below train, or else below all parts, sorted; a class is its place here
     excluded   reason -> how many files or folders were left out for it
+    faults     sentences on what is wrong with the layout
     """
 
     parts: dict[str, list[tuple[Path, int]]]
     classes: tuple[str, ...]
     excluded: Counter[str]
+    faults: tuple[str, ...]
 
 
 def listing(root: Path) -> Listing:
-    """The files below `train/<class>/` and, where they exist, `validation/`, `calibration/` and `test/`.
+    """The files below `train/<class>/`, `validation/<class>/`, ... as `part_of` knows them by their names.
 
-    Without any of these folders, `<class>/` directly: all of it is then the part `train`. Raises BadData for a folder
-    that is missing, cannot be read or is laid out otherwise.
+    Where no folder of such a name holds folders, `<class>/` directly: all of it is then in one piece. Raises BadData
+    for a folder that is missing, cannot be read or holds fewer than two classes.
     """
     if not root.is_dir():
         wrong = "is a file, not a folder; for arrays write npz:PATH or safetensors:PATH" if root.exists() else None
         raise BadData(f"{root} {wrong or 'does not exist; write --dataset folder:PATH with an existing folder'}")
-    there = [name for name in SHARES if (root / name).is_dir()]
-    if there and "train" not in there:
-        raise BadData(f"{root} holds {', '.join(there)} but no folder train; lay it out as train/<class>/<image>")
     excluded: Counter[str] = Counter()
-    folders = {name: dict(_classes(root / name, root, excluded)) for name in there} or {
-        "train": dict(_classes(root, root, excluded))
-    }
-    names = sorted(folders["train"])
+    faults: list[str] = []
+    folders = {part: dict(_classes(at, root, excluded)) for part, at in _parts(root, excluded, faults).items()}
+    names = sorted(folders.get("train") or set().union(*folders.values()))
     if len(names) < 2:
-        found = f"one class, {shown(printable(names[0]))}" if names else "no class"
-        raise BadData(
-            f"{root} holds {found}; a classifier needs at least two folders of images, as train/<class>/<image>"
-        )
+        found = (f"one class, {shown(printable(names[0]))}" if names else "no class") + left_out(excluded)
+        need = "a classifier needs at least two folders of images, as train/<class>/<image>"
+        raise BadData(*faults, f"{root} holds {found}; {need}")
     for part, classes in folders.items():
-        for name in classes:
-            if name not in folders["train"]:
-                raise BadData(
-                    f"{root}: class {shown(printable(name))} is under {part} and not under train; the classes are "
-                    "the folders under train, so rename it or remove it"
-                )
+        cure = f"is under {part} and not under train; the classes are the folders under train, so rename or remove it"
+        faults += [f"{root}: class {shown(printable(name))} {cure}" for name in sorted(classes.keys() - names)]
     parts = {
         part: [
-            (path, names.index(name)) for name in sorted(classes) for path in _images(classes[name], root, excluded)
+            (path, names.index(name))
+            for name in sorted(classes.keys() & names)
+            for path in _images(classes[name], root, excluded)
         ]
         for part, classes in folders.items()
     }
-    return Listing(parts, tuple(map(printable, names)), excluded)
+    return Listing(parts, tuple(map(printable, names)), excluded, tuple(faults))
+
+
+def _parts(root: Path, excluded: Counter[str], faults: list[str]) -> dict[str, Path]:
+    """The folder of each part, or of WHOLE."""
+    entries = _entries(root)
+    named = {Path(e.path): part for e in entries if (part := part_of(e.name)) and e.is_dir()}
+    if not any(child.is_dir() for folder in named if _inside(folder, root) for child in _entries(folder)):
+        return {WHOLE: root}
+    there: dict[str, Path] = {}
+    for folder, part in named.items():
+        if there.setdefault(part, folder) != folder:
+            faults.append(f"{root}: {shown(there[part].name)} and {shown(folder.name)} are both {part}; keep one")
+    others = [entry.name for entry in entries if Path(entry.path) not in named]
+    if beside := [printable(name) for name in others if not name.startswith(".")]:
+        excluded[f"beside the parts ({listed(beside)})"] = len(beside)
+    excluded.update(["hidden"] * (len(others) - len(beside)))
+    return {part: there[part] for part in SHARES if part in there}
 
 
 def _classes(folder: Path, root: Path, excluded: Counter[str]) -> Iterator[tuple[str, Path]]:
@@ -92,8 +103,6 @@ def _images(folder: Path, root: Path, excluded: Counter[str]) -> Iterator[Path]:
             excluded["a link that leaves the folder"] += 1
         elif entry.is_dir():
             excluded["a folder inside a class folder"] += 1
-        elif path.suffix.lower() not in SUFFIXES:
-            excluded["no image by its name"] += 1
         elif not entry.is_file():  # a pipe or a device, which might never end, or a link to nothing
             excluded["no regular file"] += 1
         else:
