@@ -155,7 +155,7 @@ def for_supplied(splits: Splits) -> Splits:
 
 def missing_classes(test: ImageSet) -> list[Finding]:
     """A warning where some classes have no image."""
-    absent, known = len(test.classes) - len(test.labels.unique()), len(test.classes)
+    absent, known = len(test.classes) - len(test.labels.unique()), len(test.classes)  # type: ignore[no-untyped-call]
     text = f"{absent} of {known} classes have no test image, so the figures say nothing of them"
     return [warn("missing-classes", text)] if absent else []
 
