@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import cache, partial
 
 from advbench import artifacts, disk, guards, scoring
-from advbench.checkpoints import within
 from advbench.checks import Finding
 from advbench.checks.evidence import Evidence
 from advbench.checks.results import Result
@@ -16,9 +15,8 @@ from advbench.process import CPU
 from advbench.report.commands import attacking
 from advbench.runs import Run
 from advbench.selection import attack_rows
-from advbench.training import build
 from advbench.types import ImageSet
-from advbench.victim import Composed, Victim
+from advbench.victim import Victim
 
 SELFTEST = "selftest.json"
 
@@ -73,19 +71,5 @@ def _sizes(clean: artifacts.Part, examples: ImageSet) -> tuple[tuple[int, int, i
 
 
 def _victim(run: Run, shape: tuple[int, int, int], classes: int) -> Victim:
-    """The run's model, rebuilt from its record and weights, without its data."""
-    model = run.model
-    settings = {k: v for k, v in model["loss"].items() if k != "name"}
-    network, head = build(
-        model["network"],
-        model["feature_dim"],
-        model["loss"]["name"],
-        settings,
-        shape=shape,
-        classes=classes,
-        seed=model["seed"],
-    )
-    tensors = artifacts.unpack(run, artifacts.MODEL)
-    guards.load_state(network, within(tensors, "network"), run)
-    guards.load_state(head, within(tensors, "head"), run)
-    return Victim(Composed(network, head), shape=shape, classes=classes, device=CPU)
+    """The run's model, without its data."""
+    return Victim(guards.rebuilt(run, shape, classes), shape=shape, classes=classes, device=CPU)

@@ -269,16 +269,7 @@ class Evaluation(Study):
         return float((now.logits - stored.logits).abs().mean()) <= 2 * float((now.logits - again.logits).abs().mean())
 
     def _victim(self, run: Run, model: Model | SuppliedModel) -> Victim:  # noqa: ARG002
-        splits, place = self.splits, self.place
-        return Victim(
-            self._brought[0],
-            shape=splits.test.shape,
-            classes=len(splits.test.classes),
-            device=place.device,
-            batch_size=place.batch_size,
-            reuse_gradients=True,
-            say=place.progress.say,
-        )
+        return fitting.victim(self._brought[0], self.splits, self.place)
 
     def _ensure_ready(self, run: Run, model: Model | SuppliedModel) -> None:
         """The model let in at the door, and its outputs stored."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from advbench import artifacts, disk, guards, mending, released
-from advbench.checkpoints import Checkpoint, Epoch, within
+from advbench.checkpoints import Checkpoint, Epoch
 from advbench.data import join
 from advbench.place import Place
 from advbench.runs import Run
@@ -16,7 +16,7 @@ from advbench.seals import to_json
 from advbench.spec import Model
 from advbench.training import Trainer, build
 from advbench.types import ImageSet, Splits
-from advbench.victim import Composed, Victim
+from advbench.victim import Classifier, Victim
 
 
 def parts_of(splits: Splits, model: Model) -> dict[str, ImageSet]:
@@ -116,14 +116,15 @@ def train(run: Run, model: Model, splits: Splits, place: Place) -> None:
     )
 
 
-def victim_of(run: Run, model: Model, splits: Splits, place: Place) -> Victim:
+def victim_of(run: Run, splits: Splits, place: Place) -> Victim:
     """The run's trained model, ready to be attacked."""
-    network, head = untrained(model, splits)
-    tensors = artifacts.unpack(run, artifacts.MODEL)
-    guards.load_state(network, within(tensors, "network"), run)
-    guards.load_state(head, within(tensors, "head"), run)
+    return victim(guards.rebuilt(run, splits.test.shape, len(splits.test.classes)), splits, place)
+
+
+def victim(model: Classifier, splits: Splits, place: Place) -> Victim:
+    """A model in its place, ready to be attacked."""
     return Victim(
-        Composed(network, head),
+        model,
         shape=splits.test.shape,
         classes=len(splits.test.classes),
         device=place.device,

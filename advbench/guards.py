@@ -15,7 +15,9 @@ from advbench.contracts import NO_DETECTOR, AcceptAll, Detector, FittedDetector,
 from advbench.errors import BadRun, BadSetting, FailedCheck, TooFewImages
 from advbench.losses import Head
 from advbench.runs import Run
+from advbench.training import build
 from advbench.types import Outputs
+from advbench.victim import Composed
 
 SUPPLIED = "supplied"  # the key of a model's record where it was not trained here
 FPRS = (0.05, 0.10)  # that a threshold is set at unless one is named, in this order
@@ -56,6 +58,17 @@ def head_of(run: Run, classes: int) -> Head:
     head: Head = catalog.load("loss", model["loss"]["name"])(model["feature_dim"], classes, **settings)
     load_state(head, within(artifacts.unpack(run, artifacts.MODEL), "head"), run)
     return head
+
+
+def rebuilt(run: Run, shape: tuple[int, int, int], classes: int) -> Composed:
+    """The trained model of a run, from its record and its weights, for images of that shape and so many classes."""
+    model, tensors = run.model, artifacts.unpack(run, artifacts.MODEL)
+    loss = {k: v for k, v in model["loss"].items() if k != "name"}
+    own = {"shape": shape, "classes": classes, "seed": model["seed"]}
+    network, head = build(model["network"], model["feature_dim"], model["loss"]["name"], loss, **own)
+    load_state(network, within(tensors, "network"), run)
+    load_state(head, within(tensors, "head"), run)
+    return Composed(network, head)
 
 
 def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], run: Run) -> None:

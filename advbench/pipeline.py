@@ -174,10 +174,9 @@ class Study:
         parts = fitting.parts_of(self.splits, model)
         fitting.ensure_outputs(run, parts, lambda: self._victim(run, model), self.splits, self.place.progress.say)
 
-    def _victim(self, run: Run, model: Model | SuppliedModel) -> Victim:
+    def _victim(self, run: Run, model: Model | SuppliedModel) -> Victim:  # noqa: ARG002
         """The model, ready to be attacked."""
-        assert isinstance(model, Model)
-        return fitting.victim_of(run, model, self.splits, self.place)
+        return fitting.victim_of(run, self.splits, self.place)
 
     # -- attack --------------------------------------------------------------------------------------------
 
@@ -249,4 +248,4 @@ class Study:
         if not whole:
             with self.run_of(model) as run:
                 self.perform(run, model, None)
-        return fitting.victim_of(run, model, self.splits, self.place)
+        return fitting.victim_of(run, self.splits, self.place)

@@ -125,31 +125,6 @@ def test_where_nothing_listens_there_is_no_cluster(tmp_path: Path, scheme: str) 
         go_through(cells_of(study(tmp_path)), Ray(1, 1, address=address), Quiet())
 
 
-@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
-def test_what_is_no_ray_is_not_taken_for_one(tmp_path: Path, answer: bytes) -> None:
-    def serve() -> None:
-        caller, _ = server.accept()
-        with caller:
-            caller.recv(100)
-            caller.sendall(answer)
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        threading.Thread(target=serve, daemon=True).start()
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(BadSetting, match=f"what answers at {address} is no Ray cluster"):
-            go_through(cells_of(study(tmp_path)), Ray(1, 1, address=address), Quiet())
-
-
-def test_what_listens_and_says_nothing_is_waited_for_a_while_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ray_cluster, "ANSWERS_WITHIN", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(BadSetting, match=rf"no Ray cluster answers at {address} \(timed out\)"):
-            go_through(cells_of(study(tmp_path)), Ray(1, 1, address=address), Quiet())
-
-
 def test_a_study_that_is_done_starts_no_ray(tmp_path: Path) -> None:
     there = study(tmp_path, losses="lgm")
     there.attack()

@@ -159,8 +159,7 @@ def curve(made: Adversarials) -> dict[str, list[float]]:
 
 
 def _eight_bit(study: Study, run: runs.Run, made: Adversarials, guard: Guard) -> dict[str, float]:
-    (model,) = study.spec.models()
-    victim = fitting.victim_of(run, model, study.splits, study.place)
+    victim = fitting.victim_of(run, study.splits, study.place)
     outputs = victim.outputs((made.images * 255).round() / 255)
     wrong = outputs.predictions != made.labels
     passed = torch.from_numpy(~rejected(outputs, guard))

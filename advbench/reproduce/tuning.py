@@ -143,7 +143,7 @@ def _row(grid: Grid, trial: Trial, part: str) -> Row:
     with study.run_of(model) as run:
         fitting.ensure_trained(run, model, grid.splits, study.place, [])
         if not run.has("validation attacks"):
-            victim = fitting.victim_of(run, model, grid.splits, study.place)
+            victim = fitting.victim_of(run, grid.splits, study.place)
             rows = [_attacked(grid, victim, entry) for entry in READINGS]
             run.write("validation attacks", {}, info={"rows": rows})
         return {
