@@ -194,7 +194,6 @@ def test_its_command_line_names_network_and_augmentation(home: Path, monkeypatch
 
 def test_the_model_under_test_uses_its_statistics_and_leaves_them_alone(home: Path, digits: Splits) -> None:
     (run,) = runs.find(home / "runs")
-    (model,) = parse(SPEC).models()
     victim = fitting.victim_of(run, digits, Place(home / "runs", device=CPU))
     before = {k: v.clone() for k, v in victim.model.state_dict().items()}
     images = digits.test.images[:20]
