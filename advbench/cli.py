@@ -81,12 +81,13 @@ def verify(options: Options) -> None:
 def report(options: Options) -> None:
     """Write an HTML page about every attacked model found, or about those selected."""
     from advbench import reporting
-    from advbench.parsing import folder_name, study_name
+    from advbench.parsing import folder_name
+    from advbench.sources.naming import slug
 
     place = place_of(options)
     found = found_by(options, place)
     datasets = {f.run.model["dataset"] for f in found}
-    default = study_name(datasets.pop()) if len(datasets) == 1 else "all-data-sets"
+    default = f"{slug(datasets.pop()).lstrip('.')}-study" if len(datasets) == 1 else "all-data-sets"
     name = folder_name(default if options["name"] is None else options["name"])
     page, rows = reporting.report(name, found, detectors_of(options, found), place, title=options["title"])
     emit("report", rows, options, page)

@@ -51,7 +51,7 @@ def filled(words: Sequence[str], options: Options) -> tuple[list[str], list[str]
         named = [t for t in (typed, *typed.split(",")) if t and (flag != "--dataset" or recorded(t) == words[i])]
         if named:
             words[i] = named[0]
-        elif flag in NAMED_BY_FILE and (flag == "--weights" or re.search(r"PATH/|\.py:|\.pt2$", words[i])):
+        elif flag in NAMED_BY_FILE and (flag == "--weights" or re.search(r"PATH/|\.py:|\.pt2$|^python:", words[i])):
             left.append(words[i])
     if "--model" in words:
         words += ["--trust"] * bool(options.get("trust"))
@@ -62,12 +62,12 @@ def filled(words: Sequence[str], options: Options) -> tuple[list[str], list[str]
 
 
 def pasteable(command: str, options: Options) -> str:
-    """Command lines of a record as they run in this terminal; a comment names the files whose folder is missing."""
+    """Command lines of a record as they run in this terminal; a comment names what is left to fill in."""
     if not command.startswith("advbench "):
         return command
     parts = [filled(shlex.split(part), options) for part in command.split(" && ")]
     left = ", ".join(dict.fromkeys(value for _, values in parts for value in values))
-    return " && ".join(shlex.join(words) for words, _ in parts) + f"  # fill in the folder of {left}" * bool(left)
+    return " && ".join(shlex.join(words) for words, _ in parts) + f"  # fill in where these lie: {left}" * bool(left)
 
 
 def aware_of(rows: list[Row], options: Options) -> dict[str, Shown]:

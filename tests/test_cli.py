@@ -294,7 +294,7 @@ def test_a_record_s_command_holds_what_this_command_line_named() -> None:
     given = {"dataset": "folder:/my, data/cats", "model": "a/m.py:build", "weights": "b/w.pt", "runs_dir": "r"}
     whole = "advbench evaluate --dataset 'folder:/my, data/cats' --model a/m.py:build --weights b/w.pt --runs-dir r"
     assert pasteable(f"{line} && {line}", given) == f"{whole} && {whole}"
-    assert pasteable(line, {"dataset": "digits,folder:x/cats"}).endswith("  # fill in the folder of m.py:build, w.pt")
+    assert pasteable(line, {"dataset": "digits,folder:x/cats"}).endswith(" these lie: m.py:build, w.pt")
     assert pasteable("the users' own", given) == "the users' own"
 
 
