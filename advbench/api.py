@@ -85,13 +85,15 @@ class Result:
         clean, attacked = (artifacts.scores_of(table, detector, source) for source in ("test", names[0]))
         return metrics.roc(clean[: len(attacked)], attacked)
 
-    def report(self, path: str | Path) -> Path:
-        """Write the HTML page to `path`: a file, or a folder for index.html; returns the page's path."""
+    def report(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the HTML page to `path`: a file, or a folder for index.html; returns the page's path.
+
+        Raises BadSetting where a page over other runs lies there, unless `overwrite` says to replace it.
+        """
         page = Path(path)
         page = page if page.suffix in (".html", ".htm") else page / "index.html"
-        return reporting.report(
-            str(self._found.run.model["dataset"]), [self._found], self._detectors, self._place, page=page
-        )[0]
+        name = str(self._found.run.model["dataset"])
+        return reporting.report(name, [self._found], self._detectors, self._place, page=page, overwrite=overwrite)[0]
 
 
 POPULATIONS = tuple(metrics.populations(np.ones(0, bool), np.ones(0, bool)))

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache, partial
 
-from advbench import artifacts, disk, guards, scoring
+from advbench import artifacts, disk, guards, needs, scoring
 from advbench.checks import Finding
 from advbench.checks.evidence import Evidence
 from advbench.checks.results import Result
 from advbench.checks.table import findings
-from advbench.contracts import Guard
-from advbench.process import CPU
 from advbench.report.commands import attacking
 from advbench.runs import Run
 from advbench.selection import attack_rows
 from advbench.types import ImageSet
-from advbench.victim import Victim
 
 SELFTEST = "selftest.json"
 
@@ -25,13 +22,13 @@ def audit(run: Run, others: Sequence[Run] = (), *, images: ImageSet | None = Non
     """The findings of all checks, in the order of the requirements.
 
     others   further runs, for controls: other seeds, an undefended and an adversarially trained model; those of
-             another data set are left out
+             another data set, and those whose plug-ins are not at hand, are left out
     images   clean test images, to check the stored ones against; None: the few that the run keeps
 
     Only files are read and the model is run, on the CPU; nothing is attacked. Raises BadRun for an altered file.
     """
     alike = [o for o in others if o.name != run.name and o.model.get("data_sha256") == run.model.get("data_sha256")]
-    beside = tuple(evidence_of(o) for o in alike if "outputs" in o.steps)
+    beside = tuple(evidence_of(o) for o in alike if "outputs" in o.steps and needs.of_model(o.model) is None)
     return findings(evidence_of(run, beside, images))
 
 
@@ -52,24 +49,13 @@ def evidence_of(run: Run, others: tuple[Evidence, ...] = (), images: ImageSet | 
         verify=verify,
         clean=clean,
         detectors=tuple(dict.fromkeys([*aware, *(row["detector"] for row in verify)])),
-        guard=cache(partial(_guard, run)),
+        guard=cache(partial(guards.guard, run)),
         calibration=len(artifacts.read_part(run, "calibration")),
         # the code of a supplied model is run only where its user names it
-        victim=None if guards.SUPPLIED in run.model else cache(partial(_victim, run, *_sizes(clean, examples))),
+        victim=None
+        if guards.SUPPLIED in run.model
+        else cache(partial(guards.victim, run, examples.shape, clean.outputs.logits.shape[1])),
         images=examples if images is None else images,
         others=others,
         selftest=disk.read_note(run.folder.parent / SELFTEST),
     )
-
-
-def _guard(run: Run, detector: str, fpr: float) -> Guard:
-    return guards.guard(run, detector, fpr)
-
-
-def _sizes(clean: artifacts.Part, examples: ImageSet) -> tuple[tuple[int, int, int], int]:
-    return examples.shape, clean.outputs.logits.shape[1]
-
-
-def _victim(run: Run, shape: tuple[int, int, int], classes: int) -> Victim:
-    """The run's model, without its data."""
-    return Victim(guards.rebuilt(run, shape, classes), shape=shape, classes=classes, device=CPU)

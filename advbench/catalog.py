@@ -13,7 +13,7 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
-from advbench.errors import UnknownName
+from advbench.errors import BrokenPlugin, UnknownName
 
 FOLDERS = {
     "attack": "advbench.attacks",
@@ -39,26 +39,34 @@ def names(kind: str) -> tuple[str, ...]:
 
 
 def summary(kind: str, name: str) -> str:
-    """First line of the plug-in's module docstring; reads the file, imports nothing."""
-    for folder in _folders(kind):
-        path = Path(folder) / f"{name.replace('-', '_')}.py"
-        if path.is_file():
-            doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-            return doc.partition("\n")[0]
-    raise UnknownName(kind, name, names(kind))
+    """First line of the plug-in's module docstring, or why it is broken; reads the file, imports nothing."""
+    if name not in names(kind):
+        raise UnknownName(kind, name, names(kind))
+    stem = name.replace("-", "_")
+    paths = [Path(folder) / end for folder in _folders(kind) for end in (f"{stem}.py", f"{stem}/__init__.py")]
+    try:
+        tree = ast.parse(next(filter(Path.exists, paths), paths[0]).read_bytes(), f"{stem}.py")
+    except (OSError, SyntaxError, ValueError) as error:
+        return f"broken: {type(error).__name__}: {error}"
+    if not any(isinstance(n, ast.ClassDef) and n.name.lower() == stem.replace("_", "") for n in ast.walk(tree)):
+        return "broken: it defines no class of its name"
+    return (ast.get_docstring(tree) or "").partition("\n")[0]
 
 
 def load(kind: str, name: str) -> Any:
-    """The class of plug-in `name`; raises UnknownName with the nearest name, or TypeError for a broken file."""
+    """The class of plug-in `name`; raises UnknownName with the nearest name, or BrokenPlugin with the reason."""
     prefix, colon, rest = name.partition(":")
     if colon and (kind, prefix) in ELSEWHERE:
         return importlib.import_module(ELSEWHERE[kind, prefix]).load(rest)
     if name not in names(kind):
         raise UnknownName(kind, name, names(kind))
     stem = name.replace("-", "_")
-    module = importlib.import_module(f"{FOLDERS[kind]}.{stem}")
     wanted = stem.replace("_", "")
+    try:
+        module = importlib.import_module(f"{FOLDERS[kind]}.{stem}")
+    except (Exception, SystemExit) as error:  # whatever a user's file raises
+        raise BrokenPlugin(kind, name, f"{type(error).__name__}: {error}") from error
     for label, member in vars(module).items():
         if inspect.isclass(member) and member.__module__ == module.__name__ and label.lower() == wanted:
             return member
-    raise TypeError(f"{module.__name__} defines no class whose lower-case name is {wanted!r}")
+    raise BrokenPlugin(kind, name, f"{module.__name__} defines no class whose lower-case name is {wanted!r}")

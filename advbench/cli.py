@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -16,19 +17,7 @@ from typer.exceptions import TyperException
 from advbench import catalog
 from advbench.cli_emit import emit
 from advbench.cli_machine import GRID, JSON, MACHINE, PLACE, RUNS, SHARD
-from advbench.cli_options import (
-    ATTACK,
-    AUDIT,
-    AWARE,
-    DATA,
-    DOCTOR,
-    MODEL,
-    NAMED,
-    PLURAL,
-    REPRODUCE,
-    SELECT,
-    SUPPLIED,
-)
+from advbench.cli_options import ATTACK, AUDIT, AWARE, DATA, DOCTOR, MODEL, NAMED, PLURAL, REPRODUCE, SELECT, SUPPLIED
 from advbench.cli_parse import attack_entries, model_table, study_table
 from advbench.cli_place import detectors_of, found_by, place_of, study_of
 from advbench.cli_takes import Options, takes
@@ -67,8 +56,7 @@ def attack(options: Options) -> None:
 @app.command()
 @takes(DATA, MACHINE, PLACE, JSON)
 def merge(
-    options: Options,
-    run: Annotated[str, typer.Argument(help="A run's name under --runs-dir, or its folder.")],
+    options: Options, run: Annotated[str, typer.Argument(help="A run's name under --runs-dir, or its folder.")]
 ) -> None:
     """Join the shards of a run's attacks, once every image is in one of them."""
     from advbench.cli_shards import merge_shards
@@ -93,12 +81,13 @@ def verify(options: Options) -> None:
 def report(options: Options) -> None:
     """Write an HTML page about every attacked model found, or about those selected."""
     from advbench import reporting
-    from advbench.parsing import folder_name, study_name
+    from advbench.parsing import folder_name
+    from advbench.sources.naming import slug
 
     place = place_of(options)
     found = found_by(options, place)
     datasets = {f.run.model["dataset"] for f in found}
-    default = study_name(datasets.pop()) if len(datasets) == 1 else "all-data-sets"
+    default = f"{slug(datasets.pop()).lstrip('.')}-study" if len(datasets) == 1 else "all-data-sets"
     name = folder_name(default if options["name"] is None else options["name"])
     page, rows = reporting.report(name, found, detectors_of(options, found), place, title=options["title"])
     emit("report", rows, options, page)
@@ -121,7 +110,7 @@ def run(
 
         go_through(study, options)
     page, rows = study.run()
-    emit("run", rows, options, page)
+    emit("run", rows, {**options, "dataset": study.spec.dataset}, page)
 
 
 @app.command()
@@ -138,8 +127,7 @@ def evaluate(options: Options) -> None:
 @app.command()
 @takes(REPRODUCE, MACHINE, GRID, PLACE, JSON)
 def reproduce(
-    options: Options,
-    what: Annotated[str, typer.Argument(help="mnist: the MNIST experiments of Wan et al. 2018")],
+    options: Options, what: Annotated[str, typer.Argument(help="mnist: the MNIST experiments of Wan et al. 2018")]
 ) -> None:
     """Reproduce a paper's experiments cell by cell, or check a reproduction against its kept weights."""
     if what != "mnist":
@@ -166,7 +154,7 @@ def audit(
     if options["json"]:
         emit("audit", rows, options)
     else:
-        show_audit(rows)
+        show_audit(rows, options)
 
 
 @app.command()
@@ -226,6 +214,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; the process's exit status."""
     # tiny kernels on busy cores: spinning threads cost more than they save (read when torch is imported)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not every terminal can write every name
+            stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         # without standalone mode typer hands over its errors; Ctrl-C it turns into a result of 130

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from advbench import runs, selection
+from advbench import needs, runs, selection
 from advbench.audit import audit
+from advbench.cli_emit import filled, pasteable
+from advbench.cli_takes import Options
 from advbench.data import fingerprint, for_supplied
-from advbench.errors import BadData, BadRun, BadSetting, FailedCheck
+from advbench.errors import BadData, BadRun, BadSetting, FailedCheck, UnknownName
 from advbench.guards import SUPPLIED
 from advbench.place import Place
 from advbench.runs import Run
@@ -38,15 +40,20 @@ def rows_of(name: str, place: Place, dataset: str | None = None) -> list[Row]:
             f"{run.folder} holds no trained model, or not its outputs; make them with: advbench train, and attack it"
         )
     others = [selection.checked(other) for other in runs.find(run.folder.parent)]
+    if needs.of_model(run.model) is not None:
+        raise BadRun(selection.left_out(run)[0])
+    for line in (line for other in others for line in selection.left_out(other)):
+        place.progress.say(line)
     return [asdict(finding) for finding in audit(run, others, images=_images(run, place, dataset))]
 
 
 def _images(run: Run, place: Place, dataset: str | None = None) -> ImageSet | None:
     """The clean test images where the data are at hand and those of the run."""
+    name = _data_name(run, dataset)
     try:
-        splits = source(_data_name(run, dataset), run.model.get("image_size")).load(place.data_dir)
+        splits = source(name, run.model.get("image_size")).load(place.data_dir)
         splits = for_supplied(splits) if SUPPLIED in run.model else splits
-    except BadData as error:
+    except (BadData, UnknownName) as error:
         place.progress.say(f"checked against the few clean images that the run keeps: {error}")
         return None
     return splits.test if fingerprint(splits) == run.model["data_sha256"] else None
@@ -60,14 +67,14 @@ def _data_name(run: Run, dataset: str | None) -> str:
     return dataset or option(recorded)
 
 
-def show_audit(rows: Sequence[Row]) -> None:
+def show_audit(rows: Sequence[Row], options: Options) -> None:
     """Print the findings for a terminal of 80 columns; command lines stay whole, to be copied."""
     indent = " " * 6
     for row in rows:
         print(f"{row['requirement']:4}  {row['state'].upper() if row['state'] != 'met' else 'met'}: {row['title']}")
         print(textwrap.fill(row["evidence"], 80, initial_indent=indent, subsequent_indent=indent))
         if row["command"]:
-            print(f"{indent}$ {row['command']}")
+            print(f"{indent}$ {pasteable(row['command'], options)}")
     states = Counter(row["state"] for row in rows)
     print(f"\n{len(rows)} checks: {', '.join(f'{n} {state}' for state, n in states.items())}")
 
@@ -87,19 +94,12 @@ def complete(
             if command.startswith("advbench evaluate"):  # a run's record names that code, and a record runs none
                 place.progress.say("left out: it runs the code of the model, which only its user may name")
                 continue
-            words = _with_path(shlex.split(command)[1:], dataset)
+            words = filled(shlex.split(command), {"dataset": dataset})[0][1:]
             try:
                 with contextlib.redirect_stdout(sys.stderr):
                     command_line([*words, *_place_words(place, words)])
             except (BadSetting, BadData, FailedCheck) as error:
                 place.progress.say(f"left out: {error}")
-
-
-def _with_path(words: list[str], dataset: str | None) -> list[str]:
-    """A command's words with the data named in full, where it works on data at all."""
-    if dataset is not None and "--dataset" in words and words[0] in ("train", "attack", "run"):
-        words[words.index("--dataset") + 1] = dataset
-    return words
 
 
 def _missing(name: str, place: Place, dataset: str | None) -> Iterator[tuple[str, str]]:

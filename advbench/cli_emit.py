@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +17,7 @@ if TYPE_CHECKING:
     from advbench.report.adaptive import Shown
 
 Row = dict[str, Any]
+NAMED_BY_FILE = ("--dataset", "--model", "--weights")
 
 
 def emit(command: str, rows: list[Row], options: Options, page: Path | None = None, table: str | None = None) -> None:
@@ -33,6 +38,38 @@ def emit(command: str, rows: list[Row], options: Options, page: Path | None = No
         sys.stdout.write(f"{page}\n")
 
 
+def filled(words: Sequence[str], options: Options) -> tuple[list[str], list[str]]:
+    """A command's words with data, model and weights as options name them, and the values left to fill in."""
+    from advbench.sources.naming import label_of
+
+    def recorded(dataset: str) -> str:
+        return label_of(*dataset.partition(":")[::2]).replace(":", ":PATH/", 1)
+
+    words, left = list(words), []
+    for i, flag in enumerate(words[:-1], 1):
+        typed = str(options.get(flag.removeprefix("--")) or "") if flag in NAMED_BY_FILE else ""
+        named = [t for t in (typed, *typed.split(",")) if t and (flag != "--dataset" or recorded(t) == words[i])]
+        if named:
+            words[i] = named[0]
+        elif flag in NAMED_BY_FILE and (flag == "--weights" or re.search(r"PATH/|\.py:|\.pt2$|^python:", words[i])):
+            left.append(words[i])
+    if "--model" in words:
+        words += ["--trust"] * bool(options.get("trust"))
+        for key, usual in (("runs_dir", "runs"), ("reports_dir", "reports"), ("data_dir", None)):
+            given = options.get(key)
+            words += [] if given in (None, usual) else [f"--{key.replace('_', '-')}", str(given)]
+    return words, left
+
+
+def pasteable(command: str, options: Options) -> str:
+    """Command lines of a record as they run in this terminal; a comment names what is left to fill in."""
+    if not command.startswith("advbench "):
+        return command
+    parts = [filled(shlex.split(part), options) for part in command.split(" && ")]
+    left = ", ".join(dict.fromkeys(value for _, values in parts for value in values))
+    return " && ".join(shlex.join(words) for words, _ in parts) + f"  # fill in where these lie: {left}" * bool(left)
+
+
 def aware_of(rows: list[Row], options: Options) -> dict[str, Shown]:
     """By run, what the attacks that know a detector did to the models of these verify rows."""
     from advbench.report.adaptive import beside
@@ -40,4 +77,5 @@ def aware_of(rows: list[Row], options: Options) -> dict[str, Shown]:
 
     names = dict.fromkeys(row["run"] for row in rows)
     folder = Path(options["runs_dir"])
-    return {name: beside(load(folder / name), [r for r in rows if r["run"] == name]) for name in names}
+    found = {name: beside(load(folder / name), [r for r in rows if r["run"] == name]) for name in names}
+    return {name: replace(one, command=pasteable(one.command, options)) for name, one in found.items()}

@@ -11,6 +11,8 @@ from advbench.cli_place import place_of
 from advbench.cli_takes import Options
 from advbench.errors import BadSetting
 from advbench.settings import number
+from advbench.sources import label
+from advbench.sources.naming import slug
 
 if TYPE_CHECKING:
     from advbench.evaluation import Evaluation, Subject
@@ -49,6 +51,12 @@ def _numbers(options: Options, name: str) -> list[float] | None:
     return None if values is None else [number(value, name) for value in values]
 
 
+def _page_name(options: Options) -> str:
+    """Of the model and the data: `m-build-folder-cats` for m.py:build on folder:cats."""
+    model = Path(options["model"]).name.replace(".py:", "-")
+    return slug(f"{model[:30]}-{label(options['dataset'] or 'digits')}").lstrip(".")
+
+
 def table_of(options: Options) -> dict[str, Any]:
     """The spec: --detector names what scores, and what an adaptive attack is aimed at."""
     from advbench.contracts import NO_DETECTOR, AdaptiveAttack
@@ -64,7 +72,7 @@ def table_of(options: Options) -> dict[str, Any]:
     table = {
         "dataset": options["dataset"],
         "image_size": options["image_size"],
-        "name": options["name"],
+        "name": _page_name(options) if options["name"] is None else options["name"],
         "title": options["title"],
         "detectors": [d for d in detectors if d != NO_DETECTOR] or list(DETECTORS),
         "attacks": entries,

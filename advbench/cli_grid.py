@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from advbench import disk
 from advbench.cells import cells_of, on_device
 from advbench.cli_takes import Options
 from advbench.engines import Engine
@@ -74,6 +73,6 @@ def go_through(study: Study, options: Options) -> None:
     engine = engine_of(options)
     if engine is None:
         return
-    disk.check_folder(study.place.reports_dir / study.spec.name)
+    study.page()
     device = device_of(options, str(study.place.device))
     through([on_device(cell, device) for cell in cells_of(study, study.spec.detectors)], engine, study.place.progress)

@@ -141,18 +141,18 @@ SUPPLIED: Group = {
     "mean": option(str, "--mean", help="It is given (image - mean) / std: 0.5, or one a channel.", panel=_MODEL),
     "std": option(str, "--std", help="The std of that.", panel=_MODEL),
     "trust": Annotated[
-        bool,
-        typer.Option("--trust", help="Open a torch.export archive, which is code.", rich_help_panel=_MODEL),
+        bool, typer.Option("--trust", help="Open a torch.export archive, which is code.", rich_help_panel=_MODEL)
     ],
 }
 NAMED: Group = {
     "name": option(str, "--name", help="Name of the study and its report's folder.", panel=_PLACE),
     "title": option(str, "--title", help="What stands over the report's page (default: the name).", panel=_PLACE),
+    "overwrite": Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace a page over other models in its place.", rich_help_panel=_PLACE),
+    ],
 }
-PLURAL: Group = {
-    **NAMED,
-    "detector": option(str, "--detector", help="Detectors, separated by commas.", panel=_MODEL),
-}
+PLURAL: Group = {**NAMED, "detector": option(str, "--detector", help="Detectors, separated by commas.", panel=_MODEL)}
 REPRODUCE: Group = {
     "cell": option(
         str, "--cell", help="Only these models, such as lgm1.0-100d-seed0; separate with commas.", panel=_MODEL

@@ -57,6 +57,7 @@ def place_of(options: Options) -> Place:
         download=bool(options.get("download")),
         device=resolve_device(options.get("device")),
         batch_size=256 if options.get("batch_size") is None else options["batch_size"],
+        others="replaced" if options.get("overwrite") else "beside" if options.get("name") is None else "refused",
         progress=Terminal(),
     )
 
@@ -65,7 +66,7 @@ def found_by(options: Options, place: Place) -> list[Found]:
     """The attacked models on disk that options select."""
     from advbench import selection
 
-    return selection.find(place.runs_dir, selection_of(options))
+    return selection.find(place.runs_dir, selection_of(options), place.progress.say)
 
 
 def selection_of(options: Options) -> Selection:
@@ -96,10 +97,9 @@ def selection_of(options: Options) -> Selection:
         wanted["seed"] = tuple(whole(s, "seed") for s in words(options["seed"], "seed") or [])
     if options["covariance"] is not None:
         wanted["covariance"] = (options["covariance"],)
-    regimes = words(options["training"], "training")
-    for regime in regimes or []:
-        if regime not in REGIMES:
-            raise UnknownName("training regime", regime, REGIMES)
+    regimes = words(options["training"], "training") or []
+    for regime in set(regimes) - set(REGIMES):
+        raise UnknownName("training regime", regime, REGIMES)
     if regimes:
         wanted["training"] = tuple(regimes)
     return Selection(wanted)

@@ -76,7 +76,6 @@ VERIFY: list[Column] = [
 ]
 COLUMNS: dict[str, list[Column]] = {
     "train": [
-        ("run", lambda r: r["run"]),
         ("epochs", lambda r: str(r["epochs"])),
         ("validation\nerror %", lambda r: percent(r["validation_error_rate"])),
         ("test\nerror %", lambda r: percent(r["clean_error_rate"])),
@@ -97,13 +96,10 @@ COLUMNS: dict[str, list[Column]] = {
     "evaluate": VERIFY,
     "report": VERIFY,
     "runs": [
-        ("run", lambda r: r["run"]),
         ("trained", lambda r: "yes" if r["trained"] else "no"),
         ("attacks", lambda r: "\n".join(r["attacks"]) or "-"),
     ],
     "list": [("name", lambda r: r["name"]), ("what it is", lambda r: r["summary"])],
-}
-COLUMNS |= {
     "evasion": [
         ("attack", lambda r: unguarded(r).replace(" ", "\n")),
         ("detector", lambda r: guard(r).replace(" at", "\nat")),
@@ -111,10 +107,7 @@ COLUMNS |= {
         ("undetected\nerror % [95 %]", lambda r: interval(r, "undetected_error").replace(" ", "\n", 1)),
         ("FGSM\n%", lambda r: percent(r["fgsm_undetected_error_rate"])),
         ("error\n%", lambda r: percent(r["error_rate"])),
-        (
-            "clean %\nerr./rej.",
-            lambda r: f"{percent(r['clean_error_rate'])}/{percent(r['clean_rejected'])}",
-        ),
+        ("clean %\nerr./rej.", lambda r: f"{percent(r['clean_error_rate'])}/{percent(r['clean_rejected'])}"),
     ],
     "reproduce": [
         ("loss", lambda r: r["loss"]),
@@ -125,10 +118,10 @@ COLUMNS |= {
         ("paper\n%", lambda r: "-" if r["paper"] is None else f"{100 * r['paper']:.2f}"),
     ],
     "doctor": [
-        ("run", lambda r: r["run"]),
         ("state", lambda r: r["state"] + (", mended" if r["mended"] else "")),
         ("broken", lambda r: "\n".join(f"{b['file']}: {b['why']}" for b in r["broken"]) or "-"),
         ("done again", lambda r: "\n".join(r["redone"]) or "-"),
+        ("needs", lambda r: "\n".join(r["needs"]) or "-"),
         ("left over", lambda r: "\n".join(r["left"]) or "-"),
     ],
     "selftest": [
@@ -147,6 +140,7 @@ COLUMNS |= {
 TITLES: dict[str, Callable[[Row], str]] = dict.fromkeys(
     ("attack", "evasion", "verify", "run", "evaluate", "report"), model
 )
+TITLES |= dict.fromkeys(("train", "runs", "doctor"), lambda r: r["run"])
 TITLES |= {"reproduce": lambda r: r["table"], "check": lambda r: r["cell"]}
 NOTES = {
     "verify": (

@@ -27,7 +27,7 @@ def option(kind: type, *names: str, help: str, panel: str, **more: Any) -> Any: 
 
 
 _DEFAULTS = {"runs_dir": "runs", "reports_dir": "reports", "json": False}
-_DEFAULTS |= dict.fromkeys(("check", "no_train", "security", "complete", "trust", "mend"), False)
+_DEFAULTS |= dict.fromkeys(("check", "no_train", "security", "complete", "trust", "mend", "overwrite"), False)
 
 
 def takes(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -57,6 +57,14 @@ def read_whole(path: Path, expected: str, cure: str | None = None) -> bytes:
     return data
 
 
+def text_of(path: Path) -> str:
+    """The text of a file that is to be written over; empty where there is none. Raises BadSetting as writing does."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 def read_note(path: Path, cure: str = "delete it") -> Any:
     """A JSON file beside the runs; None where it does not exist.
 

@@ -23,6 +23,7 @@ def examine(runs_dir: Path, *, mend: bool = False) -> list[Row]:
     steps    those that the manifest lists and whose files are whole
     broken   file and why: missing, truncated, altered, or what a manifest lacks
     redone   what the next call of what made it would make again
+    needs    plug-ins that are missing, broken or changed, and the parts, whole in themselves, that cannot be read
     left     files that nothing goes on from: temporary ones, stale checkpoints, files that no step lists
     mended   whether the broken steps were forgotten and the leftovers deleted; a manifest of another schema is not
 
@@ -35,16 +36,16 @@ def examine(runs_dir: Path, *, mend: bool = False) -> list[Row]:
 
 
 def _examined(folder: Path, name: str, *, mend: bool) -> Row:
-    row: Row = {"run": name, "state": "in use", "steps": [], "broken": [], "redone": [], "left": [], "mended": False}
+    lists: Row = {key: [] for key in ("steps", "broken", "redone", "needs", "left")}
+    row = {"run": name, "state": "in use", **lists, "mended": False}
     if locks.is_held(folder):
         return row
-    if not mend:
-        return row | _findings(folder)
-    with locks.hold(folder):
-        found = _findings(folder)
-        if found["broken"] or found["left"]:
-            found["mended"] = _mend(folder, found)
-        return row | found
+    row |= _findings(folder)
+    if mend and (row["broken"] or row["left"]):
+        with locks.hold(folder):
+            row |= _findings(folder)
+            row["mended"] = _mend(folder, row)
+    return row
 
 
 def _findings(folder: Path) -> Row:
@@ -64,8 +65,16 @@ def _findings(folder: Path) -> Row:
         "steps": [step for step in run.steps if step not in bad],
         "broken": broken + shards_broken,
         "redone": mending.came_of(run, bad) + [f"shard {fault['file']}" for fault in shards_broken],
+        "needs": _needs(run),
         "left": _left(run),
     }
+
+
+def _needs(run: Run) -> list[str]:
+    try:
+        return [line.removeprefix(f"{run.name}: ") for line in selection.left_out(run)]
+    except BadRun as error:  # a record that this version does not read
+        return [str(error)]
 
 
 def _finished(run: Run) -> bool:

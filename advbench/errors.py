@@ -3,9 +3,11 @@
 AdvbenchError            one sentence: the value, the rule, the way out
 |-- BadSetting           a value given on the command line, in a spec or to a constructor (exit 2)
 |   |-- UnknownName      no plug-in, key or choice of that name (exit 2)
+|   |-- BrokenPlugin     a plug-in's file that cannot be imported, or lacks its class (exit 2)
 |   `-- TooFewImages     fewer calibration images than a false-positive rate needs (exit 2)
 |-- BadData              a data file that is missing, truncated or of another shape (exit 2)
 |-- BadRun               a file under the runs folder that is missing, altered or unreadable (exit 2)
+|   |-- Misfit           weights that do not fit the model as its plug-ins build it (exit 2)
 |   `-- Damaged          one that is missing, truncated or altered, which what made it makes again (exit 2)
 |-- FailedCheck          a result that breaks its own contract, e.g. a perturbation beyond eps (exit 1)
 `-- FailedCells          cells of a study that could not be performed, each reason once (exit 1, or a reason's own)
@@ -35,6 +37,13 @@ class UnknownName(BadSetting):
         super().__init__(f"no {kind} named {name!r}.{hint} Known: {', '.join(known) or 'none'}.")
 
 
+class BrokenPlugin(BadSetting):
+    """A plug-in whose file cannot be used."""
+
+    def __init__(self, kind: str, name: str, why: str) -> None:
+        super().__init__(f"{kind} {name!r} is broken: {' '.join(why.split())}; mend its file, or take it away")
+
+
 class TooFewImages(BadSetting):
     """Too few calibration images to fix a threshold at a false-positive rate."""
 
@@ -54,6 +63,10 @@ class BadRun(AdvbenchError):
 
 class Damaged(BadRun):
     """A file of a run that is missing, truncated or altered: the command that made it can make it again."""
+
+
+class Misfit(BadRun):
+    """Weights of a run that are not those of the model as its plug-ins build it now."""
 
 
 class FailedCheck(AdvbenchError):

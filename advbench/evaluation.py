@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import count
@@ -148,6 +148,7 @@ class Evaluation(Study):
             raise BadSetting(NO_SURROGATE)
         self.subject = subject
         self.findings: tuple[Finding, ...] = ()
+        self._until: ExitStack | None = None
         self.data = data
         self.usual = usual
         self.usual_fpr = usual and usual_fpr
@@ -188,7 +189,7 @@ class Evaluation(Study):
 
     def attack(self) -> list[Row]:
         """A row for each attack; process and model come back as they were. `findings` then says what is doubtful."""
-        with own_state(), ExitStack() as self._until:
+        with self._isolated():
             rows = super().attack()
             self.findings += tuple(warn("weak-attack", weak) for weak in filter(None, map(weakness, rows)))
             if not self._gives_what_is_stored(self._model):
@@ -199,6 +200,21 @@ class Evaluation(Study):
                 )
             return rows
 
+    def run(self) -> tuple[Path, list[Row]]:
+        """All of it, process and model left as `attack` leaves them."""
+        with self._isolated():
+            return super().run()
+
+    @contextmanager
+    def _isolated(self) -> Iterator[None]:
+        """As long as this lasts, the model may be borrowed."""
+        with ExitStack() as until:
+            if self._until is None:
+                until.enter_context(own_state())
+                until.callback(setattr, self, "_until", None)
+                self._until = until
+            yield
+
     @cached_property
     def _brought(self) -> tuple[Supplied, dict[str, Any]]:
         own, splits, device = self.subject, self.splits, self.place.device
@@ -208,6 +224,7 @@ class Evaluation(Study):
             self.findings += (
                 warn("weights-type", f"the model's {', '.join(sorted(kinds))} weights are used as float32"),
             )
+        assert self._until is not None  # models are asked for while the evaluation runs
         self._until.enter_context(borrowed(module, device))
         sample = splits.test.take(slice(SAMPLE)).images.to(device)
         try:

@@ -12,12 +12,13 @@ from torch import Tensor
 from advbench import artifacts, catalog, metrics
 from advbench.checkpoints import within
 from advbench.contracts import NO_DETECTOR, AcceptAll, Detector, FittedDetector, Guard
-from advbench.errors import BadRun, BadSetting, FailedCheck, TooFewImages
+from advbench.errors import BadSetting, FailedCheck, Misfit, TooFewImages
 from advbench.losses import Head
+from advbench.process import CPU
 from advbench.runs import Run
 from advbench.training import build
 from advbench.types import Outputs
-from advbench.victim import Composed
+from advbench.victim import Composed, Victim
 
 SUPPLIED = "supplied"  # the key of a model's record where it was not trained here
 FPRS = (0.05, 0.10)  # that a threshold is set at unless one is named, in this order
@@ -71,13 +72,18 @@ def rebuilt(run: Run, shape: tuple[int, int, int], classes: int) -> Composed:
     return Composed(network, head)
 
 
+def victim(run: Run, shape: tuple[int, int, int], classes: int) -> Victim:
+    """The run's trained model on the CPU; raises Misfit where its weights do not fit."""
+    return Victim(rebuilt(run, shape, classes), shape=shape, classes=classes, device=CPU)
+
+
 def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], run: Run) -> None:
-    """Load weights; raises BadRun where they do not fit the module the manifest describes."""
+    """Load weights; raises Misfit where they do not fit the module the manifest describes."""
     try:
         module.load_state_dict(dict(tensors))
     except RuntimeError as error:
         why = " ".join(str(error).split())
-        raise BadRun(
+        raise Misfit(
             f"{run.folder / artifacts.MODEL} does not fit the model in its manifest ({why}); delete {run.folder} "
             "and run again"
         ) from error
@@ -104,7 +110,7 @@ def check_calibration(n: int, fpr: float, dataset: str) -> None:
         return
     way = "give it more test images, or a calibration part of its own"
     if n > 10:
-        way = f"take an fpr of {math.ceil(10_000 / n) / 1000:g} or more, or {way}"
+        way = f"take an fpr of {least_fpr(n):g} or more, or {way}"
     raise TooFewImages(
         f"fpr = {fpr:g} needs at least {math.ceil(10 / fpr - 1e-9)} calibration images, {dataset} has {n}; {way}"
     )
@@ -113,6 +119,11 @@ def check_calibration(n: int, fpr: float, dataset: str) -> None:
 def usual_fpr(n: int) -> float | None:
     """The false-positive rate of an attack that is told of none: the first of FPRS that n images can fix, or None."""
     return next((fpr for fpr in FPRS if n * fpr >= 10 - 1e-9), None)
+
+
+def least_fpr(n: int) -> float:
+    """The least false-positive rate, in thousandths, that n images can fix; where they fix none, the usual one."""
+    return math.ceil(10_000 / n) / 1000 if n > 10 else FPRS[0]
 
 
 def guard(run: Run, name: str, fpr: float | None) -> Guard:

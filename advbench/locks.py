@@ -27,18 +27,18 @@ def is_held(folder: Path) -> bool:
     try:
         with lock.open("r") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
+    except OSError as error:  # what cannot be read or locked here says nothing
+        return isinstance(error, BlockingIOError)
     return False
 
 
 @contextmanager
-def hold(folder: Path, *, step: str | None = None, wait: bool = False) -> Iterator[None]:
+def hold(folder: Path, *, step: str | None = None, wait: bool = False, writes: bool = True) -> Iterator[None]:
     """Hold a run folder for this process, making it where it does not exist; with `step`, for that step alone.
 
     Who holds a step may write it while others hold other steps, and nobody the folder. Raises BadRun where another
-    process is in the way and `wait` is not set, BadSetting where the folder cannot be made. The system lets go when
-    the process ends, however it ends.
+    process is in the way and `wait` is not set, BadSetting where the folder cannot be written and the caller `writes`
+    to it. The system lets go when the process ends, however it ends.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,9 @@ def hold(folder: Path, *, step: str | None = None, wait: bool = False) -> Iterat
             f"{folder} is in use by another advbench process; wait for it or name another --runs-dir"
         ) from None
     except OSError as error:
-        raise cannot_write(folder, error) from error
+        if writes:
+            raise cannot_write(folder, error) from error
+        taken = ExitStack()
     with taken:
         yield
 

@@ -13,7 +13,6 @@ from typing import Any
 from advbench import (
     artifacts,
     attacking,
-    disk,
     fitting,
     guards,
     locks,
@@ -157,15 +156,23 @@ class Study:
             self.place.progress.say(weak)
         return rows
 
+    def page(self) -> Path:
+        """Where its page is written; raises BadSetting as `reporting.page_at` does."""
+        about = [model.run_name(self.fingerprint) for model in self.models()]
+        return reporting.page_at(self.place.reports_dir / self.spec.name / "index.html", about, self.place)
+
     def run(self) -> tuple[Path, list[Row]]:
         """All of it: the report's path, and the verify rows on it."""
-        disk.check_folder(self.place.reports_dir / self.spec.name)
+        page = self.page()
         self.attack()
         names = tuple(choice.file_name for choice in self.attacks)
         found = [
             Found(runs.load(self.place.runs_dir / model.run_name(self.fingerprint)), names) for model in self.models()
         ]
-        return reporting.report(self.spec.name, found, self.spec.detectors, self.place, title=self.spec.title)
+        own = self.spec
+        return reporting.report(
+            own.name, found, own.detectors, self.place, page=page, title=own.title, overwrite=True
+        )
 
     def _ensure_ready(self, run: Run, model: Model | SuppliedModel) -> None:
         """The model at hand, and its outputs stored."""

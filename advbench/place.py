@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from advbench.errors import BadSetting
 from advbench.process import Device, resolve_device
@@ -12,7 +13,11 @@ from advbench.progress import Progress, Quiet
 
 @dataclass(frozen=True)
 class Place:
-    """Where and on what to work; nothing here changes a result beyond the float noise of the kernels."""
+    """Where and on what to work; nothing here changes a result beyond the float noise of the kernels.
+
+    others   what becomes of a page over other models where one is to be written: the new one is refused, written
+             beside it in a folder of its own, or replaces it
+    """
 
     runs_dir: Path = Path("runs")
     reports_dir: Path = Path("reports")
@@ -20,6 +25,7 @@ class Place:
     download: bool = False
     device: Device = field(default_factory=lambda: resolve_device(None))
     batch_size: int = 256
+    others: Literal["refused", "beside", "replaced"] = "refused"
     progress: Progress = field(default_factory=Quiet)
 
     def __post_init__(self) -> None:

@@ -173,13 +173,7 @@ def open_or_new(runs_dir: Path, name: str, model: Mapping[str, Any], environment
     folder = runs_dir / name
     if (folder / MANIFEST).exists():
         return load(folder)
-    manifest = {
-        "schema": SCHEMA,
-        "name": name,
-        "model": dict(model),
-        "environment": dict(environment),
-        "steps": {},
-    }
+    manifest = {"schema": SCHEMA, "name": name, "model": dict(model), "environment": dict(environment), "steps": {}}
     return Run(folder, manifest)
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from advbench import artifacts, mending, metrics
+from advbench import artifacts, mending, metrics, needs
 from advbench.errors import BadRun, Damaged
 from advbench.guards import SUPPLIED, fit, score
 from advbench.runs import MANIFEST, Run
@@ -60,18 +60,23 @@ def is_verified(run: Run, attacks: Sequence[str], detectors: Sequence[str]) -> b
         known = _read_cells(run)
     except Damaged:
         return False
-    hashes = {a: _hash_of(run, a) for a in attacks}
-    return all(known.get((a, d), {}).get("sha256") == hashes[a] for a in attacks for d in detectors)
-
-
-def _hash_of(run: Run, attack: str) -> str | None:
-    files = run.steps.get(f"attack {attack}", {"files": {}})["files"]
-    return files[f"attacks/{attack}.safetensors"]["sha256"] if files else None
+    listed = {name: file["sha256"] for step in run.steps.values() for name, file in step["files"].items()}
+    wanted = [(known.get((a, d), {}).get("sha256"), f"attacks/{a}.safetensors") for a in attacks for d in detectors]
+    return all(sha256 is not None and sha256 == listed.get(name) for sha256, name in wanted)
 
 
 def known(run: Run) -> list[Row]:
-    """The verify rows that a run holds already."""
-    return [model_row(run) | row for cell in _read_cells(run).values() for row in cell["rows"]]
+    """The verify rows that a run holds already, of detectors that the plug-ins at hand can read."""
+    readable = [(d, c) for (_, d), c in _read_cells(run).items() if needs.of_detector(d) is None]
+    return [model_row(run) | row for _, c in readable for row in c["rows"]]
+
+
+def scored_by(run: Run) -> list[str]:
+    """Every detector that a run holds scores of; none where these are damaged."""
+    try:
+        return list(dict.fromkeys(detector for _, detector in _read_cells(run)))
+    except Damaged:
+        return []
 
 
 def _read_cells(run: Run) -> dict[tuple[str, str], dict[str, Any]]:
@@ -111,30 +116,17 @@ def _compute(
             test = parts["test"]
             correct = (test.outputs.predictions == test.labels)[made.index].numpy()
             groups = metrics.populations(correct, made.succeeded.numpy())
-            cells[attack, name] = cell_of(
-                attack_row(run, attack),
-                name,
-                clean[name, "calibration"],
-                clean[name, "test"][made.index.numpy()],
-                attacked,
-                groups,
-            )
+            before = clean[name, "test"][made.index.numpy()]
+            row = attack_row(run, attack)
+            cells[attack, name] = cell_of(row, name, clean[name, "calibration"], before, attacked, groups)
     return cells, pd.concat(tables, ignore_index=True)
 
 
 def _table(
     detector: str, source: str, index: Tensor, labels: Tensor, outputs: Outputs, scores: metrics.Array
 ) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "detector": detector,
-            "source": source,
-            "index": index.numpy(),
-            "label": labels.numpy(),
-            "prediction": outputs.predictions.numpy(),
-            "score": scores,
-        }
-    )
+    columns = {"detector": detector, "source": source, "index": index.numpy(), "label": labels.numpy()}
+    return pd.DataFrame({**columns, "prediction": outputs.predictions.numpy(), "score": scores})
 
 
 def cell_of(
@@ -194,22 +186,14 @@ def attack_row(run: Run, file_name: str) -> Row:
 def model_row(run: Run) -> Row:
     """The fields that say which model a row is about; of a supplied one, those of a training are None."""
     model = run.model
+    own: Row = dict.fromkeys(("loss", "alpha", "lam", "covariance", "seed", "training"))
     try:
-        if SUPPLIED in model:
-            own = dict.fromkeys(("loss", "alpha", "lam", "covariance", "seed", "training"))
-            part = run.info("door").get("test_part") if "door" in run.steps else None  # None: older than this key
-            return {"dataset": model["dataset"], **own, "run": run.name, "test_part": part}
-        loss = model["loss"]
-        return {
-            "dataset": model["dataset"],
-            "loss": loss["name"],
-            "alpha": loss.get("alpha"),
-            "lam": loss.get("lam"),
-            "covariance": loss.get("covariance"),
-            "seed": model["seed"],
-            "training": model["regime"],
-            "run": run.name,
-        }
+        if SUPPLIED in model:  # None: older than the key
+            own["test_part"] = run.steps.get("door", {"info": {}})["info"].get("test_part")
+        else:
+            own |= {key: model["loss"].get(key) for key in ("alpha", "lam", "covariance")}
+            own |= {"loss": model["loss"]["name"], "seed": model["seed"], "training": model["regime"]}
+        return {"dataset": model["dataset"], **own, "run": run.name}
     except (KeyError, TypeError, AttributeError) as error:
         raise BadRun(
             f"{run.folder / MANIFEST} does not describe a model ({type(error).__name__}: {error}); delete "

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from advbench import runs, scoring, seals
+from advbench import needs, runs, scoring, seals
 from advbench.errors import BadRun, BadSetting, UnknownName
 from advbench.runs import Run
 
@@ -37,31 +37,54 @@ class Selection:
 
 
 def attack_rows(run: Run) -> dict[str, dict[str, Any]]:
-    """Attack row by attack file name, sorted by attack and eps."""
+    """The rows of the attacks that the plug-ins at hand can read, by file name, sorted by attack and eps."""
+    rows = _stored(run) if needs.of_model(run.model) is None else {}
+    return {name: row for name, row in rows.items() if needs.of_attack(row) is None}
+
+
+def left_out(run: Run) -> list[str]:
+    """A sentence for each plug-in that is missing, broken or changed: the parts of the run that need it."""
+    parts = {"the whole run": needs.of_model(run.model)}
+    if parts["the whole run"] is None:
+        parts |= {f"attack {name}": needs.of_attack(row) for name, row in _stored(run).items()}
+        parts |= {f"scores of {name}": needs.of_detector(name) for name in scoring.scored_by(run)}
+    reasons = {why: [p for p in parts if parts[p] == why] for why in parts.values() if why is not None}
+    return [
+        f"{run.name}: {why}; left out: {', '.join(gone[:3])}{f' and {len(gone) - 3} more' * (len(gone) > 3)}; put "
+        f"the plug-in back as it was, or delete {run.folder}"
+        for why, gone in reasons.items()
+    ]
+
+
+def _stored(run: Run) -> dict[str, dict[str, Any]]:
+    """The row of every attack."""
     names = [step.removeprefix(ATTACK_STEP) for step in run.steps if step.startswith(ATTACK_STEP)]
     rows = {name: scoring.attack_row(run, name) for name in names}
     return dict(sorted(rows.items(), key=lambda item: (item[1]["attack"], item[1]["eps"], item[0])))
 
 
-def find(runs_dir: Path, selection: Selection) -> list[Found]:
-    """The attacked models that match; raises BadSetting where there is none."""
-    found = []
+def find(runs_dir: Path, selection: Selection, say: Callable[[str], object] = lambda line: None) -> list[Found]:
+    """The attacked models that match; raises BadSetting where there is none; `say` is told of those `left_out`."""
+    found, absent = [], []
     for run in _runs(runs_dir):
         names = tuple(name for name, row in attack_rows(run).items() if row in selection)
         if names:
             found.append(Found(run, names))
+        elif any(row in selection for row in _stored(run).values()):
+            absent += left_out(run)
+    for line in absent:
+        say(line)
     if not found:
-        raise BadSetting(
-            f"nothing to verify: no attacked model under {runs_dir} matches {selection}; make one, for example with: "
-            "advbench attack --loss lgm --eps 0.3"
-        )
+        none = f"no attacked model under {runs_dir} matches {selection}; make one, for example with: "
+        needed = f"a plug-in of every model that matches is missing; {absent[0]}" if absent else ""
+        raise BadSetting(f"nothing to verify: {needed or none + 'advbench attack --loss lgm --eps 0.3'}")
     return found
 
 
 def listing(runs_dir: Path) -> list[dict[str, Any]]:
-    """A row for every run: its model, whether it is trained, its attacks."""
+    """A row for every run: its model, whether it is trained, all its attacks."""
     return [
-        scoring.model_row(run) | {"trained": "train" in run.steps, "attacks": list(attack_rows(run))}
+        scoring.model_row(run) | {"trained": "train" in run.steps, "attacks": list(_stored(run))}
         for run in _runs(runs_dir)
     ]
 

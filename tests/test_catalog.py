@@ -12,7 +12,7 @@ import torch
 from advbench import catalog, settings
 from advbench.contracts import AttackSettings, Detector
 from advbench.data import DataSource
-from advbench.errors import UnknownName
+from advbench.errors import BrokenPlugin, UnknownName
 from advbench.losses import Head
 from advbench.models import FeatureDim, Network
 from advbench.recipes import Recipe, Training
@@ -164,6 +164,6 @@ def test_a_new_file_is_a_plug_in_and_one_that_starts_with_an_underscore_is_not(f
 )
 def test_a_file_without_the_class_of_its_name_is_a_broken_plug_in(folder: Path, text: str) -> None:
     (folder / "two_step.py").write_text(text)
-    with pytest.raises(TypeError, match="two_step defines no class whose lower-case name is 'twostep'"):
+    with pytest.raises(BrokenPlugin, match="two_step defines no class whose lower-case name is 'twostep'"):
         catalog.load("attack", "two-step")
-    assert catalog.summary("attack", "two-step") == ""
+    assert catalog.summary("attack", "two-step") == "broken: it defines no class of its name"

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 import pytest
 
 from advbench import cli, locks, pipeline
+from advbench.cli_emit import pasteable
 from advbench.errors import BadRun
 from advbench.parsing import parse, read_toml
 from advbench.seals import sealed
@@ -286,6 +287,34 @@ def test_the_last_line_is_the_page(small: Small, tmp_path: Path) -> None:
     assert page == tmp_path / "reports" / "of mine" / "index.html"
     assert page.is_file()
     assert (small.folder / "reports" / "digits-study" / "index.html").is_file()
+
+
+def test_a_record_s_command_holds_what_this_command_line_named() -> None:
+    line = "advbench evaluate --dataset folder:PATH/cats --model m.py:build --weights w.pt"
+    given = {"dataset": "folder:/my, data/cats", "model": "a/m.py:build", "weights": "b/w.pt", "runs_dir": "r"}
+    whole = "advbench evaluate --dataset 'folder:/my, data/cats' --model a/m.py:build --weights b/w.pt --runs-dir r"
+    assert pasteable(f"{line} && {line}", given) == f"{whole} && {whole}"
+    assert pasteable(line, {"dataset": "digits,folder:x/cats"}).endswith(" these lie: m.py:build, w.pt")
+    assert pasteable("the users' own", given) == "the users' own"
+
+
+def test_a_terminal_without_utf_8_shows_names_whole(copy: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = next(copy.runs.iterdir())
+    run.rename(run.with_name(f"\u00f1{'x' * 90}"))
+    monkeypatch.setattr(sys, "stdout", stream := io.TextIOWrapper(io.BytesIO(), "ascii"))
+    assert cli.main(["list", "runs", "--runs-dir", str(copy.runs)]) == 0
+    stream.flush()
+    assert f"\\xf1{'x' * 90}\n".encode() in stream.buffer.getvalue()
+
+
+def test_a_runs_folder_that_cannot_be_written_is_read_where_nothing_need_be_written(copy: Small) -> None:
+    before = advbench("verify", "--runs-dir", copy.runs, "--json").out
+    for lock in copy.runs.glob("*/.lock"):
+        lock.unlink()
+        lock.mkdir()
+    assert advbench("verify", "--runs-dir", copy.runs, "--json").out == before
+    refused = advbench("verify", "--runs-dir", copy.runs, "--detector", "energy")
+    assert (refused.code, "cannot write" in refused.err) == (2, True)
 
 
 # -- a second time -----------------------------------------------------------------------------------------------

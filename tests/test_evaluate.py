@@ -246,6 +246,7 @@ def test_the_page_names_the_command_that_made_it_and_the_command_parses(
 ) -> None:
     bench, _ = done
     (page,) = (bench.folder / "reports").glob("*/index.html")
+    assert page.parent.name == "m-build-npz-d.npz"
     (run,) = bench.runs
     audited = advbench(
         "audit", run.name, "--runs-dir", bench.folder / "runs", "--dataset", f"npz:{bench.folder / 'd.npz'}", "--json"

@@ -35,7 +35,7 @@ LAYERS = (
     {"evasion", "noise"},
     {"attacks", "detectors"},
     {"guards", "perturbation"},
-    {"scoring", "spec", "parsing", "selection", "report", "checks", "audit"},
+    {"needs", "scoring", "spec", "parsing", "selection", "report", "checks", "audit"},
     {"attacking", "surrogates", "place", "released"},
     {"fitting", "reporting"},
     {"pipeline"},

@@ -19,9 +19,12 @@ import pytest
 
 from advbench import artifacts, cli, metrics, runs, selection
 from advbench.audit import audit
+from advbench.errors import BadSetting
+from advbench.place import Place
 from advbench.report import figures
 from advbench.report.page import render
 from advbench.report.subject import percent
+from advbench.reporting import page_at
 from advbench.seals import sealed
 from advbench.settings import as_text
 
@@ -402,9 +405,9 @@ def test_strange_words_in_a_run_folder_are_shown_as_text(page: Page, tmp_path: P
     del manifest["steps"]["verify"]
     for step in manifest["steps"].values():
         if "row" in step["info"]:
-            step["info"]["row"]["settings"] = {evil: evil}
+            step["info"]["row"] |= {"attack": f"art:{evil}", "settings": {evil: evil}}
     path.write_text(json.dumps(sealed(manifest)))
-    found = selection.find(tmp_path / "runs", selection.Selection({"attack": ("fgsm",), "eps": (0.3,)}))
+    found = selection.find(tmp_path / "runs", selection.Selection({"eps": (0.3,)}))
     from advbench.scoring import verify
 
     rows = [row for one in found for row in verify(one.run, one.attacks, ["max-posterior"])]
@@ -428,6 +431,22 @@ def test_a_run_folder_that_was_renamed_still_has_its_results(page: Page, tmp_pat
         ["detector-aware", "max-posterior", "not run"],
         ["detector-aware undetected errors", "max-posterior", "not run"],
     ]
+
+
+def test_a_page_is_replaced_by_one_over_all_its_models_and_by_no_other(page: Page, tmp_path: Path) -> None:
+    lgm, softmax = (run.name for run in runs.find(page.folder / "runs"))
+    there = tmp_path / "study" / "index.html"
+    there.parent.mkdir()
+    assert page_at(there, [lgm], Place()) == there
+    there.write_text(page.source)
+    assert page_at(there, [softmax, "more", lgm], Place()) == there
+    for text in (page.source, "somebody's own"):
+        there.write_text(text)
+        with pytest.raises(BadSetting, match="--overwrite"):
+            page_at(there, [lgm], Place())
+        assert page_at(there, [lgm], Place(others="replaced")) == there
+        assert page_at(there, [lgm], Place(others="beside")) == tmp_path / lgm / "index.html"
+    assert page_at(there, ["a", "b"], Place(others="beside")).parent.name.startswith("study-")
 
 
 # -- parts -------------------------------------------------------------------------------------------------------

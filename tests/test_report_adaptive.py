@@ -1,6 +1,5 @@
 """The page's figures of attacks that know a detector: headline, members, thresholds, curves, control, audit."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 import torch
 
 from advbench import artifacts, attacking, guards, metrics, runs, selection
+from advbench.checks import Finding, State
 from advbench.report import adaptive, control, figures, findings, page, rejection, security
 from advbench.seals import sealed
 from advbench.types import Adversarials, Outputs
@@ -367,17 +367,6 @@ def test_the_page_says_the_outcome_in_a_sentence(known: Page, tmp_path: Path) ->
 # -- the audit ---------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """A finding made by hand."""
-
-    requirement: str
-    title: str
-    state: str
-    evidence: str
-    command: str | None
-
-
 def test_the_audit_is_said_not_to_have_run_where_it_has_not(known: Page) -> None:
     tree = rendered(known).tree
     run, _ = stored(known, "lgm")
@@ -387,9 +376,9 @@ def test_the_audit_is_said_not_to_have_run_where_it_has_not(known: Page) -> None
 def test_each_finding_stands_with_its_state_evidence_and_command_as_text(known: Page) -> None:
     run, _ = stored(known, "lgm")
     made = [
-        Found("R1", "threat model", "met", "eps 0.3, full knowledge", None),
-        Found("R9", EVIL, "not met", EVIL, f"advbench attack {EVIL}"),
-        Found("R22", "cost of rejection", "not run", "", "advbench attack --attack force-rejection"),
+        Finding("R1", "name", "threat model", "met", "eps 0.3, full knowledge", None),
+        Finding("R9", "name", EVIL, "not met", EVIL, f"advbench attack {EVIL}"),
+        Finding("R22", "name", "cost of rejection", "not run", "", "advbench attack --attack force-rejection"),
     ]
     again = rendered(known, audits={run.name: made})
     head, *lines = again.table("What makes a detection result believable")
@@ -405,6 +394,7 @@ def test_each_finding_stands_with_its_state_evidence_and_command_as_text(known: 
 
 
 def test_a_block_counts_its_findings_by_state() -> None:
-    made = [Found("R1", "t", state, "", None) for state in ("met", "met", "not run")]
+    states: tuple[State, ...] = ("met", "met", "not run")
+    made = [Finding("R1", "name", "t", state, "", None) for state in states]
     assert findings.block("m", "run", made)["counts"] == {"met": 2, "not met": 0, "not run": 1}
     assert findings.block("m", "run", None)["findings"] is None

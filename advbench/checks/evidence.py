@@ -13,7 +13,7 @@ from typing import Any
 from advbench.artifacts import Part
 from advbench.checks.results import ENSEMBLE, Result
 from advbench.contracts import Guard
-from advbench.guards import usual_fpr
+from advbench.guards import least_fpr, usual_fpr
 from advbench.metrics import Mask
 from advbench.parsing import DEFAULT_FPR
 from advbench.report.commands import attack_options
@@ -184,7 +184,8 @@ class Evidence:
 
     def aware(self, *attacks: str, **settings: Any) -> str:
         """The command line of adaptive attacks on the audit's detector."""
-        return self.attack(*attacks, detector=self.detector, fpr=self.fpr, **settings)
+        fpr = self.fpr if self.calibration is None else max(self.fpr, least_fpr(self.calibration))
+        return self.attack(*attacks, detector=self.detector, fpr=fpr, **settings)
 
     def verification(self) -> str:
         """The command line that scores with every detector what was attacked."""

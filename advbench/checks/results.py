@@ -11,7 +11,7 @@ import numpy as np
 
 from advbench import catalog, metrics
 from advbench.contracts import NO_DETECTOR, Guard
-from advbench.errors import UnknownName
+from advbench.errors import AdvbenchError
 from advbench.metrics import Mask
 from advbench.parsing import attack_choices
 from advbench.scoring import Row
@@ -98,7 +98,7 @@ class Result:
 def _usual(attack: str) -> dict[str, Any]:
     try:
         return defaults(catalog.load("attack", attack))
-    except UnknownName:
+    except AdvbenchError:
         return {}
 
 

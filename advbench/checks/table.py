@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from advbench.checks import Check, Finding, Verdict, controls, figures, masking, records, strength, threat
 from advbench.checks.evidence import Evidence
-from advbench.errors import TooFewImages
+from advbench.errors import Misfit, TooFewImages
 
 CHECKS: tuple[Check, ...] = tuple(
     sorted(
@@ -26,8 +26,8 @@ def findings(evidence: Evidence) -> list[Finding]:
 
 
 def _judge(check: Check, evidence: Evidence) -> Verdict:
-    """What a check says; one that calls for a threshold which calibration is too small to fix is not run."""
+    """What a check says; one is not run where calibration is too small for its threshold, or weights do not fit."""
     try:
         return check.judge(evidence)
-    except TooFewImages as error:
+    except (TooFewImages, Misfit) as error:
         return Verdict("not run", str(error))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from advbench import artifacts, catalog, metrics
-from advbench.guards import usual_fpr
+from advbench.guards import least_fpr, usual_fpr
 from advbench.report.commands import commands
 from advbench.report.subject import Row, Subject
 from advbench.runs import Run
@@ -87,7 +87,8 @@ def order(name: str, row: Row) -> tuple[Any, ...]:
 
 def command(run: Run, detectors: Sequence[str]) -> str:
     """The command line that attacks this model and these detectors with the ensemble."""
-    fpr = usual_fpr(len(artifacts.read_part(run, "calibration"))) or FPR
+    calibration = len(artifacts.read_part(run, "calibration"))
+    fpr = usual_fpr(calibration) or least_fpr(calibration)
     settings = {"detector": ",".join(detectors), "fpr": fpr, "budget": COMMAND_BUDGET}
     n = min(COMMAND_N, len(artifacts.read_part(run, "test")))
     used = {row["eps"] for row in attack_rows(run).values() if row["norm"] == "linf"} or {EPS}
@@ -101,12 +102,7 @@ def results(subjects: Sequence[Subject], detectors: Sequence[str]) -> dict[str, 
     of = [shown(s.run, s.attacks.keys(), s.known, detectors) for s in subjects]
     first = {name: row for one in reversed(of) for name, row in one.rows.items()}
     lines = [
-        {
-            "attack": entry(row),
-            "n": row["n"],
-            "aim": aim(row),
-            "cells": [s.known.get(name) for s in subjects],
-        }
+        {"attack": entry(row), "n": row["n"], "aim": aim(row), "cells": [s.known.get(name) for s in subjects]}
         for name, row in sorted(first.items(), key=lambda item: order(*item))
     ]
     ran = {row["detector"] for row in first.values() if row["attack"] == AWARE}

@@ -28,12 +28,7 @@ def charts(
     sections = []
     for name in shown.values():
         holders = [s for s in subjects if name in s.attacks]
-        section: dict[str, Any] = {
-            "attack": describe(known[name]),
-            "posteriors": [],
-            "likelihoods": [],
-            "rocs": [],
-        }
+        section: dict[str, Any] = {"attack": describe(known[name]), "posteriors": [], "likelihoods": [], "rocs": []}
         for i, s in enumerate(holders):
             about = f"{s.label}, {describe(known[name])}"
             if s.scored_by("max-posterior"):
@@ -79,10 +74,7 @@ def _likelihood(s: Subject, name: str, about: str, key: str) -> dict[str, Any]:
 
 def _roc(holders: Sequence[Subject], name: str, detector: str, key: str) -> dict[str, Any]:
     curves = [
-        figures.Curve(
-            s.label,
-            metrics.roc(s.score(detector, "test")[_index(s, name)], s.score(detector, name)),
-        )
+        figures.Curve(s.label, metrics.roc(s.score(detector, "test")[_index(s, name)], s.score(detector, name)))
         for s in holders
     ]
     eers = ", ".join(f"{c.label} EER {percent(c.roc.eer)}" for c in curves)

@@ -3,33 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
+
+from advbench.checks import Finding
 
 STATES = ("met", "not met", "not run")
-
-
-class Finding(Protocol):
-    """One requirement of the evaluation protocol and how a run stands to it."""
-
-    @property
-    def requirement(self) -> str:
-        """Such as R9."""
-
-    @property
-    def title(self) -> str:
-        """What it asks."""
-
-    @property
-    def state(self) -> str:
-        """One of STATES."""
-
-    @property
-    def evidence(self) -> str:
-        """The figures that say so."""
-
-    @property
-    def command(self) -> str | None:
-        """The command line that would close it; empty or None where there is nothing to close."""
 
 
 def block(label: str, run: str, findings: Sequence[Finding] | None) -> dict[str, Any]:

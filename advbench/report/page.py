@@ -8,13 +8,14 @@ from typing import Any
 import jinja2
 
 from advbench import artifacts, catalog, metrics
+from advbench.checks import Finding
 from advbench.guards import SUPPLIED
 from advbench.regimes import regime_options, words
 from advbench.report import adaptive
 from advbench.report.charts import charts, pictures
 from advbench.report.commands import commands
 from advbench.report.control import compare
-from advbench.report.findings import Finding, block
+from advbench.report.findings import block
 from advbench.report.security import security
 from advbench.report.subject import Row, Subject, describe, percent
 from advbench.runs import Run
@@ -44,7 +45,7 @@ def render(
         by_dataset.setdefault(one.run.model["dataset"], []).append(subject)
     template = environment().get_template("page.html.j2")
     studies = [_study(dataset, subjects, audits or {}) for dataset, subjects in by_dataset.items()]
-    return template.render(name=name, studies=studies)
+    return template.render(name=name, studies=studies, runs=[one.run.name for one in found])
 
 
 def environment() -> jinja2.Environment:
@@ -95,8 +96,9 @@ def _plain_label(run: Run) -> str:
 
 def _study(dataset: str, subjects: Sequence[Subject], audits: Mapping[str, Sequence[Finding]]) -> dict[str, Any]:
     key = dataset.replace(" ", "-")
-    names = sorted({a for s in subjects for a in s.attacks}, key=_attack_order(subjects))
-    blind = [a for a in names if not adaptive.is_adaptive(_row(subjects, a))]
+    known = {a: row for s in subjects for a, row in s.attacks.items()}
+    names = sorted(known, key=lambda a: (known[a]["attack"], known[a]["eps"], a))
+    blind = [a for a in names if not adaptive.is_adaptive(known[a])]
     detectors = list(dict.fromkeys(r["detector"] for s in subjects for r in s.rows))
     return {
         "dataset": dataset,
@@ -138,24 +140,9 @@ def _training(run: Run) -> dict[str, Any] | None:
     return {"seconds": run.steps["train"]["seconds"], **known}
 
 
-def _row(subjects: Sequence[Subject], name: str) -> Row:
-    """An attack's row of the first model that has it."""
-    return next(s.attacks[name] for s in subjects if name in s.attacks)
-
-
-def _attack_order(subjects: Sequence[Subject]) -> Any:
-    known = {a: r for s in subjects for a, r in s.attacks.items()}
-    return lambda name: (known[name]["attack"], known[name]["eps"], name)
-
-
 def _clean_error(test: artifacts.Part) -> dict[str, Any]:
     wrong = int((test.outputs.predictions != test.labels).sum())
-    return {
-        "wrong": wrong,
-        "n": len(test),
-        "rate": wrong / len(test),
-        "interval": metrics.wilson(wrong, len(test)),
-    }
+    return {"wrong": wrong, "n": len(test), "rate": wrong / len(test), "interval": metrics.wilson(wrong, len(test))}
 
 
 def _summary(subjects: Sequence[Subject], names: Sequence[str], detectors: Sequence[str]) -> list[dict[str, Any]]:
