@@ -16,8 +16,25 @@ from typer.exceptions import TyperException
 
 from advbench import catalog
 from advbench.cli_emit import emit
-from advbench.cli_machine import GRID, JSON, MACHINE, PLACE, RUNS, SHARD
-from advbench.cli_options import ATTACK, AUDIT, AWARE, DATA, DOCTOR, MODEL, NAMED, PLURAL, REPRODUCE, SELECT, SUPPLIED
+from advbench.cli_options import (
+    ATTACK,
+    AUDIT,
+    AWARE,
+    DATA,
+    DOCTOR,
+    GRID,
+    JSON,
+    MACHINE,
+    MODEL,
+    NAMED,
+    PLACE,
+    PLURAL,
+    REPRODUCE,
+    RUNS,
+    SELECT,
+    SHARD,
+    SUPPLIED,
+)
 from advbench.cli_parse import attack_entries, model_table, study_table
 from advbench.cli_place import detectors_of, found_by, place_of, study_of
 from advbench.cli_takes import Options, takes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -15,19 +15,34 @@ Options = Mapping[str, Any]
 Group = dict[str, Any]
 
 
-def option(kind: type, *names: str, help: str, panel: str, **more: Any) -> Any:  # noqa: A002
-    """An option that is None where it is not given."""
+# kinds of options beside str, int and float, which are None where they are not given
+FLAG, SWITCH, MANY, FOLDER = "a flag", "on or off", "KEY=VALUE, repeated", "a folder"
+_DEFAULTS = {"runs_dir": "runs", "reports_dir": "reports"}
+_VARIABLES = {"data_dir": "ADVBENCH_DATA", "runs_dir": "ADVBENCH_RUNS"}
+_TYPES: dict[Any, Any] = {FLAG: bool, SWITCH: bool | None, MANY: list[str] | None, FOLDER: str}
+
+
+def options(panel: str | None, **given: tuple[Any, str]) -> Group:
+    """An option for each name, `--a-name` for `a_name`: its kind, and what --help says in that panel."""
+    return {name: _option(name, kind, panel, text) for name, (kind, text) in given.items()}
+
+
+def _option(name: str, kind: Any, panel: str | None, text: str) -> Any:
+    flag = f"--{name.replace('_', '-')}"
+    flag += f"/--no-{flag[2:]}" if kind is SWITCH else ""
+    more: dict[str, Any] = {"metavar": "KEY=VALUE"} if kind is MANY else {}
     read = {int: whole, float: number}.get(kind)
     if read is not None:  # our own words for what is no number
-        more |= {
-            "parser": lambda text: read(text, names[0].strip("-").replace("-", "_")),
-            "metavar": "N" if kind is int else "X",
-        }
-    return Annotated[kind | None, typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)]
-
-
-_DEFAULTS = {"runs_dir": "runs", "reports_dir": "reports", "json": False}
-_DEFAULTS |= dict.fromkeys(("check", "no_train", "security", "complete", "trust", "mend", "overwrite"), False)
+        more = {"parser": lambda text: read(text, name), "metavar": "N" if kind is int else "X"}
+    shown = typer.Option(
+        flag,
+        help=text,
+        rich_help_panel=panel,
+        show_default=kind in (FLAG, FOLDER),
+        envvar=_VARIABLES.get(name),
+        **more,
+    )
+    return Annotated[_TYPES.get(kind, kind | None if isinstance(kind, type) else None), shown]
 
 
 def takes(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -40,7 +55,7 @@ def takes(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "options"]
         added = [
-            inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULTS.get(n), annotation=k)
+            inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=_default(n, k), annotation=k)
             for n, k in options.items()
         ]
 
@@ -55,3 +70,7 @@ def takes(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]
         return command
 
     return decorate
+
+
+def _default(name: str, annotation: Any) -> Any:
+    return False if get_args(annotation)[0] is bool else _DEFAULTS.get(name)

@@ -48,7 +48,6 @@ LAYERS = (
     {"api", "handed"},
     {
         "cli_takes",
-        "cli_machine",
         "cli_options",
         "cli_parse",
         "cli_place",

@@ -35,7 +35,7 @@ def label_of(prefix: str, path: str) -> str:
 
 def printable(name: str) -> str:
     """A file's name as text that every page and file can hold: what is no character is written by its number."""
-    text = os.fsencode(name).decode(errors="backslashreplace")
+    text = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
     return "".join(c if c.isprintable() or c in JOINERS else c.encode("unicode_escape").decode() for c in text)
 
 
