@@ -145,17 +145,18 @@ def test_shares_add_up_to_the_undetected_errors_that_the_scorer_counts(
 def test_no_member_alone_loses_an_image_that_the_ensemble_does_not(
     victims: dict[str, Victim], digits: Splits
 ) -> None:
-    victim, images = victims["lgm"], digits.test.take(slice(40))
+    victim, images = victims["lgm"], digits.test.take(slice(200))
     guard = guard_of(victim, digits)
-    worst, _ = made_of(ensemble(eps=0.08), victim, images, guard)
+    worst, _ = made_of(ensemble(eps=0.12), victim, images, guard)
     lost = attacking.wrong_and_passed(worst, guard)
     assert 0 < lost.mean() < 1
+    alone = np.zeros_like(lost)
     for member in detector_aware.QUICK:
-        if member.of_score:
-            entry = {"name": member.attack, "detector": "likelihood", "eps": 1e-68, **member.settings}
-            alone, _ = made_of(entry, victim, images, guard)
-            # another random start, so that an image on the edge may fall either way
-            assert (attacking.wrong_and_passed(alone, guard) & ~lost).sum() <= 1
+        if member.attack != "apgd":  # which knows no detector
+            entry = {"name": member.attack, "detector": "likelihood", "eps": 0.12, **member.settings}
+            alone |= attacking.wrong_and_passed(made_of(entry, victim, images, guard)[0], guard)
+    # other random starts, so that an image on the edge may fall either way
+    assert (alone & ~lost).sum() <= 1
 
 
 def test_without_a_detector_it_is_an_attack_on_the_classifier_alone(
