@@ -439,6 +439,9 @@ def test_the_headline_is_the_ensemble_on_most_images_and_of_the_largest_budget()
     assert evidence(many, few).headline is many
     assert evidence(many, more, few).headline is more
     assert evidence(many, more, few).eps == 0.2
+    assert evidence(many, worst := headline(90)).headline is worst
+    assert evidence(headline(90, fpr=0.1), many).headline is many
+    assert evidence(many, often := headline(eps=0.2), result("pgd", eps=0.2)).headline is often
     assert evidence(result("pgd"), result("fgsm"), result("fgsm", eps=0.1)).at == ("linf", EPS)
 
 
@@ -503,10 +506,6 @@ def test_every_command_that_a_check_gives_is_one_that_the_command_line_takes(
 
 
 def test_outside_l_inf_no_command_names_an_attack_that_knows_no_other_norm() -> None:
-    import shlex
-
-    from advbench.checks.evidence import Evidence
-
     e = object.__new__(Evidence)
     e.__dict__.update(words=("attack", "--dataset", "digits"), at=("l2", 1.0), headline=None)
     assert shlex.split(e.attack("fgsm", "pgd")) == [

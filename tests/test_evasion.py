@@ -265,7 +265,7 @@ def test_an_orthogonal_step_climbs_its_own_constraint_and_keeps_the_other_to_fir
     change = (direction * other).sum(dim=1) / (direction.norm(dim=1) * other.norm(dim=1))
     cosine = (own * other).sum(dim=1) / (own.norm(dim=1) * other.norm(dim=1))
     whole = (direction - own).norm(dim=1) <= 1e-6 * own.norm(dim=1)
-    least = goals.ROUNDING if wrong else goals.LEAST
+    least = goals.ROUNDING if wrong else 0.5
     assert torch.equal(whole, (cosine >= 0) | ((1 - cosine.square()).sqrt() <= least))
     assert (change[~whole].abs() <= 1e-4).all()
 
@@ -339,6 +339,33 @@ class Made(FittedDetector):
 
     def stand_in(self, outputs: Outputs) -> Tensor | None:
         return None if self.surrogate is None else self.surrogate(outputs)
+
+
+FIRST = Made(lambda outputs: outputs.features[:, 0].double())
+
+
+def test_success_is_claimed_a_hair_inside_the_threshold_and_the_hair_grows_with_it() -> None:
+    labels, rows = torch.zeros(4, dtype=torch.long), torch.arange(4)
+    scores = 1000 + torch.tensor([-0.011, -0.009, 0.009, 0.011], dtype=torch.float64)
+    seen = Outputs(scores[:, None], torch.tensor([[0.0, 1.0]]).expand(4, 2))
+    guard = Guard("first", FIRST, 1000.0, True, seen, labels)
+    assert (goals.Undetected(labels, guard).merit(seen, rows) > 0).tolist() == [True, False, False, False]
+    assert (goals.Rejected(labels, guard).merit(seen, rows) > 0).tolist() == [False, False, False, True]
+
+
+def test_goals_have_the_values_of_their_formulas_in_the_units_of_clean_images() -> None:
+    clean = Outputs(torch.tensor([[0.0], [3.0], [5.0], [7.0], [90.0]]), torch.tensor([[2.0, 0.0, 0.0]]).expand(5, 3))
+    labels, rows = torch.zeros(5, dtype=torch.long), torch.tensor([0])
+    guard = Guard("first", FIRST, 10.0, True, clean, labels)  # the units are 2 of margin, 4 of score
+    far, accepted, wrong = (
+        Outputs(torch.tensor([[score]], requires_grad=True), torch.tensor([[logit, 0.0, 1.0]]))
+        for score, logit in ((16.0, 3.0), (6.0, 3.0), (16.0, -1.0))
+    )
+    joint = [goals.Joint(f, labels, None, guard, 0.5).values(far, rows).item() for f in ("margin", "dlr")]
+    assert joint == pytest.approx([-2 / 2 - 0.5 * 6 / 4, -2 / 3 - 0.5 * 6 / 4])
+    violations = [goals.Violation(labels, guard).values(x, rows).item() for x in (far, accepted, wrong)]
+    assert violations == [-2 / 2 - 6 / 4, -2 / 2, -6 / 4]
+    assert goals.MatchFeatures(torch.tensor([[13.0]])).values(far, rows).item() == -(3**2) / 2
 
 
 def stepped(outputs: Outputs) -> Tensor:

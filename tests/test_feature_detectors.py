@@ -182,15 +182,6 @@ def test_another_unit_of_the_features_shifts_every_log_density_alike(
     np.testing.assert_allclose(scores, fit(name, *train).score(test) + D * math.log(1e4), rtol=1e-9)
 
 
-def test_class_gaussian_asks_about_the_class_that_is_assumed(train: tuple[Outputs, Tensor], test: Outputs) -> None:
-    fitted, assumed = fit("class-gaussian", *train), torch.full((60,), 2)
-    elsewhere = torch.zeros(60, K)
-    elsewhere[:, 2] = 9
-    assert torch.equal(
-        fitted.score(Outputs(test.features, test.logits, assumed)), fitted.score(Outputs(test.features, elsewhere))
-    )
-
-
 def test_a_class_of_one_sample_takes_the_variances_of_all(train: tuple[Outputs, Tensor], test: Outputs) -> None:
     outputs, labels = train
     labels = labels.clamp(max=2)
