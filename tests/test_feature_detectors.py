@@ -301,7 +301,7 @@ def test_knn_takes_a_feature_of_length_zero_for_the_origin(train: tuple[Outputs,
     outputs, labels = train
     outputs.features[::3] = 0.0
     fitted = fit("knn", outputs, labels, k=5)
-    queries = torch.cat([torch.zeros(1, D), -outputs.features[1:2]])
+    queries = torch.cat([torch.zeros(1, D), outputs.features[1:2] * torch.tensor([1, 1, 1, -1, -1, -1])])
     unit = numbers(outputs.features) / np.linalg.norm(numbers(outputs.features), axis=1).clip(1e-12)[:, None]
     asked = numbers(queries) / np.linalg.norm(numbers(queries), axis=1).clip(1e-12)[:, None]
     slow = [sorted(np.linalg.norm(unit - q, axis=1))[4] for q in asked]
