@@ -72,7 +72,11 @@ class Attack(AttackSettings):
 
 
 class FittedDetector(ABC):
-    """A detector after `fit`: an immutable record that scores outputs."""
+    """A detector after `fit`: an immutable record that scores outputs.
+
+    A score about the predicted class takes it from `outputs.predictions`, which `outputs.assumed` replaces; a score
+    of the outputs as a whole does not depend on `assumed`.
+    """
 
     @abstractmethod
     def score(self, outputs: Outputs) -> Tensor:

@@ -30,9 +30,11 @@ class Interval:
 class Roc:
     """Rejected if score >= threshold: `fpr` of clean, `tpr` of attacked; both rise from 0 to 1.
 
+    `threshold_at` is of the other side: it rejects if score > threshold, so that an input that ties with it passes.
+
     eer            where fpr = 1 - tpr, linear between the neighbouring points; above 0.5 where the detector
                    finds attacked inputs less suspicious than clean ones (never flipped)
-    eer_threshold  the threshold of the neighbouring point nearer to the crossing
+    eer_threshold  the threshold of the neighbouring point nearer to the crossing; rejects at score >= eer_threshold
     """
 
     fpr: Array

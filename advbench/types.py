@@ -72,8 +72,9 @@ class Splits:
 class Outputs:
     """What one forward pass gives: `features` float32 [n d], `logits` float32 [n k].
 
-    assumed   int64 [n], classes to take for predicted whatever the logits say: how a targeted attack asks a
-              detector what it would think of an image once it has its target's label
+    assumed   int64 [n], classes that replace `predictions` and nothing else: how a targeted attack asks a detector
+              what it would think of an image once it has its target's label. A score that has no predicted class in
+              it, the largest posterior for one, stays as it is
     """
 
     features: Tensor

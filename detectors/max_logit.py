@@ -7,6 +7,7 @@ from torch import Tensor
 
 from advbench.contracts import Detector, FittedDetector, FittedOn
 from advbench.losses import Head
+from advbench.objectives import of_class
 from advbench.types import Outputs
 
 
@@ -15,10 +16,8 @@ class FittedMaxLogit(FittedDetector):
     """Nothing to remember: the logits say it all."""
 
     def score(self, outputs: Outputs) -> Tensor:
-        """`-max_k s_k` [n]; of the class assumed where there is one."""
-        if outputs.assumed is None:
-            return -outputs.logits.amax(dim=1).double()
-        return -outputs.logits.gather(1, outputs.assumed[:, None]).squeeze(1).double()
+        """`-s_z` [n], z the predicted class, whose logit is the largest unless another class is assumed."""
+        return -of_class(outputs.logits, outputs.predictions)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ class FittedMaxPosterior(FittedDetector):
     """Nothing to remember: the logits say it all."""
 
     def score(self, outputs: Outputs) -> Tensor:
-        """`-log max_k p(k|x)` [n].
+        """`-log max_k p(k|x)` [n]: the largest posterior, whichever class has it, so that `assumed` changes nothing.
 
         As log(1 + sum of the other odds), which still ranks posteriors that differ from 1 by less than a
         float64 can hold.

@@ -100,9 +100,7 @@ def test_an_image_that_is_never_lost_costs_the_budget_and_no_more(
     budget: Any, n: int, victims: dict[str, Victim], digits: Splits
 ) -> None:
     victim = victims["lgm"]
-    guard = Guard(
-        "made", Rejecting(), 0.0, True, victim.outputs(digits.calibration.images), digits.calibration.labels
-    )
+    guard = dataclasses.replace(guard_of(victim, digits), detector=Rejecting(), threshold=0.0)
     made, row = made_of(ensemble(budget), victim, digits.test.take(slice(n)), guard)
     queries = sum(m.settings.get("queries", 0) for m in detector_aware.MEMBERS[budget])
     assert made.gradients is not None
@@ -134,6 +132,7 @@ def test_shares_add_up_to_the_undetected_errors_that_the_scorer_counts(
     outputs = victim.outputs(made.images)
     lost = (outputs.predictions != images.labels) & (guard.score(outputs) <= guard.threshold)
     assert row["undetected_error_rate"] == lost.double().mean().item() > 0
+    assert row["rejected_rate"] == (guard.score(outputs) > guard.threshold).double().mean().item()
     assert sum(row["members"].values()) == pytest.approx(row["undetected_error_rate"])
     assert row["error_rate"] >= row["undetected_error_rate"]
     assert row["undetected_error_low"] <= row["undetected_error_rate"] <= row["undetected_error_high"]
@@ -145,26 +144,25 @@ def test_shares_add_up_to_the_undetected_errors_that_the_scorer_counts(
 def test_no_member_alone_loses_an_image_that_the_ensemble_does_not(
     victims: dict[str, Victim], digits: Splits
 ) -> None:
-    victim, images = victims["lgm"], digits.test.take(slice(40))
+    victim, images = victims["lgm"], digits.test.take(slice(200))
     guard = guard_of(victim, digits)
-    worst, _ = made_of(ensemble(eps=0.08), victim, images, guard)
+    worst, _ = made_of(ensemble(eps=0.12), victim, images, guard)
     lost = attacking.wrong_and_passed(worst, guard)
     assert 0 < lost.mean() < 1
+    alone = np.zeros_like(lost)
     for member in detector_aware.QUICK:
-        if member.of_score:
-            entry = {"name": member.attack, "detector": "likelihood", "eps": 1e-68, **member.settings}
-            alone, _ = made_of(entry, victim, images, guard)
-            # another random start, so that an image on the edge may fall either way
-            assert (attacking.wrong_and_passed(alone, guard) & ~lost).sum() <= 1
+        if member.attack != "apgd":  # which knows no detector
+            entry = {"name": member.attack, "detector": "likelihood", "eps": 0.12, **member.settings}
+            alone |= attacking.wrong_and_passed(made_of(entry, victim, images, guard)[0], guard)
+    # other random starts, so that an image on the edge may fall either way
+    assert (alone & ~lost).sum() <= 1
 
 
 def test_without_a_detector_it_is_an_attack_on_the_classifier_alone(
     victims: dict[str, Victim], digits: Splits
 ) -> None:
     victim, images = victims["softmax"], digits.test.take(slice(40))
-    clean = victim.outputs(digits.calibration.images)
-    guard = Guard(NO_DETECTOR, AcceptAll(), 1.0, False, clean, digits.calibration.labels)
-    made, row = made_of(ensemble(detector=NO_DETECTOR, eps=0.08), victim, images, guard)
+    made, row = made_of(ensemble(detector=NO_DETECTOR, eps=0.08), victim, images, alone_guard(victim, digits))
     assert row["threshold"] is None
     assert row["fpr"] is None
     assert row["undetected_error_rate"] == row["error_rate"]
@@ -180,9 +178,7 @@ def test_the_error_counts_what_any_member_misclassified_though_the_detector_caug
     victims: dict[str, Victim], digits: Splits
 ) -> None:
     victim, images = victims["lgm"], digits.test.take(slice(20))
-    guard = Guard(
-        "made", Rejecting(), 0.0, True, victim.outputs(digits.calibration.images), digits.calibration.labels
-    )
+    guard = dataclasses.replace(guard_of(victim, digits), detector=Rejecting(), threshold=0.0)
     made, row = made_of(ensemble(eps=0.3), victim, images, guard)
     assert row["error_rate"] == 1
     assert row["error_rate"] >= (made.outputs.predictions != images.labels).double().mean()
@@ -226,7 +222,7 @@ def test_the_interval_covers_the_spread_of_the_threshold_too(rng: np.random.Gene
         shares.append(float(np.mean(rng.normal(size=300) <= threshold)))
     found = metrics.undetected(calibration, rng.normal(size=300), np.ones(300, bool), 0.1, rng=rng)
     low, high = np.percentile(shares, [2.5, 97.5])
-    assert found.high - found.low == pytest.approx(high - low, rel=0.35)
+    assert found.high - found.low == pytest.approx(high - low, rel=0.2)  # of a fixed threshold: 0.7 of it
 
 
 # From the command line

@@ -95,10 +95,25 @@ def test_equal_outputs_score_equally_wherever_they_stand(fitted: FittedDetector,
     np.testing.assert_allclose(scores[[0, 2, 4]], fitted.score(clean)[3], rtol=1e-9)
 
 
+OF_A_CLASS = {"class-gaussian", "likelihood", "max-logit"}
+OF_ALL_OUTPUTS = {"energy", "knn", "mahalanobis", "max-posterior", "mixture-likelihood"}
+
+
 @every_detector
-def test_a_score_follows_the_class_assumed_or_no_class_at_all(fitted: FittedDetector, clean: Outputs) -> None:
-    assumed = Outputs(clean.features, clean.logits, clean.predictions)
-    assert torch.equal(fitted.score(assumed), fitted.score(clean))
+def test_the_class_assumed_is_scored_in_place_of_the_predicted_one_or_changes_no_score(
+    fitted: FittedDetector, clean: Outputs, request: pytest.FixtureRequest
+) -> None:
+    name = request.node.callspec.params["fitted"]
+    assert (name in OF_A_CLASS) != (name in OF_ALL_OUTPUTS)
+    for assumed in clean.logits.topk(3, dim=1).indices.T:
+        scores = fitted.score(Outputs(clean.features, clean.logits, assumed))
+        if name in OF_ALL_OUTPUTS:
+            assert torch.equal(scores, fitted.score(clean))
+            continue
+        others = torch.ones_like(clean.logits, dtype=torch.bool).scatter(1, assumed[:, None], 0)
+        predicted = Outputs(clean.features, clean.logits.masked_fill(others, -torch.inf))  # no class beside it
+        assert torch.equal(scores, fitted.score(predicted))
+        assert torch.equal(scores == fitted.score(clean), assumed == clean.predictions)
 
 
 @pytest.mark.parametrize("name", DETECTORS)

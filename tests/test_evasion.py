@@ -11,16 +11,17 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from advbench import catalog, goals, metrics, settings
+from advbench.ascent import adaptive_ascent
 from advbench.contracts import AdaptiveAttack, FittedDetector, Guard
+from advbench.detectors.likelihood import FittedLikelihood
 from advbench.errors import BadSetting, FailedCheck
-from advbench.losses import Head
 from advbench.losses.lgm import LGM
-from advbench.models import Network
 from advbench.objectives import margin
+from advbench.search import Search
 from advbench.types import ImageSet, Outputs, Perturbed, Splits
 from advbench.victim import Composed, Victim
+from tests.conftest import CPU, Pixels
 
-CPU = torch.device("cpu")
 AWARE = [n for n in catalog.names("attack") if issubclass(catalog.load("attack", n), AdaptiveAttack)]
 EVADING = [n for n in AWARE if n != "force-rejection"]  # of which success means wrong and accepted
 LIGHT = {"steps": 8, "queries": 60}
@@ -137,34 +138,20 @@ def test_an_image_that_is_wrong_and_accepted_as_it_stands_is_lost_before_any_ste
 # Known optima: identity features, L-GM with identity covariance, two classes
 
 
-class Pixels(Network):
-    def forward(self, images: Tensor) -> Tensor:
-        return images.flatten(1)
-
-
 MU = np.array([[0.35, 0.5, 0.5, 0.45], [0.65, 0.55, 0.4, 0.5]])
 RADIUS = 0.1  # of the accepted ball around a mean
 
 
-@dataclass(frozen=True)
-class HeadLikelihood(FittedDetector):
-    head: Head
-
-    def score(self, outputs: Outputs) -> Tensor:
-        return -self.head.log_likelihood(outputs.features.double(), outputs.predictions)
-
-
 def gaussian_pair() -> tuple[Victim, Guard]:
     """Class k around MU[k]; the guard accepts what lies within RADIUS of the predicted class's mean."""
-    network = Pixels()
     head = LGM(4, 2)
     head.mu.data = torch.from_numpy(MU).float()
-    victim = Victim(Composed(network, head), shape=(1, 1, 4), classes=2, device=CPU)
+    victim = Victim(Composed(Pixels((1, 1, 4), 4), head), shape=(1, 1, 4), classes=2, device=CPU)
     rng = np.random.default_rng(0)
     labels = torch.arange(200) % 2
     clean = torch.from_numpy(MU[labels.numpy()] + rng.normal(0, 0.04, size=(200, 4))).float()
     outputs = victim.outputs(clean.reshape(200, 1, 1, 4))
-    guard = Guard("likelihood", HeadLikelihood(victim.head_in_float64()), RADIUS**2 / 2, True, outputs, labels)
+    guard = Guard("likelihood", FittedLikelihood(victim.head_in_float64()), RADIUS**2 / 2, True, outputs, labels)
     return victim, guard
 
 
@@ -212,9 +199,6 @@ def test_two_per_cent_above_the_least_joint_perturbation_the_image_is_lost_and_t
 
 @pytest.mark.parametrize("lam", [0.1, 1.0, 10.0])
 def test_the_joint_goal_is_maximal_where_its_closed_form_says(lam: float) -> None:
-    from advbench.ascent import adaptive_ascent
-    from advbench.search import Search
-
     victim, guard = gaussian_pair()
     image, label, eps = torch.from_numpy(X0).float().reshape(1, 1, 1, 4), torch.tensor([0]), 0.12
     goal = goals.Joint("margin", label, torch.tensor([1]), guard, lam)
@@ -265,7 +249,7 @@ def test_an_orthogonal_step_climbs_its_own_constraint_and_keeps_the_other_to_fir
     change = (direction * other).sum(dim=1) / (direction.norm(dim=1) * other.norm(dim=1))
     cosine = (own * other).sum(dim=1) / (own.norm(dim=1) * other.norm(dim=1))
     whole = (direction - own).norm(dim=1) <= 1e-6 * own.norm(dim=1)
-    least = goals.ROUNDING if wrong else goals.LEAST
+    least = goals.ROUNDING if wrong else 0.5
     assert torch.equal(whole, (cosine >= 0) | ((1 - cosine.square()).sqrt() <= least))
     assert (change[~whole].abs() <= 1e-4).all()
 
@@ -320,6 +304,8 @@ def test_each_weight_of_the_sweep_wins_an_image_that_the_first_one_does_not(
         )
         for s in (1, 5)
     )
+    sweep = catalog.load("attack", "joint")(sweep=5).goals(labels, None, guard, guard.clean)
+    assert [goal.lam for goal in sweep] == [1, 0.1, 10, 0.01, 100]
     assert (all_ & ~one).any()
     assert not (one & ~all_).any()
 
@@ -339,6 +325,42 @@ class Made(FittedDetector):
 
     def stand_in(self, outputs: Outputs) -> Tensor | None:
         return None if self.surrogate is None else self.surrogate(outputs)
+
+
+FIRST = Made(lambda outputs: outputs.features[:, 0].double())
+
+
+def test_success_is_claimed_a_hair_inside_the_threshold_and_the_hair_grows_with_it() -> None:
+    labels, rows = torch.zeros(4, dtype=torch.long), torch.arange(4)
+    scores = 1000 + torch.tensor([-0.011, -0.009, 0.009, 0.011], dtype=torch.float64)
+    seen = Outputs(scores[:, None], torch.tensor([[0.0, 1.0]]).expand(4, 2))
+    guard = Guard("first", FIRST, 1000.0, True, seen, labels)
+    assert (goals.Undetected(labels, guard).merit(seen, rows) > 0).tolist() == [True, False, False, False]
+    assert (goals.Rejected(labels, guard).merit(seen, rows) > 0).tolist() == [False, False, False, True]
+
+
+def test_goals_have_the_values_of_their_formulas_in_the_units_of_clean_images() -> None:
+    clean = Outputs(torch.tensor([[0.0], [3.0], [5.0], [7.0], [90.0]]), torch.tensor([[2.0, 0.0, 0.0]]).expand(5, 3))
+    labels, rows = torch.zeros(5, dtype=torch.long), torch.tensor([0])
+    guard = Guard("first", FIRST, 10.0, True, clean, labels)  # the units are 2 of margin, 4 of score
+    far, accepted, wrong = (
+        Outputs(torch.tensor([[score]], requires_grad=True), torch.tensor([[logit, 0.0, 1.0]]))
+        for score, logit in ((16.0, 3.0), (6.0, 3.0), (16.0, -1.0))
+    )
+    joint = [goals.Joint(f, labels, None, guard, 0.5).values(far, rows).item() for f in ("margin", "dlr")]
+    assert joint == pytest.approx([-2 / 2 - 0.5 * 6 / 4, -2 / 3 - 0.5 * 6 / 4])
+    violations = [goals.Violation(labels, guard).values(x, rows).item() for x in (far, accepted, wrong)]
+    assert violations == [-2 / 2 - 6 / 4, -2 / 2, -6 / 4]
+    assert goals.MatchFeatures(torch.tensor([[13.0]])).values(far, rows).item() == -(3**2) / 2
+
+
+def test_features_are_matched_to_the_nearest_clean_image_of_the_target_that_is_right_and_not_rejected() -> None:
+    # of class 1: one rejected, one wrong, one that scores the threshold, one further away; and one of class 2
+    found, logits = torch.tensor([[2.5, 1.0], [0, 1], [2, 3], [0, 4], [0, 0.5]]), torch.eye(4)[[1, 0, 1, 1, 2]]
+    guard = Guard("first", FIRST, 2.0, True, Outputs(found, logits), torch.tensor([1, 1, 1, 1, 2]))
+    clean = Outputs(torch.zeros(2, 2), logits[:2])
+    (goal,) = catalog.load("attack", "feature-matching")().goals(None, torch.tensor([1, 3]), guard, clean)
+    assert goal.references.tolist() == [[2, 3], [0, 0]]  # for class 3 there is none
 
 
 def stepped(outputs: Outputs) -> Tensor:

@@ -127,6 +127,14 @@ def test_eer_threshold_is_that_of_the_nearer_point() -> None:
     assert curve.eer_threshold == 9.0
 
 
+def test_the_eer_threshold_rejects_what_ties_with_it_and_a_calibrated_one_does_not() -> None:
+    clean, attacked = np.array([1.0, 2.0, 2.0, 3.0]), np.array([2.0, 2.0, 3.0, 3.0])
+    curve = roc(clean, attacked)
+    assert [np.mean(side >= curve.eer_threshold) for side in (clean, attacked)] == [1 / 4, 1 / 2]
+    assert (1 / 4, 1 / 2) in zip(curve.fpr, curve.tpr, strict=True)
+    assert [rejected(side, curve.eer_threshold) for side in (clean, attacked)] == [0, 0]
+
+
 @pytest.mark.parametrize("transform", [np.exp, np.arctan, lambda s: 1e8 * s - 1e8, np.cbrt])
 def test_figures_do_not_change_under_a_rising_transform(
     rng: np.random.Generator, transform: Callable[[Array], Array]

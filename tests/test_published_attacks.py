@@ -8,6 +8,7 @@ from torch import Tensor
 from advbench import art_attacks, catalog, settings
 from advbench.errors import BadSetting, UnknownName
 from advbench.geometry import generator
+from advbench.square_search import side
 from advbench.types import ImageSet, Splits
 from advbench.victim import Composed, Victim
 
@@ -46,6 +47,13 @@ def test_autoattack_needs_four_classes_and_the_unit_range(victims: dict[str, Vic
                     device=torch.device("cpu"))  # fmt: skip
     with pytest.raises(BadSetting, match="needs four classes, this model has 3"):
         catalog.load("attack", "autoattack")().perturb(victim, few.images, few.labels, torch.arange(24))
+
+
+def test_the_square_halves_its_share_of_the_image_where_the_paper_says() -> None:
+    marks, sides = (0, 10, 50, 200, 1000, 2000, 4000, 6000, 8000, 10_000), (29, 20, 14, 10, 7, 5, 4, 3, 2)
+    for i, pixels in enumerate(sides):  # 0.8 of 32 x 32 pixels, halved after each of these queries of 10,000
+        assert [side(query, 10_000, 32, 32) for query in (marks[i] + 1, marks[i + 1])] == [pixels] * 2
+    assert side(50, 500, 32, 32) == side(1000, 10_000, 32, 32)
 
 
 def test_square_wins_where_the_gradient_is_masked_and_pgd_does_not(victims: dict[str, Victim], few: ImageSet) -> None:

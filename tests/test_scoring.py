@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
-from advbench import artifacts, catalog, guards, reporting, runs, scoring
+from advbench import artifacts, catalog, guards, metrics, reporting, runs, scoring
 from advbench.attacks.fgsm import FGSM
 from advbench.contracts import FittedDetector
 from advbench.errors import BadRun, FailedCheck
@@ -245,6 +245,18 @@ def test_true_positive_rates_use_thresholds_fixed_on_calibration_images(study: R
 
 def test_a_rate_that_calibration_is_too_small_for_is_undefined(study: Result) -> None:
     assert {row["tpr_at_fpr01"] for row in study.rows} == {None}  # 1 % wants 1,000 images, digits have 297
+
+
+def test_a_cell_pairs_each_attacked_image_with_its_own_clean_one_and_keeps_the_eer_threshold_of_all() -> None:
+    rng, some = np.random.default_rng(0), np.arange(60) % 3 == 0
+    clean = np.append(rng.normal(size=59), np.inf)
+    attacked = clean + rng.exponential(size=60)
+    row = {"attack": "fgsm", "settings": {}, "norm": "linf", "eps": 0.3}
+    cell = scoring.cell_of(row, "made", clean, clean, attacked, {"all": some | ~some, "successful": some})
+    paired = metrics.bootstrap(clean, attacked[some], np.arange(0, 60, 3), rng=np.random.default_rng(0))
+    assert (cell["rows"][1]["auroc_low"], cell["rows"][1]["auroc_high"]) == (paired.auroc.low, paired.auroc.high)
+    assert cell["eer_threshold"] == metrics.roc(clean, attacked).eer_threshold
+    assert [r["n_nonfinite"] for r in cell["rows"]] == [2, 1]
 
 
 def test_no_row_holds_nan(study: Result) -> None:

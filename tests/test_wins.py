@@ -174,12 +174,3 @@ def test_apgd_dlr_tries_the_class_that_is_further_where_the_nearest_is_a_dead_en
     assert victim.outputs(moved).predictions.tolist() == [2] * 10
     plain = by_pgd(victim, images, labels, eps=EPS, steps=3 * member.settings["steps"])  # there are three targets
     assert (victim.outputs(plain).predictions == 0).sum() >= 5
-
-
-def test_restarts_win_where_one_climb_of_as_many_gradients_does_not() -> None:
-    victim = victim_of(Function(margin_only(lambda x: 0.05 - (x[:, 0] - 0.75).abs().minimum(x[:, 0]))), 2, 1)
-    images, labels = torch.full((40, 1, 1, 1), 0.4), torch.zeros(40, dtype=torch.long)
-    often = by_pgd(victim, images, labels, eps=0.35, steps=40, restarts=8)
-    once = by_pgd(victim, images, labels, eps=0.35, steps=320)
-    assert (victim.outputs(often).predictions == 1).all()
-    assert (victim.outputs(once).predictions == 0).sum() >= 10
