@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from advbench import process
-from advbench.contracts import Attack, check_eps
+from advbench.contracts import Attack
 from advbench.errors import BadSetting, UnknownName
 from advbench.geometry import Norm, generator
 from advbench.types import Perturbed
@@ -116,9 +116,6 @@ class ARTAttack(Attack):
     accepted: ClassVar[tuple[str, ...]]
     differentiates: ClassVar[bool]
     norm: Norm
-
-    def __post_init__(self) -> None:
-        check_eps(self.eps, self.norm)
 
     def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
         """ART's result for each image, drawn back into the ball where it left it.

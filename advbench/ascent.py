@@ -9,17 +9,9 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from advbench.errors import BadSetting
 from advbench.geometry import per_image
 from advbench.goals import Goal
 from advbench.search import Search
-
-
-def check_counts(**counts: int) -> None:
-    """Refuse numbers of steps, restarts, samples, ... below 1."""
-    for name, value in counts.items():
-        if value < 1:
-            raise BadSetting(f"{name} = {value} is out of range; it must be at least 1")
 
 
 def steady(steps: int, step: float) -> list[float]:

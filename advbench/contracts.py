@@ -16,6 +16,8 @@ from advbench.objectives import margin
 from advbench.types import Outputs, Perturbed
 from advbench.victim import Victim, straight_through
 
+COUNTS = {"steps": 1, "restarts": 1, "samples": 1, "queries": 1, "targets": 0}  # an attack's, and the least of each
+
 
 class AttackSettings(ABC):
     """What `Attack` and `AdaptiveAttack` share: a frozen dataclass with keyword-only fields, all with defaults.
@@ -28,6 +30,8 @@ class AttackSettings(ABC):
     clip         whether results are kept inside [0, 1]
     samples      forward and backward passes averaged into one gradient (EoT, Athalye et al. 2018,
                  arXiv:1802.00420); a model with random outputs needs more than 1
+
+    An eps out of range is refused with BadSetting, and so is a number below the least in COUNTS.
     """
 
     norm: Norm = "linf"
@@ -37,6 +41,12 @@ class AttackSettings(ABC):
     eps: float
     clip: bool
     samples: int = 1
+
+    def __post_init__(self) -> None:
+        check_eps(self.eps, self.norm)
+        for name, least in COUNTS.items():
+            if getattr(self, name, least) < least:
+                raise BadSetting(f"{name} = {getattr(self, name)} is out of range; it must be at least {least}")
 
     @property
     def ball(self) -> Ball:

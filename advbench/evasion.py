@@ -7,11 +7,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from advbench.ascent import adaptive_ascent, check_counts, decaying, fixed_ascent
-from advbench.contracts import AdaptiveAttack, Guard, check_eps
+from advbench.ascent import adaptive_ascent, decaying, fixed_ascent
+from advbench.contracts import AdaptiveAttack, Guard
 from advbench.goals import Criterion, Goal, Undetected
 from advbench.search import Search
-from advbench.settings import at_least
 from advbench.types import Outputs, Perturbed
 from advbench.victim import Victim
 
@@ -31,11 +30,6 @@ class GradientEvasion(AdaptiveAttack):
     steps: int
     targets: int
     restarts: int
-
-    def __post_init__(self) -> None:
-        check_eps(self.eps, self.norm)
-        check_counts(steps=self.steps, restarts=self.restarts, samples=self.samples)
-        at_least("targets", self.targets, 0)
 
     def criterion(self, labels: Tensor, guard: Guard) -> Criterion:
         """What success is: misclassified and undetected, unless an attack says otherwise."""

@@ -24,9 +24,6 @@ class Noise(Attack):
 
     differentiates: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        check_eps(self.eps, self.norm)
-
     @abstractmethod
     def drawn(self, shape: torch.Size, rng: torch.Generator) -> Tensor:
         """Noise [c h w] whose norm is 1."""

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from advbench.ascent import adaptive_ascent, check_counts
-from advbench.contracts import Attack, Guard, check_eps
+from advbench.ascent import adaptive_ascent
+from advbench.contracts import Attack, Guard
 from advbench.geometry import Norm
 from advbench.goals import Misclassified, Misclassify
 from advbench.objectives import Objective
 from advbench.search import Search
-from advbench.settings import at_least
 from advbench.types import Outputs, Perturbed
 from advbench.victim import Victim
 
@@ -36,11 +35,6 @@ class APGD(Attack):
     targets: int = 0
     stop: bool = False
     samples: int = 1
-
-    def __post_init__(self) -> None:
-        check_eps(self.eps, self.norm)
-        check_counts(steps=self.steps, restarts=self.restarts, samples=self.samples)
-        at_least("targets", self.targets, 0)
 
     def pursue(self, search: Search, labels: Tensor, guard: Guard | None, clean: Outputs | None) -> None:  # noqa: ARG002
         """Go after the images of `search`, whatever its criterion; the guard is not used.

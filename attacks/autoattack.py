@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from advbench.contracts import Attack, check_eps
+from advbench.contracts import Attack
 from advbench.errors import BadSetting
 from advbench.geometry import Norm, generator
 from advbench.types import Perturbed
@@ -32,7 +32,7 @@ class AutoAttack(Attack):
     version: Literal["standard", "plus"] = "standard"
 
     def __post_init__(self) -> None:
-        check_eps(self.eps, self.norm)
+        super().__post_init__()
         if not self.clip:
             raise BadSetting("autoattack always keeps images inside [0, 1]; leave --no-clip out")
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from advbench import catalog
-from advbench.contracts import AdaptiveAttack, Guard, check_eps
+from advbench.contracts import AdaptiveAttack, Guard
 from advbench.geometry import Norm
 from advbench.goals import Undetected
 from advbench.search import Search
@@ -127,9 +127,6 @@ class DetectorAware(AdaptiveAttack):
     norm: Norm = "linf"
     budget: Budget = "standard"
     version: Version = "v1"
-
-    def __post_init__(self) -> None:
-        check_eps(self.eps, self.norm)
 
     def members(self, victim: Victim, guard: Guard) -> Iterator[Member]:
         """Those that can attack this model and detector."""

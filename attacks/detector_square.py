@@ -5,8 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from advbench.ascent import check_counts
-from advbench.contracts import AdaptiveAttack, Guard, check_eps
+from advbench.contracts import AdaptiveAttack, Guard
 from advbench.goals import Undetected, Violation
 from advbench.search import Search
 from advbench.square_search import square_search
@@ -28,10 +27,6 @@ class DetectorSquare(AdaptiveAttack):
     clip: bool = True
     queries: int = 5000
     samples: int = 1
-
-    def __post_init__(self) -> None:
-        check_eps(self.eps, self.norm)
-        check_counts(queries=self.queries, samples=self.samples)
 
     def pursue(self, search: Search, labels: Tensor, guard: Guard, clean: Outputs) -> None:  # noqa: ARG002
         """Go after the images of `search` that are not lost yet; `clean` is not used."""

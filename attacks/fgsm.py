@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from advbench.art_losses import CrossEntropy, ExactCrossEntropy
-from advbench.contracts import Attack, check_eps
+from advbench.contracts import Attack
 from advbench.types import Perturbed
 from advbench.victim import Victim
 
@@ -21,9 +21,6 @@ class FGSM(Attack):
     eps: float = 0.3
     clip: bool = True
     exact_gradient: bool = False
-
-    def __post_init__(self) -> None:
-        check_eps(self.eps)
 
     def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:  # noqa: ARG002
         """One gradient per image; seeds are not used."""

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from advbench.ascent import check_counts, fixed_ascent, steady
-from advbench.contracts import Attack, check_eps
+from advbench.ascent import fixed_ascent, steady
+from advbench.contracts import Attack
 from advbench.geometry import Norm
 from advbench.goals import Misclassified, Misclassify
 from advbench.objectives import Objective
@@ -34,8 +34,7 @@ class MIM(Attack):
     samples: int = 1
 
     def __post_init__(self) -> None:
-        check_eps(self.eps, self.norm)
-        check_counts(steps=self.steps, samples=self.samples)
+        super().__post_init__()
         at_least("decay", self.decay, 0)
 
     def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from advbench.ascent import check_counts, fixed_ascent, steady
-from advbench.contracts import Attack, check_eps
+from advbench.ascent import fixed_ascent, steady
+from advbench.contracts import Attack
 from advbench.geometry import Norm
 from advbench.goals import Misclassified, Misclassify
 from advbench.objectives import Objective
@@ -39,8 +39,7 @@ class PGD(Attack):
     samples: int = 1
 
     def __post_init__(self) -> None:
-        check_eps(self.eps, self.norm)
-        check_counts(steps=self.steps, restarts=self.restarts, samples=self.samples)
+        super().__post_init__()
         if self.step is not None:
             at_least("step", self.step, 0, above=True)
 

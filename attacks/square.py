@@ -5,8 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from advbench.ascent import check_counts
-from advbench.contracts import Attack, check_eps
+from advbench.contracts import Attack
 from advbench.goals import Misclassified, Misclassify
 from advbench.search import Search
 from advbench.square_search import square_search
@@ -28,10 +27,6 @@ class Square(Attack):
     queries: int = 5000
     stop: bool = True
     samples: int = 1
-
-    def __post_init__(self) -> None:
-        check_eps(self.eps, self.norm)
-        check_counts(queries=self.queries, samples=self.samples)
 
     def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
         """No gradients; up to `queries` forward passes an image."""

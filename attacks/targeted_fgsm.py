@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from advbench.art_losses import CrossEntropy, ExactCrossEntropy, FullLoss
-from advbench.contracts import Attack, check_eps
+from advbench.contracts import Attack
 from advbench.types import Perturbed
 from advbench.victim import Victim
 
@@ -30,9 +30,6 @@ class TargetedFGSM(Attack):
     eps: float = 0.3
     clip: bool = True
     exact_gradient: bool = False
-
-    def __post_init__(self) -> None:
-        check_eps(self.eps)
 
     def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:  # noqa: ARG002
         """One gradient and two forward passes per image; labels and seeds are not used."""

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from advbench import catalog
-from advbench.ascent import check_counts, fixed_ascent, steady
-from advbench.contracts import FromSurrogate, check_eps
+from advbench.ascent import fixed_ascent, steady
+from advbench.contracts import FromSurrogate
 from advbench.geometry import Norm
 from advbench.goals import Misclassified, Misclassify
 from advbench.objectives import Objective
@@ -34,8 +34,7 @@ class Transfer(FromSurrogate):
     samples: int = 1
 
     def __post_init__(self) -> None:
-        check_eps(self.eps, self.norm)
-        check_counts(steps=self.steps, samples=self.samples)
+        super().__post_init__()
         catalog.load("loss", self.source)
 
     def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor, surrogate: Victim) -> Perturbed:  # noqa: ARG002
