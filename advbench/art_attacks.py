@@ -133,8 +133,9 @@ class ARTAttack(Attack):
         classifier = wrap(
             counted, CrossEntropy(), shape=victim.shape, classes=victim.classes, device=victim.device, clip=self.clip
         )
-        moved, passes = [], []
+        moved, passes = list[Tensor](), list[tuple[int, int]]()
         for image, label, seed in zip(images[:, None], labels[:, None], seeds.tolist(), strict=True):
+            victim.meter.begin(len(moved), len(images))
             counted.forwards = counted.backwards = 0
             with seeded(seed):
                 made = torch.from_numpy(self._made(classifier).generate(image.numpy(), y=label.numpy())).float()

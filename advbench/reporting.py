@@ -38,7 +38,7 @@ def verify_run(run: Run, attacks: Sequence[str], detectors: Sequence[str], progr
         progress.say(f"{run.name}: without {left}, which this run has nothing to fit on")
     detectors = able
     progress.say(f"{run.name}: {len(attacks)} attacks x {len(detectors)} detectors")
-    return scoring.verify(run, attacks, detectors, progress.say)
+    return scoring.verify(run, attacks, detectors, progress)
 
 
 def verify_found(found: Sequence[Found], detectors: Sequence[str], progress: Progress) -> list[Row]:
@@ -71,6 +71,10 @@ def report(
     rows = verify_found(found, detectors, place.progress)
     reported = [one.run for one in found]
     place.progress.say(f"audit of {len(reported)} models")
-    audits = {run.name: audit(run, reported) for run in reported}
+    audits = {}
+    with place.progress.bar("audit", len(reported)) as advance:
+        for done, run in enumerate(reported, start=1):
+            audits[run.name] = audit(run, reported)
+            advance(done, run.name)
     disk.write_whole(page, render(title or name, found, rows, audits).encode())
     return page, rows

@@ -127,6 +127,7 @@ class DetectorAware(AdaptiveAttack):
     norm: Norm = "linf"
     budget: Budget = "standard"
     version: Version = "v1"
+    passes = property(lambda self: 2 * GRADIENTS[self.budget])
 
     def __post_init__(self) -> None:
         check_eps(self.eps, self.norm)
