@@ -24,9 +24,10 @@ class Meter:
 
     def __init__(self, model: nn.Module, told: Told = lambda done: None, passes: float = 1) -> None:
         self._body = next(model.children(), model)  # that a pass runs once
-        parts = list(self._body.modules())
-        self._modules = 1 if any(hasattr(part, "_orig_mod") for part in parts) else len(parts)  # 1: compiled, is one
-        self._told, self._passes, self._images, self._at, self._last = told, passes, slice(0, 0), 0.0, 0.0
+        names = [name for name, _ in self._body.named_modules()]
+        self._modules = 1 if any("_orig_mod" in name for name in names) else len(names)  # 1: what is compiled is one
+        self._told, self._passes, self._images = told, passes, slice(0, 0)
+        self._calls, self._at, self._last = 0, 0.0, 0.0
 
     @contextmanager
     def batch(self, images: slice) -> Iterator[None]:
@@ -48,13 +49,15 @@ class Meter:
 
     def _called(self, module: nn.Module, args: object, output: object) -> None:  # noqa: ARG002
         self._count()
-        if isinstance(output, Tensor) and output.requires_grad:
+        self._calls, now, body = self._calls + 1, time.monotonic(), module is self._body
+        if (body or now - self._since > PAUSE) and isinstance(output, Tensor) and output.requires_grad:
             output.register_hook(self._count)  # type: ignore[no-untyped-call]
-        if module is self._body and self._modules > 1:
-            if time.monotonic() - self._since < SLOW:
+        if body and self._modules > 1:
+            self._modules, self._calls = self._calls, 0
+            if now - self._since < SLOW:
                 self._handle.remove()
                 self._modules, self._handle = 1, module.register_forward_hook(self._called)
-            self._since = time.monotonic()
+            self._since = now
 
     def _count(self, gradient: Tensor | None = None, weight: float = 1) -> None:  # noqa: ARG002
         self._at += weight / self._modules

@@ -12,10 +12,11 @@ EVERY = 30  # seconds between two lines about one piece of work, where there is 
 
 
 class Progress(Protocol):
-    """Where the pipeline reports to; without a `bar` of its own it shows none."""
+    """Where the pipeline reports to; as it stands nothing is shown."""
 
     def say(self, text: str) -> None:
         """One line."""
+        del text
 
     @contextmanager
     def bar(self, label: str, total: int) -> Iterator[Advance]:  # noqa: ARG002
@@ -25,9 +26,6 @@ class Progress(Protocol):
 
 class Quiet(Progress):
     """Says nothing."""
-
-    def say(self, text: str) -> None:
-        """Ignored."""
 
 
 def duration(seconds: float) -> str:

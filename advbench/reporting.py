@@ -70,9 +70,8 @@ def report(
     disk.check_folder(page.parent)
     rows = verify_found(found, detectors, place.progress)
     reported = [one.run for one in found]
-    place.progress.say(f"audit of {len(reported)} models")
     audits = {}
-    with place.progress.bar("audit", len(reported)) as advance:
+    with place.progress.bar(f"audit of {len(reported)} models", len(reported)) as advance:
         for done, run in enumerate(reported, start=1):
             audits[run.name] = audit(run, reported)
             advance(done, run.name)
