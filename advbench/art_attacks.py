@@ -129,8 +129,9 @@ class ARTAttack(Attack):
         classifier = wrap(
             counted, loss, shape=victim.shape, classes=victim.classes, device=victim.device, clip=self.clip
         )
-        moved, passes = [], []
+        moved, passes = list[Tensor](), list[tuple[int, int]]()
         for image, label, seed in zip(images[:, None], labels[:, None], seeds.tolist(), strict=True):
+            victim.meter.begin(len(moved), len(images))
             counted.forwards = counted.backwards = 0
             with seeded(seed):
                 made = self._made(classifier, image, label)

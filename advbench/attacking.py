@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from functools import cache, cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,9 @@ from advbench import catalog, guards, metrics
 from advbench.art_attacks import PREFIX
 from advbench.contracts import NO_DETECTOR, AdaptiveAttack, Attack, FromSurrogate, Guard, check_eps
 from advbench.errors import BadSetting
+from advbench.meter import Meter, Told
 from advbench.perturbation import check_perturbation
+from advbench.progress import Progress, Quiet
 from advbench.scoring import Row
 from advbench.spec import AttackChoice
 from advbench.types import Adversarials, ImageSet, Outputs, Perturbed, Splits
@@ -26,20 +29,22 @@ from advbench.victim import Victim
 class Target:
     """A model under attack, and what all attacks on it share.
 
-    clean   the model's outputs on the test part
-    images  the test part
-    guard   a detector at a false-positive rate, each fitted once
+    clean     the model's outputs on the test part
+    images    the test part
+    guard     a detector at a false-positive rate, each fitted once
+    progress  told of what is computed beside an attack
     """
 
     victim: Victim
     clean: Outputs
     images: ImageSet
     guard: Callable[[str, float | None], Guard]
+    progress: Progress = field(default_factory=Quiet)
 
     @cached_property
     def fgsm(self) -> Callable[[float, bool, int | None], Outputs]:
         """Its outputs under FGSM at (eps, clip) on the first n test images, each computed once."""
-        return cache(partial(_fgsm, self.victim, self.clean, self.images))
+        return cache(partial(_fgsm, self))
 
     def guard_of(self, choice: AttackChoice) -> Guard | None:
         """The detector that an attack is told of."""
@@ -63,7 +68,7 @@ def perturb(
     victim: Victim,
     images: ImageSet,
     clean: Outputs,
-    advance: Callable[[int], None],
+    told: Told,
     guard: Guard | None = None,
     surrogate: Victim | None = None,
     first: int = 0,
@@ -71,7 +76,7 @@ def perturb(
     """Attack all of `images` in batches; image i's seed is its place in the test part, which `first` is of the first.
 
     `clean` holds the outputs of the whole part before the attack. `guard` is needed by adaptive attacks, `surrogate`
-    by those made on another model, and by no others.
+    by those made on another model, and by no others. `told` hears how many images are done, parts of them too.
     """
     attack.check(victim)
     seeds = torch.arange(first, first + len(images))
@@ -80,32 +85,25 @@ def perturb(
         batch = victim, images.pixels[part], images.labels[part], seeds[part]
         if isinstance(attack, AdaptiveAttack):
             assert guard is not None
-            result = attack.perturb(*batch, guard)
-        elif isinstance(attack, FromSurrogate):
+            return attack.perturb(*batch, guard)
+        if isinstance(attack, FromSurrogate):
             assert surrogate is not None
-            result = attack.perturb(*batch, surrogate)
-        else:
-            result = attack.perturb(*batch)
-        advance(part.stop)
-        return result
+            return attack.perturb(*batch, surrogate)
+        return attack.perturb(*batch)
 
-    batches = victim.in_batches(len(images), work)
-    moved = torch.cat([b.images for b in batches])
+    n, made = len(images), attack.passes / (attack.passes + 1)  # share of the passes; one more is for the outputs
+    meter = Meter((surrogate or victim).model, lambda done: told(made * done), attack.passes)
+    batches = victim.in_batches(n, work, meter)
+    names = [f.name for f in fields(Perturbed) if f.name != "members"]
+    joined: dict[str, Any] = {name: _joined([getattr(b, name) for b in batches]) for name in names}
     posterior = clean.logits[first : first + len(images)].softmax(dim=1)
     return Adversarials(
-        images=moved,
         index=seeds,
         labels=images.labels,
-        targets=_joined([b.targets for b in batches]),
-        outputs=victim.outputs(moved),
-        zero_gradients=_joined([b.zero_gradients for b in batches]),
+        outputs=victim.outputs(joined["images"], lambda done: told(made * n + (1 - made) * done)),
         saturated=posterior.gather(1, images.labels[:, None]).squeeze(1) == 1,
-        gradients=torch.cat([b.gradients for b in batches]),
-        forwards=torch.cat([b.forwards for b in batches]),
-        first_success=torch.cat([b.first_success for b in batches]),
-        misclassified=_joined([b.misclassified for b in batches]),
-        member=_joined([b.member for b in batches]),
         members=batches[0].members,
+        **joined,
     )
 
 
@@ -114,9 +112,10 @@ def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
     return torch.cat(there) if there else None
 
 
-def _fgsm(victim: Victim, clean: Outputs, images: ImageSet, eps: float, clip: bool, n: int | None) -> Outputs:
-    attack, images = catalog.load("attack", "fgsm")(eps=eps, clip=clip), images.take(slice(n))
-    made = perturb(attack, victim, images, clean, lambda done: None)
+def _fgsm(target: Target, eps: float, clip: bool, n: int | None) -> Outputs:
+    attack, images = catalog.load("attack", "fgsm")(eps=eps, clip=clip), target.images.take(slice(n))
+    with target.progress.bar(f"fgsm-eps{eps:g} beside it", len(images)) as advance:
+        made = perturb(attack, target.victim, images, target.clean, lambda done: advance(done, ""))
     check_perturbation(attack, images, made)
     return made.outputs
 

@@ -49,6 +49,12 @@ class AttackSettings(ABC):
                 raise BadSetting(f"{name} = {getattr(self, name)} is out of range; it must be at least {least}")
 
     @property
+    def passes(self) -> int:
+        """Forward and backward passes that an image may take, about: a bar starts from it and learns."""
+        names = ("steps", "restarts", "samples", "targets", "sweep", "queries", "max_iter", "binary_search_steps")
+        return int((1 + self.differentiates) * math.prod(getattr(self, name, 1) or 1 for name in names))
+
+    @property
     def ball(self) -> Ball:
         """Where its results may lie."""
         return Ball(self.norm, self.eps, self.clip)

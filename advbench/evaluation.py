@@ -300,7 +300,7 @@ class Evaluation(Study):
         for finding in self.findings:
             self.place.progress.say(f"{finding.severity}: {finding.text}")
         parts = {"train": splits.train, "calibration": splits.calibration, "test": splits.test}
-        fitting.ensure_outputs(run, parts, lambda: self._victim(run, model), splits, self.place.progress.say)
+        fitting.ensure_outputs(run, parts, lambda: self._victim(run, model), splits, self.place.progress)
 
     def _at_the_door(self) -> Sequence[Finding]:
         """What is doubtful about the model, on calibration images; raises BadSetting for what is wrong."""

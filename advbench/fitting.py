@@ -11,6 +11,7 @@ from advbench import artifacts, disk, guards, mending, released
 from advbench.checkpoints import Checkpoint, Epoch
 from advbench.data import join
 from advbench.place import Place
+from advbench.progress import Progress
 from advbench.runs import Run
 from advbench.seals import to_json
 from advbench.spec import Model
@@ -38,18 +39,20 @@ def ensure_trained(run: Run, model: Model, splits: Splits, place: Place, weights
 
 
 def ensure_outputs(
-    run: Run, parts: Mapping[str, ImageSet], victim_of: Callable[[], Victim], splits: Splits, say: mending.Say
+    run: Run, parts: Mapping[str, ImageSet], victim_of: Callable[[], Victim], splits: Splits, progress: Progress
 ) -> None:
     """Do the step `outputs` where it is not done or damaged: one forward pass over train, calibration and test."""
-    if mending.is_whole(run, "outputs", say):
+    if mending.is_whole(run, "outputs", progress.say):
         return
     began = time.perf_counter()
-    victim = victim_of()
-    files = {
-        f"outputs/{name}.safetensors": artifacts.pack_part(victim.outputs(part.pixels), part, examples=name == "test")
-        for name, part in parts.items()
-        if name in artifacts.PARTS
-    }
+    victim, files, before = victim_of(), {}, 0
+    parts = {name: part for name, part in parts.items() if name in artifacts.PARTS}
+    progress.say(f"{run.name}: outputs of {sum(map(len, parts.values())):,} images, the parts {', '.join(parts)}")
+    with progress.bar("outputs", sum(map(len, parts.values()))) as advance:
+        for name, part in parts.items():
+            outputs = victim.outputs(part.pixels, lambda done: advance(before + done, ""))  # noqa: B023
+            files[f"outputs/{name}.safetensors"] = artifacts.pack_part(outputs, part, examples=name == "test")
+            before += len(part)
     info: dict[str, Any] = {"excluded": dict(splits.excluded)} if splits.excluded else {}
     classes = splits.test.classes
     if classes != tuple(map(str, range(len(classes)))):
@@ -90,18 +93,17 @@ def train(run: Run, model: Model, splits: Splits, place: Place) -> None:
         say(f"{run.name}: training {model.training.epochs} epochs on {len(parts['train'])} images")
     if trainer.arithmetic != model.training.precision:
         say(f"{run.name}: in float32, because this {place.device.type} does not compute bf16 natively")
-    total = model.training.epochs * len(parts["train"])
-    with place.progress.bar(run.name, total) as advance:
+    images_per_epoch = len(parts["train"]) + len(parts["validation"])
+    with place.progress.bar(run.name, model.training.epochs * images_per_epoch) as advance:
 
-        def on_batch(images: int, loss: float, accuracy: float) -> None:
+        def on_batch(images: float, loss: float, accuracy: float) -> None:
             epoch = len(trainer.epochs)
-            note = f"epoch {epoch + 1}/{model.training.epochs} loss {loss:.3f} acc {accuracy:.1%}"
-            advance(epoch * len(parts["train"]) + images, note)
+            note = f" loss {loss:.3f} acc {accuracy:.1%}" if accuracy >= 0 else ""  # NaN in the first batch
+            advance(epoch * images_per_epoch + images, f"epoch {epoch + 1}/{model.training.epochs}{note}")
 
         trainer.run(lambda t: write_checkpoint(run, t), on_batch)
     weights = {k: v for k, v in trainer.checkpoint().tensors.items() if k.startswith(("network.", "head."))}
-    rows = history(trainer.epochs)
-    files = {artifacts.MODEL: artifacts.pack(weights), "training.jsonl": rows}
+    files = {artifacts.MODEL: artifacts.pack(weights), "training.jsonl": history(trainer.epochs)}
     last = trainer.epochs[-1]
     run.write(
         "train",

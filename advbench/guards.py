@@ -14,6 +14,7 @@ from advbench.checkpoints import within
 from advbench.contracts import NO_DETECTOR, AcceptAll, Detector, FittedDetector, Guard
 from advbench.errors import BadSetting, FailedCheck, Misfit, TooFewImages
 from advbench.losses import Head
+from advbench.meter import Told
 from advbench.process import CPU
 from advbench.runs import Run
 from advbench.training import build
@@ -21,6 +22,7 @@ from advbench.types import Outputs
 from advbench.victim import Composed, Victim
 
 SUPPLIED = "supplied"  # the key of a model's record where it was not trained here
+AT_ONCE = 256  # images scored between two reports
 FPRS = (0.05, 0.10)  # that a threshold is set at unless one is named, in this order
 
 
@@ -89,10 +91,16 @@ def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], run: Run)
         ) from error
 
 
-def score(name: str, detector: FittedDetector, outputs: Outputs, source: str) -> metrics.Array:
-    """Scores [n], float64; raises FailedCheck naming the detector where one is NaN."""
+def score(
+    name: str, detector: FittedDetector, outputs: Outputs, source: str, told: Told = lambda share: None
+) -> metrics.Array:
+    """Scores [n], float64; `told` hears the share done. Raises FailedCheck naming the detector where one is NaN."""
+    parts = []
     with torch.no_grad():
-        scores = detector.score(outputs).double().cpu().numpy()
+        for start in range(0, max(1, len(outputs)), AT_ONCE):
+            parts.append(detector.score(outputs.take(slice(start, start + AT_ONCE))).double().cpu().numpy())
+            told(min(1.0, (start + AT_ONCE) / max(1, len(outputs))))
+    scores = np.concatenate(parts)
     if np.isnan(scores).any():
         raise FailedCheck(
             f"detector {name} gives NaN for {int(np.isnan(scores).sum())} of {len(scores)} inputs of {source}; "

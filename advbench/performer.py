@@ -63,7 +63,7 @@ class Performer:
             made = not cell.done_in(run)
             if cell.step == SCORED:
                 attacks = [choice.file_name for choice in spec.attacks]
-                scoring.verify(run, attacks, spec.detectors, self.progress.say)
+                scoring.verify(run, attacks, spec.detectors, self.progress)
             elif cell.step == READY:
                 study.perform(run, model, None)
             else:

@@ -179,7 +179,7 @@ class Study:
         assert isinstance(model, Model)
         fitting.ensure_trained(run, model, self.splits, self.place, self.weights)
         parts = fitting.parts_of(self.splits, model)
-        fitting.ensure_outputs(run, parts, lambda: self._victim(run, model), self.splits, self.place.progress.say)
+        fitting.ensure_outputs(run, parts, lambda: self._victim(run, model), self.splits, self.place.progress)
 
     def _victim(self, run: Run, model: Model | SuppliedModel) -> Victim:  # noqa: ARG002
         """The model, ready to be attacked."""
@@ -193,7 +193,7 @@ class Study:
         if self._last is None or self._last[0] != key:
             victim, clean = self._victim(run, model), artifacts.read_part(run, "test").outputs
             guard = cache(partial(guards.guard, run))
-            self._last = key, attacking.Target(victim, clean, self.splits.test, guard)
+            self._last = key, attacking.Target(victim, clean, self.splits.test, guard, self.place.progress)
         return self._last[1]
 
     def _attack(self, run: Run, model: Model | SuppliedModel, choice: AttackChoice) -> None:
@@ -213,16 +213,8 @@ class Study:
         self.place.progress.say(f"{run.name}: {choice.file_name} on {len(images)} images")
         guard = target.guard_of(choice)
         with self.place.progress.bar(choice.file_name, len(images)) as advance:
-            made = attacking.perturb(
-                attack,
-                target.victim,
-                images,
-                target.clean,
-                lambda done: advance(done, ""),
-                guard,
-                surrogate,
-                part.start,
-            )
+            attacked = attack, target.victim, images, target.clean
+            made = attacking.perturb(*attacked, lambda done: advance(done, ""), guard, surrogate, part.start)
         return made, info
 
     def keep(

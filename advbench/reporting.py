@@ -45,7 +45,7 @@ def verify_run(run: Run, attacks: Sequence[str], detectors: Sequence[str], progr
         progress.say(f"{run.name}: without {left}, which this run has nothing to fit on")
     progress.say(f"{run.name}: {len(attacks)} attacks x {len(able)} detectors")
     with locks.hold(run.folder, writes=not scoring.is_verified(run, attacks, able)):
-        return scoring.verify(run, attacks, able, progress.say)
+        return scoring.verify(run, attacks, able, progress)
 
 
 def verify_found(found: Sequence[Found], detectors: Sequence[str], progress: Progress) -> list[Row]:
@@ -95,7 +95,10 @@ def report(
     page = page_at(page, [o.run.name for o in found], replace(place, others="replaced") if overwrite else place)
     rows = verify_found(found, detectors, place.progress)
     reported = [one.run for one in found]
-    place.progress.say(f"audit of {len(reported)} models")
-    audits = {run.name: audit(run, reported) for run in reported}
+    audits = {}
+    with place.progress.bar(f"audit of {len(reported)} models", len(reported)) as advance:
+        for done, run in enumerate(reported, start=1):
+            audits[run.name] = audit(run, reported)
+            advance(done, run.name)
     disk.write_whole(page, render(title or name, found, rows, audits).encode())
     return page, rows

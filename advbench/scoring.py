@@ -17,6 +17,7 @@ from torch import Tensor
 from advbench import artifacts, mending, metrics, needs
 from advbench.errors import BadRun, Damaged
 from advbench.guards import SUPPLIED, fit, score
+from advbench.progress import Advance, Progress, Quiet
 from advbench.runs import MANIFEST, Run
 from advbench.seals import to_json
 from advbench.types import Outputs
@@ -26,22 +27,21 @@ FPRS = (0.01, 0.05, 0.10)
 Row = dict[str, Any]
 
 
-def verify(
-    run: Run, attacks: Sequence[str], detectors: Sequence[str], say: mending.Say = lambda line: None
-) -> list[Row]:
+def verify(run: Run, attacks: Sequence[str], detectors: Sequence[str], progress: Progress = Quiet()) -> list[Row]:  # noqa: B008
     """The verify rows of these attack files x detectors x populations; computes and stores what is missing.
 
-    Scores that are damaged are computed again, and `say` is told. Raises Damaged for a file that scores are made
+    Scores that are damaged are computed again, and `progress` is told. Raises Damaged for a file that scores are made
     from, of those too that rows already computed were made from.
     """
     for step in ("train", "outputs", *(f"attack {a}" for a in attacks)):
         run.has(step)
-    known = _stored(run) if mending.is_whole(run, "verify", say) else {}
+    known = _stored(run) if mending.is_whole(run, "verify", progress.say) else {}
     hashes = {a: run.steps[f"attack {a}"]["files"][f"attacks/{a}.safetensors"]["sha256"] for a in attacks}
     wanted = [(a, d) for a in attacks for d in detectors]
     missing = [(a, d) for a, d in wanted if known.get((a, d), {}).get("sha256") != hashes[a]]
     if missing:
-        cells, table = _compute(run, missing)
+        with progress.bar("scores", len(missing) + 2 * len({d for _, d in missing})) as advance:
+            cells, table = _compute(run, missing, advance)
         for (a, d), cell in cells.items():
             known[a, d] = {"source": a, "detector": d, "sha256": hashes[a], **cell}
         if run.has("verify"):
@@ -95,23 +95,28 @@ def _merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
 
 
 def _compute(
-    run: Run, pairs: Sequence[tuple[str, str]]
+    run: Run, pairs: Sequence[tuple[str, str]], advance: Advance
 ) -> tuple[dict[tuple[str, str], dict[str, Any]], pd.DataFrame]:
     parts = {name: artifacts.read_part(run, name) for name in artifacts.PARTS}
     fitted = {name: fit(run, name, parts["train"]) for name in dict.fromkeys(d for _, d in pairs)}
     clean: dict[tuple[str, str], metrics.Array] = {}
-    tables = []
-    for name, detector in fitted.items():
+    tables: list[pd.DataFrame] = []
+
+    def scored(name: str, outputs: Outputs, source: str) -> metrics.Array:
+        step = len(tables)
+        return score(name, fitted[name], outputs, source, lambda share: advance(step + share, f"{name}: {source}"))
+
+    for name in fitted:
         for source in ("calibration", "test"):
             part = parts[source]
-            clean[name, source] = score(name, detector, part.outputs, source)
+            clean[name, source] = scored(name, part.outputs, source)
             index = torch.arange(len(part))
             tables.append(_table(name, source, index, part.labels, part.outputs, clean[name, source]))
     cells = {}
     for attack in dict.fromkeys(a for a, _ in pairs):
         made = artifacts.read_adversarials(run, attack)
         for name in (d for a, d in pairs if a == attack):
-            attacked = score(name, fitted[name], made.outputs, attack)
+            attacked = scored(name, made.outputs, attack)
             tables.append(_table(name, attack, made.index, made.labels, made.outputs, attacked))
             test = parts["test"]
             correct = (test.outputs.predictions == test.labels)[made.index].numpy()

@@ -17,6 +17,7 @@ from advbench.checkpoints import Checkpoint, Epoch, within
 from advbench.errors import BadSetting
 from advbench.hardening import attacked, evaluating, frozen
 from advbench.losses import Head
+from advbench.meter import Meter, Told
 from advbench.models import Network
 from advbench.process import Device
 from advbench.recipes import AdversarialTraining, Training
@@ -24,7 +25,7 @@ from advbench.types import ImageSet
 from advbench.victim import is_out_of_memory
 
 VALIDATION_BATCH = 512
-Tick = Callable[[int, float, float], None]  # images done in this epoch, mean loss so far, accuracy so far
+Tick = Callable[[float, float, float], None]  # images done in this epoch, mean loss and accuracy so far or NaN
 
 
 def build(
@@ -145,19 +146,22 @@ class Trainer:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                smaller = max(1, self.settings.batch_size // 2)
                 raise BadSetting(
                     f"a training batch of {self.settings.batch_size} images does not fit into the memory of "
-                    f"{self.device}; try --train-batch-size {smaller}"
+                    f"{self.device}; try --train-batch-size {max(1, self.settings.batch_size // 2)}"
                 ) from error
             on_epoch(self)
 
     def _epoch(self, on_batch: Tick) -> Epoch:
         began = time.perf_counter()
-        number = len(self.epochs)
-        size = self.settings.batch_size
-        # counts stay on the device: reading them each step would make a GPU wait
-        loss_sum, correct, seen = torch.zeros((), device=self.device), torch.zeros((), device=self.device), 0
+        number, size = len(self.epochs), self.settings.batch_size
+        # loss and right ones stay on the device: reading them each step would make a GPU wait
+        sums, seen = torch.zeros(2, device=self.device), 0
+
+        def report(done: float) -> None:
+            on_batch(done, *(sums.cpu().double() / seen).tolist())
+
+        meter = Meter(self.network, report, 2 + 2 * (self.adversarial.steps if self.adversarial else 0))
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self.noise)
             order = torch.randperm(len(self.labels), generator=self.order).to(self.device)
@@ -165,14 +169,12 @@ class Trainer:
             self.head.train()
             for i in range(self.steps_per_epoch):
                 index = order[i * size : (i + 1) * size]
-                loss, right = self._step(*self._batch(index, number * self.steps_per_epoch + i))
-                loss_sum += loss * len(index)
-                correct += right
-                seen += len(index)
-                if i % 10 == 9:
-                    on_batch(seen, loss_sum.item() / seen, correct.item() / seen)
+                with meter.batch(slice(seen, seen + len(index))):
+                    loss, right = self._step(*self._batch(index, number * self.steps_per_epoch + i))
+                    sums += torch.stack([loss * len(index), right])
+                    seen += len(index)
             self.noise = torch.get_rng_state()
-        mean_loss = loss_sum.item() / seen
+        mean_loss, accuracy = (sums.cpu().double() / seen).tolist()
         if not math.isfinite(mean_loss):
             raise BadSetting(
                 f"training diverged in epoch {number + 1}: the loss is {mean_loss}; try a learning_rate below "
@@ -181,8 +183,8 @@ class Trainer:
         return Epoch(
             epoch=number + 1,
             loss=mean_loss,
-            accuracy=correct.item() / seen,
-            validation_error=self.validation_error(),
+            accuracy=accuracy,
+            validation_error=self.validation_error(lambda done: report(len(order) + done)),
             learning_rate=self.learning_rate((number + 1) * self.steps_per_epoch - 1),
             seconds=time.perf_counter() - began,
         )
@@ -225,7 +227,7 @@ class Trainer:
         return features.float()
 
     @torch.no_grad()
-    def validation_error(self) -> float:
+    def validation_error(self, told: Told = lambda done: None) -> float:
         """Share of wrong validation images; network and head are left in evaluation mode.
 
         In the training's arithmetic: with bf16 an image or two may fall otherwise than in the float32 of attacks and
@@ -233,9 +235,11 @@ class Trainer:
         """
         self.network.eval()
         self.head.eval()
-        wrong = 0
+        wrong, meter = 0, Meter(self.network, told)
         for part in range(0, len(self.validation), VALIDATION_BATCH):
             batch = self.validation.take(slice(part, part + VALIDATION_BATCH))
-            predictions = self.head(self._features(batch.images.to(self.device))).argmax(dim=1).cpu()
+            with meter.batch(slice(part, part + len(batch))):
+                predictions = self.head(self._features(batch.images.to(self.device))).argmax(dim=1).cpu()
             wrong += int((predictions != batch.labels).sum())
+        told(len(self.validation))
         return wrong / len(self.validation)

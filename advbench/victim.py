@@ -15,6 +15,7 @@ from advbench import process
 from advbench.art_losses import CrossEntropy
 from advbench.errors import BadSetting
 from advbench.losses import Head
+from advbench.meter import Meter, Told
 from advbench.models import Network
 from advbench.process import Device
 from advbench.streaming import Streamed
@@ -102,6 +103,7 @@ class Victim:
         self.batch_size = batch_size
         self._gradients: Gradients | None = {} if reuse_gradients else None
         self._say = say
+        self.meter = Meter(self.model)  # of the batch at work: an attack may tell it how far it is
 
     @property
     def has_head(self) -> bool:
@@ -124,18 +126,20 @@ class Victim:
             raise BadSetting("a supplied model has no head of a loss; train one with: advbench train --loss softmax")
         return self.model
 
-    def in_batches(self, n: int, work: Callable[[slice], T]) -> list[T]:
-        """`work` on slices of 0..n, in order, each of at most `batch_size` rows.
+    def in_batches(self, n: int, work: Callable[[slice], T], meter: Meter | None = None) -> list[T]:
+        """`work` on slices of 0..n, in order, each of at most `batch_size` rows; `meter` is told of each.
 
         Out of memory halves the batch, says so, and goes on where it stopped; a single image that does not
         fit is a BadSetting.
         """
         results: list[T] = []
-        start = 0
+        start, meter = 0, meter or Meter(self.model)
+        self.meter = meter
         while start < n:
             part = slice(start, min(start + self.batch_size, n))
             try:
-                results.append(work(part))
+                with meter.batch(part):
+                    results.append(work(part))
                 start = part.stop
                 continue
             except (RuntimeError, MemoryError) as error:
@@ -151,8 +155,8 @@ class Victim:
         return results
 
     @torch.no_grad()
-    def outputs(self, images: Tensor | Streamed) -> Outputs:
-        """Features and logits of images [n c h w], on the CPU, from one forward pass."""
+    def outputs(self, images: Tensor | Streamed, told: Told = lambda done: None) -> Outputs:
+        """Features and logits of images [n c h w], on the CPU, from one forward pass; `told` hears how many."""
         if not len(images):
             return self.outputs(torch.zeros(1, *self.shape)).take(slice(0))  # their sizes are the model's to say
 
@@ -160,7 +164,8 @@ class Victim:
             found = self.model.outputs(images[part].to(self.device))
             return found.features.cpu(), found.logits.cpu()
 
-        batches = self.in_batches(len(images), forward)
+        batches = self.in_batches(len(images), forward, Meter(self.model, told))
+        told(len(images))
         return Outputs(torch.cat([f for f, _ in batches]), torch.cat([z for _, z in batches]))
 
     def differentiable_outputs(self, images: Tensor) -> Outputs:

@@ -26,6 +26,7 @@ class AutoAttack(Attack):
     """
 
     independent: ClassVar[bool] = False
+    passes: ClassVar[int] = 10_000
     eps: float = 0.3
     clip: bool = True
     norm: Norm = "linf"

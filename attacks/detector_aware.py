@@ -127,6 +127,7 @@ class DetectorAware(AdaptiveAttack):
     norm: Norm = "linf"
     budget: Budget = "standard"
     version: Version = "v1"
+    passes = property(lambda self: 2 * GRADIENTS[self.budget])
 
     def members(self, victim: Victim, guard: Guard) -> Iterator[Member]:
         """Those that can attack this model and detector."""

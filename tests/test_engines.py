@@ -53,7 +53,7 @@ class Heard(Quiet):
 
     def __init__(self, on_line: Callable[[str], None] = lambda text: None) -> None:
         self.said: list[str] = []
-        self.notes: list[tuple[int, str]] = []
+        self.notes: list[tuple[float, str]] = []
         self.on_line = on_line
 
     def say(self, text: str) -> None:

@@ -16,7 +16,7 @@ ROOT = Path(advbench.__file__).parent
 LAYERS = (
     {"errors", "settings", "seals"},
     {"disk", "locks", "process", "isolation"},
-    {"streaming", "findings"},
+    {"streaming", "findings", "meter"},
     {"types", "recipes", "checkpoints", "prelu", "objectives", "geometry", "moments"},
     {"arithmetic", "augmentation", "hardening", "regimes"},
     {"metrics", "data", "models", "losses", "catalog", "runs", "environment", "progress", "arrays", "official"},

@@ -267,11 +267,15 @@ def test_a_batch_counts_in_the_mean_loss_by_its_images(trainer: Make, small: Ima
     assert running.epochs[0].loss == pytest.approx(F.cross_entropy(logits, small.labels).item(), rel=1e-5)
 
 
-def test_progress_is_told_every_ten_batches(trainer: Make) -> None:
-    told: list[tuple[int, float, float]] = []
-    running = trainer(epochs=1, batch_size=4)
+def test_progress_is_told_in_every_batch_and_of_validation(trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("advbench.meter.PAUSE", -1)
+    told: list[tuple[float, float, float]] = []
+    running = trainer(epochs=1, batch_size=40)
     running.run(on_batch=lambda *row: told.append(row))
-    assert [images for images, _, _ in told] == [40, 80, 120]
+    done = [images for images, _, _ in told]
+    assert done == sorted(done)
+    assert {0, 40, 80, 120, 120 + len(running.validation)} <= set(done)
+    assert sum(40 < images < 80 for images in done) == 2  # the second batch, forward and back
     assert told[-1][1:] == pytest.approx((running.epochs[0].loss, running.epochs[0].accuracy))
 
 

@@ -12,8 +12,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from typing import Any
@@ -22,10 +21,10 @@ from advbench import process
 from advbench.cells import Cell
 from advbench.errors import AdvbenchError
 from advbench.performer import Performer
-from advbench.progress import Advance
+from advbench.progress import Quiet
 
 
-class Relay:
+class Relay(Quiet):
     """Hands on what is said; bars are left to the sender, where one shows all cells."""
 
     def __init__(self, on_line: Callable[[str], object]) -> None:
@@ -34,11 +33,6 @@ class Relay:
     def say(self, text: str) -> None:
         """One line."""
         self.on_line(text)
-
-    @contextmanager
-    def bar(self, label: str, total: int) -> Iterator[Advance]:  # noqa: ARG002
-        """Ignored."""
-        yield lambda done, note: None
 
 
 def outcome(performer: Performer, cell: Cell) -> dict[str, Any]:
