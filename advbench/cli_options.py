@@ -93,25 +93,17 @@ NAMED = options(
 )
 PLURAL = NAMED | options(_MODEL, detector=(str, "Detectors, separated by commas."))
 REPRODUCE = options(
-    _MODEL,
-    cell=(str, "Only these models, such as lgm1.0-100d-seed0; separate with commas."),
+    _MODEL, cell=(str, "Only these models, such as lgm1.0-100d-seed0; separate with commas.")
 ) | options(
     None,
     check=(FLAG, "Derive Table 6 and the EERs from the kept weights, and compare."),
     security=(FLAG, "Only the attacks that know a detector, on what has weights."),
     no_train=(FLAG, "Evaluate what has weights; train nothing."),
 )
-AUDIT = options(
-    None,
-    complete=(FLAG, "Run what is missing first, on few images; a second call goes on."),
-) | options(
-    _MODEL,
-    dataset=(str, "Where the run's data lie, if they are a folder or file of yours: folder:PATH."),
+AUDIT = options(None, complete=(FLAG, "Run what is missing first, on few images; a second call goes on.")) | options(
+    _MODEL, dataset=(str, "Where the run's data lie, if they are a folder or file of yours: folder:PATH.")
 )
-DOCTOR = options(
-    None,
-    mend=(FLAG, "Forget what is broken, so that the next call makes it again; delete leftovers."),
-)
+DOCTOR = options(None, mend=(FLAG, "Forget what is broken, so that the next call makes it again; delete leftovers."))
 SELECT = options(
     "Selection",
     **{
@@ -150,16 +142,10 @@ GRID = options(
     slurm=(MANY, "What a job asks for, such as partition=gpu or timeout_min=240; may be repeated."),
 )
 SHARD = options(
-    _MACHINE,
-    shard=(str, "Only part i of n of the images: 1/4; auto = from torchrun's RANK and WORLD_SIZE."),
+    _MACHINE, shard=(str, "Only part i of n of the images: 1/4; auto = from torchrun's RANK and WORLD_SIZE.")
 )
 PLACE = options(
-    _PLACE,
-    runs_dir=(FOLDER, "Where models and results are kept."),
-    reports_dir=(FOLDER, "Where pages are written."),
+    _PLACE, runs_dir=(FOLDER, "Where models and results are kept."), reports_dir=(FOLDER, "Where pages are written.")
 )
 RUNS = {"runs_dir": PLACE["runs_dir"]}
-JSON = options(
-    _PLACE,
-    json=(FLAG, "Rows as JSON on stdout, and nothing else."),
-)
+JSON = options(_PLACE, json=(FLAG, "Rows as JSON on stdout, and nothing else."))

@@ -172,9 +172,7 @@ class Guard:
     def score(self, outputs: Outputs) -> Tensor:
         """Scores [n], float64, on the CPU; raises FailedCheck where one is NaN."""
         on_cpu = Outputs(
-            outputs.features.cpu(),
-            outputs.logits.cpu(),
-            None if outputs.assumed is None else outputs.assumed.cpu(),
+            outputs.features.cpu(), outputs.logits.cpu(), None if outputs.assumed is None else outputs.assumed.cpu()
         )
         scores = self.detector.score(on_cpu).double()
         if scores.isnan().any():

@@ -26,13 +26,7 @@ FEW = 8
 
 
 def inspect(
-    model: Supplied,
-    images: Tensor,
-    labels: Tensor,
-    classes: int,
-    *,
-    batch_size: int = 100,
-    gradients: bool = True,
+    model: Supplied, images: Tensor, labels: Tensor, classes: int, *, batch_size: int = 100, gradients: bool = True
 ) -> list[Finding]:
     """What is wrong or doubtful about a model on labelled images; an empty list = nothing was found.
 

@@ -27,7 +27,7 @@ def own_state() -> Iterator[None]:
         back.callback(torch.set_default_dtype, torch.get_default_dtype())
         back.callback(np.random.set_state, streams[0])
         back.callback(random.setstate, streams[1])
-        back.enter_context(process.same_gpu_after())
+        back.callback(process.make_current, process.current())
         back.enter_context(torch.random.fork_rng(devices=process.gpus_in_use()))
         back.enter_context(torch.inference_mode(mode=False))
         back.enter_context(torch.enable_grad())

@@ -10,19 +10,7 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from advbench import (
-    artifacts,
-    attacking,
-    fitting,
-    guards,
-    locks,
-    mending,
-    released,
-    reporting,
-    runs,
-    scoring,
-    seals,
-)
+from advbench import artifacts, attacking, fitting, guards, locks, mending, released, reporting, runs, scoring, seals
 from advbench.contracts import FromSurrogate
 from advbench.data import fingerprint
 from advbench.environment import describe

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from advbench import catalog
-from advbench.arithmetic import Arithmetic, arithmetic_of, computes_bf16
 from advbench.augmentation import mirror_crop
 from advbench.checkpoints import Checkpoint, Epoch, within
 from advbench.errors import BadSetting
@@ -19,7 +18,7 @@ from advbench.hardening import attacked, evaluating, frozen
 from advbench.losses import Head
 from advbench.meter import Meter, Told
 from advbench.models import Network
-from advbench.process import Device
+from advbench.process import Arithmetic, Device, arithmetic_of, computes_bf16
 from advbench.recipes import AdversarialTraining, Training
 from advbench.types import ImageSet
 from advbench.victim import is_out_of_memory

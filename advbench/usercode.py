@@ -33,11 +33,7 @@ def contained(folder: Path | None) -> Iterator[None]:
         sys.path.insert(0, str(folder))
     sys.dont_write_bytecode = True
     try:
-        with (
-            contextlib.redirect_stdout(sys.stderr),
-            torch.random.fork_rng(devices=[]),
-            torch.set_grad_enabled(True),
-        ):
+        with contextlib.redirect_stdout(sys.stderr), torch.random.fork_rng(devices=[]), torch.set_grad_enabled(True):
             torch.manual_seed(0)
             yield
     finally:

@@ -209,15 +209,7 @@ class Victim:
     ) -> GradientClassifier:
         from advbench.art_classifier import wrap
 
-        return wrap(
-            model,
-            loss,
-            shape=self.shape,
-            classes=self.classes,
-            device=self.device,
-            clip=clip,
-            known=known,
-        )
+        return wrap(model, loss, shape=self.shape, classes=self.classes, device=self.device, clip=clip, known=known)
 
     def head_in_float64(self) -> Head:
         """A frozen copy of the head on the CPU, for scores and exact gradients."""

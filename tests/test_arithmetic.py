@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from advbench import catalog, runs
-from advbench.arithmetic import Arithmetic, arithmetic_of, computes_bf16
 from advbench.models import Network
 from advbench.parsing import parse
 from advbench.pipeline import Study
 from advbench.place import Place
+from advbench.process import Arithmetic, arithmetic_of, computes_bf16
 from advbench.progress import Quiet
 from advbench.recipes import Training
 from advbench.training import Trainer

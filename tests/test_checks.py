@@ -478,9 +478,7 @@ def commands() -> Iterator[str]:
             yield from (found.command or "").split(" && ") if found.command else ()
 
 
-def test_every_command_that_a_check_gives_is_one_that_the_command_line_takes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_every_command_that_a_check_gives_is_one_that_the_command_line_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
     def noted(name: str) -> Callable[..., list[dict[str, Any]]]:

@@ -550,14 +550,7 @@ def test_nothing_to_verify_is_refused_with_a_command_that_makes_something(
 def test_a_runs_folder_that_is_a_file_is_refused_by_every_command(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("mine")
-    for words in (
-        ("train", *SMALL),
-        ("attack", *SMALL),
-        ("run", *SMALL),
-        ("verify",),
-        ("report",),
-        ("list", "runs"),
-    ):
+    for words in (("train", *SMALL), ("attack", *SMALL), ("run", *SMALL), ("verify",), ("report",), ("list", "runs")):
         result = advbench(*words, "--runs-dir", file, "--json")
         assert_refused(result)
         assert str(file) in result.err
@@ -588,8 +581,7 @@ def test_a_report_folder_that_is_a_file_is_refused_before_any_training(tmp_path:
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["model.safetensors", "training.jsonl", "outputs/test.safetensors", "attacks/fgsm-eps0.1.safetensors"],
+    "name", ["model.safetensors", "training.jsonl", "outputs/test.safetensors", "attacks/fgsm-eps0.1.safetensors"]
 )
 @pytest.mark.parametrize("damage", ["altered", "cut", "missing"])
 def test_a_damaged_file_is_named_and_made_again(small: Small, copy: Small, name: str, damage: str) -> None:
@@ -659,11 +651,7 @@ def test_a_damaged_manifest_is_named_by_every_command_and_run_begins_anew(
     path = next(copy.runs.glob("digits-softmax-*")) / "manifest.json"
     path.write_text(text)
     before = contents(copy.folder)
-    for words in (
-        ("verify", *copy.places[:2]),
-        ("report", *copy.places),
-        ("list", "runs", *copy.places[:2]),
-    ):
+    for words in (("verify", *copy.places[:2]), ("report", *copy.places), ("list", "runs", *copy.places[:2])):
         result = advbench(*words, "--json")
         assert_refused(result)
         assert str(path) in result.err

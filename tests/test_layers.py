@@ -18,7 +18,7 @@ LAYERS = (
     {"disk", "locks", "process", "isolation"},
     {"streaming", "findings", "meter"},
     {"types", "recipes", "checkpoints", "prelu", "objectives", "geometry", "moments"},
-    {"arithmetic", "augmentation", "hardening", "regimes"},
+    {"augmentation", "hardening", "regimes"},
     {"metrics", "data", "models", "losses", "catalog", "runs", "environment", "progress", "arrays", "official"},
     {"sources"},
     {"art_losses", "artifacts", "mending"},

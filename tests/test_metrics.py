@@ -9,16 +9,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from advbench.metrics import (
-    Interval,
-    bootstrap,
-    populations,
-    rate,
-    rejected,
-    roc,
-    threshold_at,
-    wilson,
-)
+from advbench.metrics import Interval, bootstrap, populations, rate, rejected, roc, threshold_at, wilson
 
 Array = NDArray[np.float64]
 INF = math.inf
@@ -248,10 +239,7 @@ def test_bootstrap_intervals_cover_the_true_figures_about_95_times_in_a_hundred(
     for _ in range(trials):
         intervals = bootstrap(rng.normal(0, 1, 200), rng.normal(2, 1, 200), rng=rng, resamples=100)
         eer, auroc = norm.sf(1.0), norm.cdf(math.sqrt(2))
-        hits += [
-            intervals.eer.low <= eer <= intervals.eer.high,
-            intervals.auroc.low <= auroc <= intervals.auroc.high,
-        ]
+        hits += [intervals.eer.low <= eer <= intervals.eer.high, intervals.auroc.low <= auroc <= intervals.auroc.high]
     assert (hits >= 0.85 * trials).all()
 
 

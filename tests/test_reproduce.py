@@ -36,10 +36,7 @@ def verified(eer: float, detector: str = "likelihood") -> dict[str, Any]:
     return (
         row
         | {"eer": eer, "eer_low": eer - 0.01, "eer_high": eer + 0.02, "auroc": 0.9}
-        | {
-            "auroc_low": 0.8,
-            "auroc_high": 0.95,
-        }
+        | {"auroc_low": 0.8, "auroc_high": 0.95}
     )
 
 

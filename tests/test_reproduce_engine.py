@@ -173,9 +173,7 @@ def test_trials_are_trained_by_workers_and_make_the_rows_of_one_process(
     rates = [{"epochs": 1, "learning_rate": rate} for rate in (0.05, 0.01)]
     monkeypatch.setattr(tuning, "searched", lambda: (tuning.Trial("center", {}, rate) for rate in rates))
     monkeypatch.setattr(
-        tuning,
-        "varied",
-        lambda rate: [tuning.Trial("center", {"weight": 0.1}, {"epochs": 1, "learning_rate": rate})],
+        tuning, "varied", lambda rate: [tuning.Trial("center", {"weight": 0.1}, {"epochs": 1, "learning_rate": rate})]
     )
     here, there = at(tmp_path / "here"), at(tmp_path / "there")
     rows, pids = tuning.tune(here), list[int]()

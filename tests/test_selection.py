@@ -37,10 +37,7 @@ def found(folder: Path, **wanted: Any) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def test_without_a_wish_all_attacked_models_are_meant_in_the_order_of_their_names(folder: Path) -> None:
-    assert found(folder) == [
-        ("a-softmax", ("fgsm-eps0.3",)),
-        ("b-lgm", ("fgsm-eps0.1", "targeted-fgsm-eps0.3")),
-    ]
+    assert found(folder) == [("a-softmax", ("fgsm-eps0.3",)), ("b-lgm", ("fgsm-eps0.1", "targeted-fgsm-eps0.3"))]
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,7 @@ import torch
 
 from advbench.canaries import Canary, Figure
 from advbench.canaries.evaluate import Subject, evaluate, model_row
-from advbench.canaries.models import (
-    Constant,
-    Grain,
-    Oracle,
-    Random,
-    Stepped,
-    WithGrain,
-    blind_to_the_last,
-    victim_of,
-)
+from advbench.canaries.models import Constant, Grain, Oracle, Random, Stepped, WithGrain, blind_to_the_last, victim_of
 from advbench.checks.evidence import Evidence
 from advbench.checks.results import percent
 from advbench.contracts import FittedDetector
@@ -77,10 +68,7 @@ def noise_detector(splits: Splits, softmax: Victim) -> Canary:
     attacks = [entry("fgsm"), entry("pgd"), entry("uniform-noise"), entry("gaussian-noise")]
     evidence = evaluate(subject, splits, attacks, verified=("fgsm",))
     return Canary(
-        "noise detector",
-        "scores the grain of an image",
-        evidence,
-        {"noise": "not met", "better-than-chance": "met"},
+        "noise detector", "scores the grain of an image", evidence, {"noise": "not met", "better-than-chance": "met"}
     )
 
 

@@ -49,14 +49,7 @@ def trained(splits: Splits, loss: str, *, seed: int = 0, adversarial: float | No
     hardened = None if adversarial is None else AdversarialTraining(eps=adversarial)
     settings = Training(epochs=12, batch_size=50, learning_rate=0.1)
     trainer = Trainer(
-        network,
-        head,
-        splits.train,
-        splits.validation,
-        settings,
-        seed=seed,
-        device=CPU,
-        adversarial=hardened,
+        network, head, splits.train, splits.validation, settings, seed=seed, device=CPU, adversarial=hardened
     )
     trainer.run()
     return victim_of(network, head)

@@ -127,9 +127,7 @@ def large_eps(e: Evidence) -> Verdict:
     said += percent(1 - e.chance)
     chance = 1 - e.chance - 2 * math.sqrt(e.chance * (1 - e.chance) / len(best.wrong))
     return either(
-        float(best.wrong.mean()) >= chance,
-        said,
-        e.attack("apgd", eps=as_text(least), objective="margin", targets=9),
+        float(best.wrong.mean()) >= chance, said, e.attack("apgd", eps=as_text(least), objective="margin", targets=9)
     )
 
 

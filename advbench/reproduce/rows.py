@@ -33,13 +33,7 @@ Figure = Callable[[Record], tuple[float | None, Interval, int] | None]
 
 
 def _row(
-    table: str,
-    loss: str,
-    setting: str,
-    cells: Cells,
-    figure: Figure,
-    published: float | None = None,
-    **more: Any,
+    table: str, loss: str, setting: str, cells: Cells, figure: Figure, published: float | None = None, **more: Any
 ) -> Row:
     dim = int(setting.split("-")[0])
     found = {s: figure(cells[loss, dim, s]) for s in SEEDS if (loss, dim, s) in cells}

@@ -25,11 +25,7 @@ from tests.bench.timing import by_turns, medians, row
 
 SECONDS = 10.0  # of a cell
 CPU = ("--device", "cpu")  # which is where a Ray actor computes without a GPU
-ENGINES = {
-    "one process": CPU,
-    "local": ("--on", "local", "--jobs", "1", *CPU),
-    "ray": ("--on", "ray", "--jobs", "1"),
-}
+ENGINES = {"one process": CPU, "local": ("--on", "local", "--jobs", "1", *CPU), "ray": ("--on", "ray", "--jobs", "1")}
 REPEATS = 3
 EPS = [0.1 + i / 100 for i in range(12)]
 GRID = 'name = "g"\nlosses = "softmax"\ntraining.epochs = 1\nattacks = {{ name = "pgd", steps = {}, eps = {} }}\n'

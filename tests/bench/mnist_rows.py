@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from advbench.arithmetic import computes_bf16
 from advbench.parsing import parse
 from advbench.pipeline import Study
 from advbench.place import Place
+from advbench.process import computes_bf16
 from advbench.progress import Quiet
 from advbench.reporting import verify_found
 from advbench.runs import load

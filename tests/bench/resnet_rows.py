@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from advbench.arithmetic import computes_bf16
+from advbench.process import computes_bf16
 from advbench.recipes import Training
 from advbench.training import Trainer, build
 from advbench.types import ImageSet
