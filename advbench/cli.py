@@ -179,8 +179,9 @@ def audit(
 def selftest(options: Options) -> None:
     """Evaluate models and detectors made to fool an evaluation, and see whether it finds out."""
     from advbench.canaries.selftest import selftest as found_in
+    from advbench.progress import Terminal
 
-    rows = found_in(Path(options["runs_dir"]))
+    rows = found_in(Path(options["runs_dir"]), Terminal())
     emit("selftest", rows, options)
     missed = [row for row in rows if not row["met"]]
     if missed:

@@ -24,6 +24,7 @@ from advbench.features import NoFeatures, Supplied, tap
 from advbench.findings import Finding, enforce, warn
 from advbench.isolation import borrowed, own_state
 from advbench.mending import Say
+from advbench.meter import Meter
 from advbench.pipeline import READY, Study
 from advbench.place import Place
 from advbench.runs import Run
@@ -40,6 +41,7 @@ FPR = 0.05
 FEW = 200  # images of the ensemble that knows the detector
 DETECTORS = ("max-posterior", "energy", "mahalanobis")
 SAMPLE = 4  # images by which the features are found
+PASSES = 50  # about, of the check at the door
 IN_MEMORY = "python:"  # before the type of a model that was handed over as an object
 
 
@@ -293,7 +295,7 @@ class Evaluation(Study):
         followed = run.has("door") and run.info("door").get("gradients", True)
         splits = self.splits
         if not run.has("door") or (self._needs_gradients and not followed):
-            found = (*splits.findings, *duplicates(splits), *self.findings, *self._at_the_door())
+            found = (*splits.findings, *duplicates(splits, self.place.progress), *self.findings, *self._at_the_door())
             info = {"findings": [asdict(one) for one in found], "gradients": self._needs_gradients}
             run.write("door", {}, info={**info, "test_part": splits.test_part})
         self.findings = tuple(Finding(**finding) for finding in run.info("door")["findings"])
@@ -306,10 +308,11 @@ class Evaluation(Study):
         """What is doubtful about the model, on calibration images; raises BadSetting for what is wrong."""
         some = self.splits.calibration
         some = some.take(torch.linspace(0, len(some) - 1, min(len(some), MOST_IMAGES)).long())
-        size, classes = self.place.batch_size, len(some.classes)
-        found = inspect(
-            self._brought[0], some.images, some.labels, classes, batch_size=size, gradients=self._needs_gradients
-        )
+        settings: dict[str, Any] = {"batch_size": self.place.batch_size, "gradients": self._needs_gradients}
+        with self.place.progress.bar("check of the model", len(some)) as advance:
+            told = Meter(self._brought[0], lambda done: advance(done, ""), PASSES)
+            with told.batch(slice(len(some))):
+                found = inspect(self._brought[0], some.images, some.labels, len(some.classes), **settings)
         return enforce(found)
 
     @property

@@ -72,7 +72,7 @@ class Study:
     @cached_property
     def fingerprint(self) -> str:
         """Of the data itself."""
-        return fingerprint(self.splits)
+        return fingerprint(self.splits, self.place.progress)
 
     @property
     def attacks(self) -> list[AttackChoice]:
@@ -120,7 +120,9 @@ class Study:
         """
         if choice is None:
             self._ensure_ready(run, model)
-        elif not mending.is_whole(run, f"attack {choice.file_name}", self.place.progress.say):
+        elif not mending.is_whole(run, f"attack {choice.file_name}", self.place.progress.say) or (
+            scoring.attack_row(run, choice.file_name).get("norm") != choice.attack.norm  # an older version's of ART
+        ):
             self._attack(run, model, choice)
 
     def train(self) -> list[Row]:

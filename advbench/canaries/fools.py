@@ -34,17 +34,6 @@ def aware(
     return entry(name, n, eps, detector=detector, **budget, **settings)
 
 
-def fools(splits: Splits, softmax: Victim) -> list[Canary]:
-    """All five, on a softmax model of the digits."""
-    return [
-        masked(splits, softmax),
-        noise_detector(splits, softmax),
-        constant(splits, softmax),
-        random_score(splits, softmax),
-        oracle(splits, softmax),
-    ]
-
-
 def masked(splits: Splits, softmax: Victim) -> Canary:
     """A classifier whose gradients are all zero, and that falls to random search all the same."""
     victim = victim_of(Stepped(softmax.network), softmax.head)
@@ -125,3 +114,6 @@ def oracle(splits: Splits, softmax: Victim) -> Canary:
         {"sees-the-clean-image": "not met", "better-than-chance": "met"},
         (Figure("0 undetected beyond clean errors", f"{percent(moved)} of {row['n']}", moved == 0),),
     )
+
+
+FOOLS = (masked, noise_detector, constant, random_score, oracle)  # each on a softmax model of the digits

@@ -10,19 +10,27 @@ import torch
 from advbench import __version__, catalog, disk, seals
 from advbench.audit import SELFTEST
 from advbench.canaries import Canary
-from advbench.canaries.fools import fools
+from advbench.canaries.fools import FOOLS
 from advbench.canaries.honest import controls
 from advbench.canaries.models import trained
 from advbench.checks import table
+from advbench.data import QUIET
+from advbench.progress import Progress
 from advbench.scoring import Row
 from advbench.types import Splits
 
 
-def hatch() -> list[Canary]:
+def hatch(progress: Progress = QUIET) -> list[Canary]:
     """All canaries and controls, attacked: a few models of the digits, on the CPU."""
-    splits: Splits = catalog.load("data set", "digits")().load(None)
-    softmax = trained(splits, "softmax")
-    return [*fools(splits, softmax), *controls(splits, softmax)]
+    found: list[Canary] = []
+    with progress.bar("canaries", len(FOOLS) + 4) as advance:
+        splits: Splits = catalog.load("data set", "digits")().load(None)
+        softmax = trained(splits, "softmax")
+        for done, make in enumerate(FOOLS, start=1):
+            advance(done, make.__name__)
+            found.append(make(splits, softmax))
+        advance(len(FOOLS) + 1, "controls")
+        return [*found, *controls(splits, softmax)]
 
 
 def compare(canaries: Sequence[Canary]) -> list[Row]:
@@ -57,9 +65,9 @@ def compare(canaries: Sequence[Canary]) -> list[Row]:
     return rows
 
 
-def selftest(runs_dir: Path) -> list[Row]:
+def selftest(runs_dir: Path, progress: Progress = QUIET) -> list[Row]:
     """The rows of all canaries, also noted beside the runs, where `audit` finds them."""
     with torch.random.fork_rng(devices=[]):
-        rows = compare(hatch())
+        rows = compare(hatch(progress))
     disk.write_whole(runs_dir / SELFTEST, seals.to_json({"schema": 1, "advbench": __version__, "rows": rows}))
     return rows

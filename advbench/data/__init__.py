@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import reduce
 from itertools import combinations
@@ -16,7 +16,7 @@ from advbench.errors import BadData
 from advbench.findings import Finding, warn
 from advbench.progress import Progress, Quiet
 from advbench.recipes import Recipe
-from advbench.streaming import joined
+from advbench.streaming import Streamed, joined
 from advbench.types import ImageSet, Splits
 
 SPLIT_SEED = 20180618  # of the splits alone: a run's --seed never moves an image from one part to another
@@ -160,9 +160,13 @@ def missing_classes(test: ImageSet) -> list[Finding]:
     return [warn("missing-classes", text)] if absent else []
 
 
-def duplicates(splits: Splits) -> tuple[Finding, ...]:
+def duplicates(splits: Splits, progress: Progress = QUIET) -> tuple[Finding, ...]:
     """A warning for each two of the parts train, calibration and test that share images, equal in every pixel."""
-    digests = {name: _digests(getattr(splits, name)) for name in ("train", "calibration", "test")}
+    parts = {name: _decoded(getattr(splits, name), progress) for name in ("train", "calibration", "test")}
+    digests = {
+        name: [hashlib.sha256(image).digest() for batch in part for image in batch.numpy()]
+        for name, part in parts.items()
+    }
     found = []
     for other, part in combinations(digests, 2):
         seen = set(digests[other])
@@ -172,9 +176,13 @@ def duplicates(splits: Splits) -> tuple[Finding, ...]:
     return tuple(found)
 
 
-def _digests(part: ImageSet) -> list[bytes]:
-    batches = (part.pixels[start : start + AT_ONCE].contiguous() for start in range(0, len(part), AT_ONCE))
-    return [hashlib.sha256(image).digest() for batch in batches for image in batch.numpy()]
+def _decoded(part: ImageSet, progress: Progress) -> Iterator[Tensor]:
+    """The images, AT_ONCE at a time; with a bar where they come from disk."""
+    shown = progress if isinstance(part.pixels, Streamed) else QUIET
+    with shown.bar("comparing images", len(part)) as advance:
+        for start in range(0, len(part), AT_ONCE):
+            yield part.pixels[start : start + AT_ONCE].contiguous()
+            advance(start + AT_ONCE, "")
 
 
 def shown(name: str) -> str:
@@ -193,16 +201,16 @@ def left_out(excluded: Mapping[str, int]) -> str:
     return f" (left out: {', '.join(f'{n:,} {why}' for why, n in excluded.items())})" if excluded else ""
 
 
-def fingerprint(splits: Splits) -> str:
+def fingerprint(splits: Splits, progress: Progress = QUIET) -> str:
     """sha256 over every part's images and labels: the same name over other data is another data set.
 
-    Images that stay on disk give the same one, decoded AT_ONCE at a time.
+    Images that stay on disk give the same one.
     """
     digest = hashlib.sha256()
     for part in (splits.train, splits.validation, splits.calibration, splits.test):
         digest.update(str(tuple(part.pixels.shape)).encode())
-        for start in range(0, len(part), AT_ONCE):
-            digest.update(part.pixels[start : start + AT_ONCE].contiguous().numpy().data)
+        for batch in _decoded(part, progress):
+            digest.update(batch.numpy().data)
         digest.update(str(tuple(part.labels.shape)).encode())
         digest.update(part.labels.contiguous().numpy().data)
     return digest.hexdigest()
