@@ -311,7 +311,7 @@ class Evaluation(Study):
         settings: dict[str, Any] = {"batch_size": self.place.batch_size, "gradients": self._needs_gradients}
         with self.place.progress.bar("check of the model", len(some)) as advance:
             told = Meter(self._brought[0], lambda done: advance(done, ""), PASSES)
-            with told.batch(slice(len(some))):
+            with told.batch(slice(0, len(some))):
                 found = inspect(self._brought[0], some.images, some.labels, len(some.classes), **settings)
         return enforce(found)
 

@@ -68,7 +68,7 @@ def test_a_check_that_no_canary_expects_anything_of_is_missed(
 
 @pytest.fixture
 def hatched(canaries: list[Canary], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selftest, "hatch", lambda: canaries)
+    monkeypatch.setattr(selftest, "hatch", lambda progress: canaries)
 
 
 @pytest.mark.usefixtures("hatched")
