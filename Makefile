@@ -1,4 +1,4 @@
-# make run | test | check | bench | bench-full | soak | gpu | clean
+# make run | test | test-long | check | bench | bench-full | soak | gpu | clean
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -9,7 +9,7 @@ ARGS   ?=
 ROWS   ?=
 KILLS  ?= 200
 
-.PHONY: run test check bench bench-full soak gpu install clean
+.PHONY: run test test-long check bench bench-full soak gpu install clean
 .DEFAULT_GOAL := run
 
 install: $(STAMP)
@@ -36,6 +36,9 @@ run: $(STAMP)
 # a file of tests stays in one process, for what its tests share
 test: $(STAMP)
 	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
+
+test-long: $(STAMP)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m long $(ARGS)
 
 check: $(STAMP)
 	@$(BIN)/ruff format --check .

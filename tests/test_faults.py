@@ -51,6 +51,7 @@ def only_run(folder: Path) -> Run:
     return run
 
 
+@pytest.mark.long
 def test_twenty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
     counts = storm(tmp_path, 20)
     print(counts)

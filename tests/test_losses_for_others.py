@@ -11,6 +11,7 @@ import torch
 
 from advbench import catalog, losses
 
+pytestmark = pytest.mark.long
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "losses.md"
 SCRIPT, GROUPS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
 
