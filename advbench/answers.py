@@ -65,7 +65,8 @@ def check_finite(features: Tensor, logits: Tensor) -> None:
 
 def is_quantised(module: nn.Module) -> bool:
     """Whether a layer of a model computes in whole numbers."""
-    return any("quantized" in type(part).__module__ for part in module.modules())
+    homes = [type(part).__module__ for part in module.modules()]
+    return any(home.startswith("torch.") and "quantized" in home for home in homes)
 
 
 def failure(error: BaseException, images: Tensor) -> str:

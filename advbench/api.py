@@ -146,7 +146,8 @@ def evaluate(
     train         (images, labels) that detectors of features are fitted on; not needed by those of logits alone
     calibration   (images, labels) that fix the thresholds; default: a stratified half of the test images, which are
                   then not attacked. The model must not have seen them.
-    classes       names or number; default: the largest label and those below it
+    classes       names or number; default: the largest label and those below it, and without `train` those that the
+                  model knows beyond, up to twice as many
     eps, fpr      of the attacks that do not say otherwise; fpr None: 5 %, and of the default attacks 10 % where there
                   are fewer than 200 calibration images (with fewer than 100, those that want one are not run)
     n             attack the first n test images; default: all
@@ -154,9 +155,9 @@ def evaluate(
     mean, std     the model is given (image - mean) / std, one value or one a channel; eps stays in units of [0, 1]
     runs_dir      where results are kept, so that the same call goes on from there; default: nowhere
 
-    What is doubtful about model or data is a warning (UserWarning) and in `Result.findings`.
-
     device        cpu, cuda, cuda:1; default: the GPU that the model is on, else a GPU if there is one, else the CPU
+
+    What is doubtful about model or data is a warning (UserWarning) and in `Result.findings`.
 
     Raises BadData for images or labels in another form, BadSetting for settings, and for a model that the check at
     the door refuses; each in one sentence.

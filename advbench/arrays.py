@@ -53,18 +53,19 @@ def check(
 
 
 def _tensor(values: Tensor | ArrayLike, what: str) -> Tensor:
-    if isinstance(values, Tensor):
-        return values.detach().cpu()
+    """A tensor on the CPU that autograd may keep, of a type that torch has."""
     try:
+        if isinstance(values, Tensor):
+            return (values.clone() if values.is_inference() else values).detach().cpu().to_dense()
         array = np.asarray(values)
-    except ValueError as error:  # lists of unequal lengths
-        raise BadData(f"{what} are no array ({error}); give all of them one shape") from error
-    if array.dtype == object or array.dtype.kind not in "biuf":
-        raise BadData(f"{what} are of type {array.dtype}, which is no plain number; give a numeric array")
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-        array = array.astype(np.int64)
-    native = array.astype(array.dtype.newbyteorder("="), copy=False)
-    return torch.from_numpy(np.ascontiguousarray(native) if native.flags.writeable else native.copy())
+        if array.dtype == object or array.dtype.kind not in "biuf":
+            raise BadData(f"{what} are of type {array.dtype}, not numbers; give a numeric array")
+        if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+            array = array.astype(np.int64)
+        native = array.astype(array.dtype.newbyteorder("="), copy=False)
+        return torch.from_numpy(np.ascontiguousarray(native) if native.flags.writeable else native.copy())
+    except (ValueError, TypeError, RuntimeError) as error:  # lists of unequal lengths, long double
+        raise BadData(f"{what} are no array of numbers ({error}); give one tensor or NumPy array") from error
 
 
 def _targets(values: Tensor | ArrayLike) -> Tensor:

@@ -139,7 +139,7 @@ def row_of(choice: AttackChoice, made: Adversarials, target: Target) -> Row:
 
 def weakness(row: Row) -> str:
     """A sentence where an attack of ART made nothing wrong, which says little of the model; else empty."""
-    if not row["attack"].startswith(PREFIX) or row["success_rate"]:
+    if not row["attack"].startswith(PREFIX) or row["success_rate"] != 0:
         return ""
     return (
         f"{row['attack']} at eps {row['eps']:g} made no prediction wrong; its settings may be too weak: compare with "

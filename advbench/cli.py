@@ -242,6 +242,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AdvbenchError as error:
         sys.stderr.write(f"advbench: {error}\n")
         return error.exit_code
+    except PermissionError as error:
+        sys.stderr.write(f"advbench: no permission to read {error.filename}; make it readable, or name another\n")
+        return 2
     except TyperException as error:
         said = " ".join(error.format_message().split()).rstrip(".")
         sys.stderr.write(f"advbench: {said}; --help lists what there is\n")

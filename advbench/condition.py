@@ -12,7 +12,9 @@ from advbench.findings import Finding, refuse
 
 def mode_and_weights(module: nn.Module) -> Iterator[Finding]:
     """A part still in training mode, weights that are no numbers."""
-    training = [name or "the model itself" for name, part in module.named_modules() if part.training]
+    training = [
+        name or "the model itself" for name, part in module.named_modules() if getattr(part, "training", False)
+    ]
     if training:
         yield refuse(
             "training-mode",

@@ -45,8 +45,9 @@ class AttackSettings(ABC):
     def __post_init__(self) -> None:
         check_eps(self.eps, self.norm)
         for name, least in COUNTS.items():
-            if getattr(self, name, least) < least:
-                raise BadSetting(f"{name} = {getattr(self, name)} is out of range; it must be at least {least}")
+            value = getattr(self, name, least)
+            if isinstance(value, int) and value < least:
+                raise BadSetting(f"{name} = {value} is out of range; it must be at least {least}")
 
     @property
     def passes(self) -> int:
@@ -66,7 +67,7 @@ class AttackSettings(ABC):
         and random outputs where the attack takes no more than one sample of them.
         """
         check_eps(self.eps, self.norm, math.prod(victim.shape))
-        if any(module.training for module in victim.model.modules()):
+        if any(getattr(module, "training", False) for module in victim.model.modules()):
             raise BadSetting("the model is in training mode, where it is not the one that was tested; call .eval()")
         if self.samples < 2 and victim.stochastic:
             raise BadSetting(

@@ -196,10 +196,9 @@ def dependence(model: Supplied, images: Tensor, batch_size: int) -> Iterator[Fin
         apart = float((first.logits - followed.logits).detach().abs().max())
         yield refuse(
             "gradient-mode",
-            f"the model gives other outputs with gradients on than off (logits up to {apart:.2g} apart), so that an "
-            "attack would be on another function than the one that is tested; take what looks at the gradient mode "
-            "out of it (nn.TransformerEncoder: torch.backends.mha.set_fastpath_enabled(False) in the file that "
-            "builds it)",
+            f"the model's outputs differ with and without gradients (logits by up to {apart:.2g}), so an attack "
+            "would be on another function than the one tested; take what looks at the gradient mode out of it "
+            "(for nn.TransformerEncoder: torch.backends.mha.set_fastpath_enabled(False) in the file that builds it)",
         )
     elif len(others) and not same(
         *(model.tapped(torch.cat([few, more])).take(slice(len(few))) for more in (others, 1 - others))
@@ -209,7 +208,7 @@ def dependence(model: Supplied, images: Tensor, batch_size: int) -> Iterator[Fin
             "an image's outputs change with the other images of its batch, as with BatchNorm in training mode; take "
             "the running statistics (eval(), track_running_stats=True), and export archives after eval()",
         )
-    elif not all(same(first, found) for found in _elsewhere(model, images, len(few), batch_size)):
+    elif not all(same(first.take(slice(len(found))), found) for found in _elsewhere(model, images, batch_size)):
         yield warn(
             "place",
             "an image's outputs change with its place in the batch or with the size of the batch, as with noise from "
@@ -229,8 +228,9 @@ def unsteady(first: Outputs, last: Outputs) -> Iterator[Finding]:
         )
 
 
-def _elsewhere(model: Supplied, images: Tensor, n: int, batch_size: int) -> Iterator[Outputs]:
-    """The outputs of the first n images in other company: in reverse, one by one, at the head and end of a batch."""
+def _elsewhere(model: Supplied, images: Tensor, batch_size: int) -> Iterator[Outputs]:
+    """The outputs of the first images in other company: in reverse, one by one, at the head and end of a batch."""
+    n = min(FEW, len(images), batch_size)
     yield model.tapped(images[:n].flip(0)).take(torch.arange(n - 1, -1, -1))
     alone = [model.tapped(images[i : i + 1]) for i in range(n)]
     yield Outputs(torch.cat([o.features for o in alone]), torch.cat([o.logits for o in alone]))

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from advbench import artifacts, catalog, fitting, guards
 from advbench.attacking import weakness
@@ -85,7 +86,7 @@ class Given:
         module = getattr(self.module, "_orig_mod", self.module)
         source = IN_MEMORY + type(module).__name__
         refuse_meta(module, source)
-        if any(isinstance(p, nn.UninitializedParameter) for p in module.parameters()):
+        if any(is_lazy(t) for t in (*module.parameters(), *module.buffers())):
             raise BadSetting(
                 f"{source}: the model has lazy layers that have no weights yet; run it on one image and train it, or "
                 "load its weights, before it is evaluated"
@@ -158,8 +159,7 @@ class Evaluation(Study):
 
     def _loaded(self) -> Splits:
         splits = for_supplied(super()._loaded()) if self.data is None else self.data
-        aimed = [choice.detector for choice in self.spec.attacks if choice.fpr is not None]
-        for name in dict.fromkeys((*self.spec.detectors, *(name for name in aimed if name is not None))):
+        for name in self._detectors:
             guards.check_fittable(name, len(splits.train))
         if self.usual_fpr and any(choice.fpr is not None for choice in self.spec.attacks):
             self._say_what_calibration_fixes(len(splits.calibration))
@@ -196,8 +196,8 @@ class Evaluation(Study):
             self.findings += tuple(warn("weak-attack", weak) for weak in filter(None, map(weakness, rows)))
             if not self._gives_what_is_stored(self._model):
                 raise BadSetting(
-                    "the model gives other outputs for the same images than before it was attacked, so that its "
-                    "figures are of no one model; let forward depend on its images alone, and delete this run: "
+                    "the model's outputs for the same images changed while it was attacked, so its figures mix "
+                    "several models; let forward depend on its images alone, and delete this run: "
                     f"{self._model.run_name(self.fingerprint)}"
                 )
             return rows
@@ -214,6 +214,7 @@ class Evaluation(Study):
             if self._until is None:
                 until.enter_context(own_state())
                 until.callback(setattr, self, "_until", None)
+                until.callback(self.__dict__.pop, "_brought", None)  # what was borrowed is given back
                 self._until = until
             yield
 
@@ -232,7 +233,8 @@ class Evaluation(Study):
         try:
             made = tap(module, sample, features=own.features, mean=own.mean, std=own.std)
         except NoFeatures as error:
-            if own.features is not None or self._needs_features:
+            fitted_on = {catalog.load("detector", name).fitted_on for name in self._detectors}
+            if own.features is not None or "outputs" in fitted_on:
                 raise
             self.place.progress.say(f"the logits stand for the features, which no detector asks for: {error}")
             made = Supplied(module, None, mean=own.mean, std=own.std).to(device)
@@ -242,10 +244,10 @@ class Evaluation(Study):
         return made, identity
 
     @property
-    def _needs_features(self) -> bool:
+    def _detectors(self) -> list[str]:
+        """Those that score, and those that attacks are aimed at."""
         aimed = (choice.detector for choice in self.spec.attacks if choice.fpr is not None)
-        names = {*self.spec.detectors, *(name for name in aimed if name is not None)}
-        return any(catalog.load("detector", name).fitted_on == "outputs" for name in names)
+        return list(dict.fromkeys(name for name in (*self.spec.detectors, *aimed) if name is not None))
 
     def models(self) -> Sequence[Model | SuppliedModel]:
         """The one model."""
@@ -280,12 +282,8 @@ class Evaluation(Study):
         if stored is None or len(stored) != len(self.splits.test):
             return True
         batch = slice(min(len(stored), self.place.batch_size))  # as it was stored: some models look at the batch
-        victim, images = self._victim(run, model), self.splits.test.take(batch).images
-        now, stored = victim.outputs(images), stored.take(batch)
-        if not victim.stochastic:
-            return same(stored, now)
-        again = victim.outputs(images)  # random outputs: as far from the stored ones as from another pass
-        return float((now.logits - stored.logits).abs().mean()) <= 2 * float((now.logits - again.logits).abs().mean())
+        now = self._victim(run, model).outputs(self.splits.test.take(batch).images)
+        return same(stored.take(batch), now)
 
     def _victim(self, run: Run, model: Model | SuppliedModel) -> Victim:  # noqa: ARG002
         return fitting.victim(self._brought[0], self.splits, self.place)

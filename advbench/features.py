@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_batchedtensor
 
 from advbench.answers import check_finite, is_quantised, logits_of
 from advbench.errors import BadSetting
@@ -121,13 +122,13 @@ def pooled(tensor: Tensor, layer: str) -> Tensor:
 
 
 def first_tensor(values: Iterable[Any]) -> Tensor | None:
-    """The first floating-point tensor among arguments or outputs; a tuple or list is looked into."""
+    """The first floating-point tensor among arguments or outputs, none of vmap's; a tuple or list is looked into."""
     for value in values:
         if isinstance(value, (tuple, list)):
             inner = first_tensor(value)
             if inner is not None:
                 return inner
-        if isinstance(value, Tensor) and value.is_floating_point():
+        if isinstance(value, Tensor) and value.is_floating_point() and not is_batchedtensor(value):
             return value
     return None
 
@@ -241,6 +242,8 @@ def decides(model: Supplied, layer: str, sample: Tensor) -> bool:
             with own_streams(sample.device):
                 torch.manual_seed(0)  # the same noise in each pass
                 found.append(model(images).double().nan_to_num())  # NaN is for others to refuse
+        except BadSetting:  # a model that differentiates inside itself
+            return False
         finally:
             handle.remove()
     wanted, put_in, plain = found

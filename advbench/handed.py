@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from advbench import catalog
-from advbench.arrays import check
+from advbench.arrays import MOST_CLASSES, check
 from advbench.contracts import AdaptiveAttack
 from advbench.data import for_supplied
 from advbench.errors import BadData, BadSetting
@@ -55,7 +56,8 @@ def channels(values: Channels, name: str) -> list[float] | None:
 def device_of(model: nn.Module, name: str | None) -> Device:
     """The device of that name; for None the GPU that the model is on, else the usual one. Raises BadSetting."""
     own = next((t.device for t in (*model.parameters(), *model.buffers()) if t.device.type == "cuda"), None)
-    return resolve_device(str(own) if name is None and own is not None else name)
+    wanted = own if name is None else name
+    return resolve_device(None if wanted is None else str(wanted))
 
 
 def splits_of(
@@ -73,7 +75,7 @@ def splits_of(
     if classes is None:
         classes = _classes_in(labels, *(pair[1] for pair in (train, calibration) if _is_pair(pair)))
     found: list[Finding] = []
-    test = check(_plain(images), _plain(labels), classes, name, found)
+    test = check(images, labels, classes, name, found)
     nothing = test.take(slice(0))
     fitting, fixing = (
         nothing if pair is None else _like(_set(pair, part, test, found), test)
@@ -86,16 +88,9 @@ def splits_of(
 def _classes_in(*labels: Images) -> int | None:
     """As many as the largest label says; None where these are no labels, which `arrays.check` says better."""
     try:
-        return max(2, *(int(np.asarray(values).max()) + 1 for values in map(_plain, labels)))
-    except (TypeError, ValueError):
+        return min(MOST_CLASSES, max(2, *(int(torch.as_tensor(values).max()) + 1 for values in labels)))
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         return None
-
-
-def _plain(values: Any) -> Any:
-    """A tensor on the CPU that autograd may keep: one made in inference mode is copied."""
-    if not isinstance(values, Tensor):
-        return values
-    return (values.clone() if values.is_inference() else values).detach().cpu()
 
 
 def _is_pair(pair: Any) -> TypeGuard[Pair]:
@@ -105,7 +100,7 @@ def _is_pair(pair: Any) -> TypeGuard[Pair]:
 def _set(pair: Pair, part: str, test: ImageSet, found: list[Finding]) -> ImageSet:
     if not _is_pair(pair):
         raise BadSetting(f"{part} is no pair; write {part}=(images, labels)")
-    return check(_plain(pair[0]), _plain(pair[1]), test.classes, f"{part} part of {test.name}", found)
+    return check(*pair, test.classes, f"{part} part of {test.name}", found)
 
 
 def _like(part: ImageSet, test: ImageSet) -> ImageSet:

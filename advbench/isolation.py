@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+import types
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from advbench import process
+from advbench.errors import BadSetting
 from advbench.process import Device
 
 
@@ -49,7 +51,7 @@ def borrowed(module: nn.Module, device: Device) -> Iterator[None]:
     at the end, an exception included, with the modes of all its parts. Tied tensors stay tied.
     """
     parts = list(module.modules())
-    modes = [part.training for part in parts]
+    modes = [getattr(part, "training", None) for part in parts]
     own = [
         (part, name, tensor)
         for part in parts
@@ -57,23 +59,56 @@ def borrowed(module: nn.Module, device: Device) -> Iterator[None]:
         for name, tensor in kind.items()
         if tensor is not None
     ]
+    fixed = [(part, vars(part)["train"], vars(part)["eval"]) for part in parts if "train" in vars(part)]
     copies: dict[int, Tensor] = {}
     try:
+        keep_mode(module)
         for part, name, tensor in own:
-            setattr(part, name, copies.setdefault(id(tensor), _copy(tensor, device)))
-        if any(modes):
-            module.eval()
+            copies[id(tensor)] = copies[id(tensor)] if id(tensor) in copies else _copy(tensor, device)
+            setattr(part, name, copies[id(tensor)])
+        _call(module.eval)
         yield
     finally:
-        if any(modes):
-            module.train(modes[0])  # first, so that what eval() computed is taken back on the copies
-        for part, name, tensor in own:
-            setattr(part, name, tensor)
-        for part, mode in zip(parts, modes, strict=True):
-            part.training = mode
+        with ExitStack() as back:  # all of it, whatever raises
+            for part, name, tensor in own:
+                back.callback(setattr, part, name, tensor)
+            for part, mode in zip(parts, modes, strict=True):
+                if mode is not None:
+                    back.callback(setattr, part, "training", mode)
+            for part, train, evaluate in fixed:
+                back.callback(vars(part).update, train=train, eval=evaluate)
+            if any(modes):
+                _call(module.train)  # so that what eval() computed is taken back on the copies
+
+
+def keep_mode(module: nn.Module) -> None:
+    """Let train() and eval() pass over parts that refuse them: torch.export's, whose mode is compiled in."""
+    for part in module.modules():
+        if "train" in vars(part):
+            part.train = part.eval = types.MethodType(_stay, part)  # type: ignore[method-assign]
+
+
+def _stay(part: nn.Module, mode: bool = False) -> nn.Module:
+    del mode
+    for inner in part.modules():
+        inner.training = False
+    return part
+
+
+def _call(change: Callable[[], object]) -> None:
+    try:
+        change()
+    except Exception as error:  # whatever a method of the user's own raises
+        raise BadSetting(
+            f"the model's own train() or eval() raised {type(error).__name__}: {error}; let it take mode=True alone, "
+            "as that of nn.Module does"
+        ) from error
 
 
 def _copy(tensor: Tensor, device: Device) -> Tensor:
     dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
-    copy = tensor.detach().to(device, dtype, copy=True)
+    try:
+        copy = tensor.detach().to(device, dtype, copy=True)
+    except torch.OutOfMemoryError as error:
+        raise BadSetting(f"a copy of the model does not fit into the memory of {device}; use another") from error
     return nn.Parameter(copy, requires_grad=False) if isinstance(tensor, nn.Parameter) else copy

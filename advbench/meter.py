@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
@@ -23,8 +24,10 @@ class Meter:
     """
 
     def __init__(self, model: nn.Module, told: Told = lambda done: None, passes: float = 1) -> None:
-        self._body = next(model.children(), model)  # that a pass runs once
+        body = next(model.children(), model)  # that a pass runs once
+        self._body = model if isinstance(body, torch.jit.ScriptModule) else body  # which takes no hook
         names = [name for name, _ in self._body.named_modules()]
+        self._own = set(self._body.modules())
         self._modules = 1 if any("_orig_mod" in name for name in names) else len(names)  # 1: what is compiled is one
         self._told, self._passes, self._images = told, passes, slice(0, 0)
         self._calls, self._at, self._last = 0, 0.0, 0.0
@@ -48,6 +51,8 @@ class Meter:
         self._count(weight=0)
 
     def _called(self, module: nn.Module, args: object, output: object) -> None:  # noqa: ARG002
+        if module not in self._own:  # the hook is on all modules of the process
+            return
         self._count()
         self._calls, now, body = self._calls + 1, time.monotonic(), module is self._body
         if (body or now - self._since > PAUSE) and isinstance(output, Tensor) and output.requires_grad:

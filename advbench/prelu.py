@@ -1,4 +1,4 @@
-"""PReLU with one slope for a layer: its gradient in passes that vectorise, and pooling first where that is exact."""
+"""PReLU with one slope for a layer, its gradient in passes that vectorise."""
 
 from typing import Any
 
@@ -20,31 +20,6 @@ class PReLU(nn.PReLU):
             return super().forward(input)
         output: Tensor = _SharedPReLU.apply(input, self.weight)
         return output
-
-    def keeps_order(self, x: Tensor) -> bool:
-        """Whether the largest of some values is the largest after this layer too, and `x` is bf16 on a CPU.
-
-        In float32, that of attacks, rounding breaks a few ties otherwise, and gradients would not be bit for bit
-        those of the written order.
-        """
-        return x.device.type == "cpu" and x.dtype == torch.bfloat16 and float(self.weight.detach()) >= 0
-
-
-class Layers(nn.Sequential):
-    """`nn.Sequential`, but a max-pool after a `PReLU` goes first where the layer keeps the order.
-
-    The values are the same, and of the activation and its gradient only a quarter is computed.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        """Of the last layer."""
-        x, layers = input, [*self]
-        for i, layer in enumerate(layers):
-            then = layers[i + 1] if i + 1 < len(layers) else None
-            if isinstance(layer, PReLU) and isinstance(then, nn.MaxPool2d) and layer.keeps_order(x):
-                layers[i + 1], layer = layer, then
-            x = layer(x)
-        return x
 
 
 class _SharedPReLU(torch.autograd.Function):

@@ -76,13 +76,13 @@ def make_current(device: Device) -> None:
 
 
 def current() -> Device:
-    """The current GPU; the CPU before the first use of one."""
-    return Device("cuda", torch.cuda.current_device()) if torch.cuda.is_initialized() else CPU  # type: ignore[no-untyped-call]
+    """The current GPU; the CPU where there is none."""
+    return Device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else CPU
 
 
 def gpus_in_use() -> list[int]:
-    """The GPUs whose random streams may be in use; none before the first use of one."""
-    return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    """The GPUs, whose random streams may be in use."""
+    return list(range(torch.cuda.device_count()))
 
 
 def free_cached(device: Device) -> None:

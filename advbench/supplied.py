@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import types
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,9 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from advbench import weights as weights_files
 from advbench.errors import BadData, BadSetting
+from advbench.isolation import keep_mode
 from advbench.usercode import call, contained, explained, import_module, in_words, member, run_file
 
 ARCHIVE = ".pt2"
@@ -184,12 +185,11 @@ def check_exported_shape(program: torch.export.ExportedProgram, name: str, shape
 
 def settle(module: nn.Module, source: str, shape: tuple[int, int, int]) -> None:
     """Bring a model to the CPU, to float32 and evaluation mode, frozen."""
-    for part in module.modules():
-        if "train" in vars(part):  # torch.export's modules refuse train() and eval(): their mode is compiled in
-            part.train = part.eval = types.MethodType(_stay, part)  # type: ignore[method-assign]
+    keep_mode(module)
     refuse_meta(module, source)
-    module.to("cpu").eval()
-    if any(isinstance(p, nn.UninitializedParameter) for p in module.parameters()):
+    with explained(source, None):
+        module.to("cpu").eval()
+    if any(is_lazy(t) for t in (*module.parameters(), *module.buffers())):
         with torch.no_grad(), explained(source, None):
             module(torch.zeros(2, *shape))  # lazy layers take their size from a first batch
     module.float().requires_grad_(False)
@@ -201,14 +201,6 @@ def refuse_meta(module: nn.Module, source: str) -> None:
         raise BadSetting(
             f"{source}: the model has weights on the meta device, which hold no values; build it on the CPU"
         )
-
-
-def _stay(part: nn.Module, mode: bool = False) -> nn.Module:
-    """What train() and eval() do to a module that has one mode."""
-    del mode
-    for inner in part.modules():
-        inner.training = False
-    return part
 
 
 def code_file_of(source: str) -> Path | None:

@@ -164,7 +164,9 @@ class Victim:
             found = self.model.outputs(images[part].to(self.device))
             return found.features.cpu(), found.logits.cpu()
 
-        batches = self.in_batches(len(images), forward, Meter(self.model, told))
+        with process.own_streams(self.device):
+            torch.manual_seed(0)  # a random model gives the same images the same outputs
+            batches = self.in_batches(len(images), forward, Meter(self.model, told))
         told(len(images))
         return Outputs(torch.cat([f for f, _ in batches]), torch.cat([z for _, z in batches]))
 

@@ -22,6 +22,7 @@ from advbench.errors import BadData, UnknownName
 from advbench.usercode import in_words
 
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+DEPTH = 5  # of containers within containers
 COUNTER = "n_averaged"  # beside the weights in torch's AveragedModel
 SAVE = "safetensors.torch.save_file(model.state_dict(), 'w.safetensors')"
 # what training scripts store beside the weights, options and NumPy's numbers; none of it runs code
@@ -68,20 +69,21 @@ def refusal(path: Path, error: Exception, kind: str) -> str:
     return f"{path.name} {why}, and nothing in it was run; save {save}: {SAVE}"
 
 
-def within(at: str, key: object) -> str:
+def within(file: str, at: str, key: object) -> str:
     """Where a key of a container lies: `FILE:KEY`, and `FILE:KEY.KEY` below."""
-    return f"{at}{'.' if ':' in at else ':'}{key}"
+    return f"{at}{':' if at == file else '.'}{key}"
 
 
-def sets_of(found: Any, at: str, depth: int = 5) -> dict[str, Tensors]:
+def sets_of(found: Any, file: str, at: str, depth: int, seen: set[int]) -> dict[str, Tensors]:
     """The sets of named tensors in what a file holds, by where they lie; an optimizer's state is none."""
     inside = dict(enumerate(found)) if isinstance(found, (list, tuple)) else found
-    if not isinstance(inside, Mapping) or "param_groups" in inside or not depth:
+    if not isinstance(inside, Mapping) or "param_groups" in inside or not depth or id(found) in seen:
         return {}
+    seen.add(id(found))  # the same object may be held a million times
     own = {str(key): value for key, value in inside.items() if isinstance(value, Tensor)}
     sets = {at: own} if any(tensor.ndim for tensor in own.values()) else {}
     for key, value in inside.items():
-        sets |= sets_of(value, within(at, key), depth - 1)
+        sets |= sets_of(value, file, within(file, at, key), depth - 1, seen)
     return sets
 
 
@@ -93,12 +95,12 @@ def chosen(given: Path, own: Tensors, say: Say) -> tuple[str, Tensors]:
     file = Path(str(given).rpartition(":")[0])
     path = file if file.is_file() and not given.exists() else given
     found = read(path)
-    sets = sets_of(found, path.name)
+    sets = sets_of(found, path.name, path.name, DEPTH, set())
     if not sets:
         what = f"{path.name} holds a {type(found).__name__}, not a state dict of tensors"
         raise BadData(f"{what}; save the weights alone: {SAVE}")
     if path != given:
-        every = {within(at, name): tensor for at, held in sets.items() for name, tensor in held.items()}
+        every = {within(path.name, at, name): tensor for at, held in sets.items() for name, tensor in held.items()}
         start = f"{given.name}."
         if not any(name.startswith(start) for name in every):
             raise UnknownName("set of weights", given.name, sets)
@@ -149,11 +151,14 @@ def put(module: nn.Module, given: Path, say: Say = lambda text: None) -> None:
     if not wrong:
         # strict=False: the faults come back as lists; BatchNorm fills in the counter that old files lack
         missing, unexpected = module.load_state_dict(tensors, strict=False)
+        missing = [name for name in missing if not name.endswith("_extra_state")]  # no tensor, and part of the code
         fault += f"; missing: {few(missing)}" if missing else ""
         fault += f"; not in the model: {few(unexpected)}" if unexpected else ""
     if fault:
         heads = dict.fromkeys(name.partition(".")[0] for name in tensors)
-        parts = [within(where, head) for head in heads if all(f"{head}.{name}" in tensors for name in own)]
+        parts = [
+            within(given.name, where, head) for head in heads if all(f"{head}.{name}" in tensors for name in own)
+        ]
         usual = "the weights of this architecture with this number of classes"
         cure = f"--weights {few(parts, ' or ')}" if parts else usual
         raise BadData(f"{where} does not fit the model{fault}; give {cure}")

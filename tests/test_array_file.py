@@ -126,7 +126,7 @@ WRONG = [
     ({"labels": (np.arange(48) % 2) * 10**9}, "labels reach from 0 to 1000000000 where there are 65536 classes"),
     ({"labels": np.arange(48) % 3, "classes": np.array(["a", "b"])}, "from 0 to 2 where there are 2 classes"),
     ({"labels": np.zeros(48, dtype=np.int64)}, "images of one class; a classifier needs at least two"),
-    ({"labels": np.array(["cat", "dog"] * 24)}, "labels are of type <U3, which is no plain number"),
+    ({"labels": np.array(["cat", "dog"] * 24)}, "labels are of type <U3, not numbers"),
     ({"labels": np.arange(48) % 2 + 1, "classes": np.array(["a", "b"])}, "are 2 classes; .* so subtract 1"),
     ({"images": np.ones((48, 3, 4, 4), dtype=np.uint8)}, "images are uint8; .* leave 0 and 1 as they are"),
     ({"images": np.zeros((48, 3, 4, 4), dtype=bool)}, "images are bool; .* leave 0 and 1 as they are"),

@@ -16,8 +16,12 @@ from torch import Tensor, nn
 
 import advbench
 from advbench.errors import BadSetting
+from advbench.evaluation import Evaluation, Given, Subject
 from advbench.features import NoFeatures, tap
+from advbench.handed import splits_of
 from advbench.isolation import borrowed, own_state
+from advbench.parsing import parse
+from advbench.place import Place
 from advbench.process import CPU
 from advbench.types import Splits
 
@@ -144,6 +148,42 @@ def test_what_eval_computes_into_the_weights_is_taken_back() -> None:
     assert not layer.merged
 
 
+class Refusing(nn.Sequential):
+    """Will not be trained again."""
+
+    def train(self, mode: bool = True) -> "Refusing":
+        if mode:
+            raise ValueError("frozen")
+        return super().train(mode)
+
+
+class Loop(nn.Sequential):
+    """Its train() is another thing."""
+
+    def train(self, loader: object, epochs: int) -> None:  # type: ignore[override]
+        """Ten epochs."""
+
+
+@pytest.mark.parametrize("make", [Refusing, Loop])
+def test_a_train_method_of_another_kind_is_named_and_the_weights_come_back(net: nn.Sequential, make: Any) -> None:
+    module = make(net)
+    before = [(id(p), p.requires_grad) for p in module.parameters()]
+    with pytest.raises(BadSetting, match=r"own train\(\) or eval\(\) raised"), borrowed(module, CPU):
+        pass
+    assert [(id(p), p.requires_grad) for p in module.parameters()] == before
+
+
+def test_an_evaluation_can_be_run_twice(net: nn.Sequential, digits: Splits, tmp_path: Path) -> None:
+    part = splits_of(*pair(digits), None, None, None, "data")
+    spec = parse({"name": "x", "attacks": [{"name": "fgsm", "eps": 0.1}], "detectors": ["energy"], "n": 9})
+    net.train()
+    study = Evaluation(spec, Place(tmp_path), Subject(Given(net)), data=part)
+    before = state(net)
+    first, second = study.attack(), study.attack()
+    assert first == second
+    assert state(net) == before
+
+
 def test_autocast_and_default_device_do_not_reach_inside() -> None:
     with torch.autocast("cpu", torch.bfloat16), torch.device("meta"), own_state():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
@@ -175,8 +215,9 @@ def test_other_types_of_weights_give_the_same_figures(
 def test_a_scripted_model_is_taken_where_no_detector_asks_for_features(
     net: nn.Sequential, digits: Splits, plain: float
 ) -> None:
-    scripted = torch.jit.trace(net, digits.test.images[:2])  # type: ignore[no-untyped-call]
-    for model in (scripted, nn.Sequential(scripted)):
+    traced = torch.jit.trace(net, digits.test.images[:2])  # type: ignore[no-untyped-call]
+    scripted = torch.jit.script(net)
+    for model in (traced, scripted, nn.Sequential(scripted), torch.jit.freeze(torch.jit.script(copy.deepcopy(net)))):
         assert error(evaluate(model, digits)) == plain
         with pytest.raises(BadSetting, match="TorchScript"):
             evaluate(model, digits, detectors="knn", train=pair(digits))
@@ -231,9 +272,9 @@ def every_tenth_call_otherwise() -> Around:
 @pytest.mark.parametrize(
     ("around", "said"),
     [
-        (lambda m, x: m(x) if torch.is_grad_enabled() else m(x.flip(3)), "gradients on than off"),
+        (lambda m, x: m(x) if torch.is_grad_enabled() else m(x.flip(3)), "differ with and without gradients"),
         (lambda m, x: m(x.flip(0)).flip(0) + 3 * x.mean(), "other images of its batch"),
-        (every_tenth_call_otherwise(), "changed|changes|other outputs|stochastic"),
+        (every_tenth_call_otherwise(), "used for a while|changed while it was attacked"),
     ],
 )
 def test_a_model_that_is_two_functions_is_refused(
@@ -355,11 +396,50 @@ def test_other_code_with_the_same_weights_is_another_run_and_the_first_is_found_
     assert len(set(names)) == len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_random_model_goes_on_from_its_run(net: nn.Sequential, digits: Splits, tmp_path: Path) -> None:
-    noisy = Wrap(net, lambda m, x: m(x + 0.02 * torch.randn_like(x)))
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda m, x: m(x + 0.02 * torch.randn_like(x)),
+        lambda m, x: m(x.roll(int(torch.randint(-1, 2, ())), 3)),  # one shift for the whole batch
+        lambda m, x: m(x + 0.05 * torch.randn_like(x) * (torch.rand(len(x), 1, 1, 1) < 0.1)),
+    ],
+)
+def test_a_random_model_goes_on_from_its_run(
+    net: nn.Sequential, digits: Splits, tmp_path: Path, around: Around
+) -> None:
     attack = {"name": "pgd", "steps": 3, "samples": 2}
-    names = {evaluate(noisy, digits, attacks=attack, runs_dir=tmp_path).rows[0]["run"] for _ in range(3)}
+    given: dict[str, Any] = {"attacks": attack, "runs_dir": tmp_path}
+    names = {evaluate(Wrap(net, around), digits, **given).rows[0]["run"] for _ in range(3)}
     assert len(names) == 1
+
+
+def test_batches_smaller_than_what_the_door_looks_at_give_the_same_figures(
+    net: nn.Sequential, digits: Splits, plain: float
+) -> None:
+    for size in (1, 3, 7):
+        result = evaluate(net, digits, batch_size=size)
+        assert (error(result), result.findings) == (plain, ())
+
+
+def test_a_model_that_differentiates_inside_itself_or_maps_over_its_parts_is_taken(
+    net: nn.Sequential, digits: Splits
+) -> None:
+    def sharpened(m: nn.Module, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(m(leaf).logsumexp(1).sum(), leaf)
+        logits: Tensor = m(x - 0.01 * slope.sign())
+        return logits
+
+    def mapped(m: nn.Module, x: Tensor) -> Tensor:
+        logits: Tensor = torch.func.vmap(lambda shift: m(x + shift))(torch.tensor([0.0, 0.01])).mean(0)
+        return logits
+
+    for around in (sharpened, mapped):
+        with torch.no_grad():
+            wrong = (around(net, digits.test.images).argmax(1) != digits.test.labels).double().mean()
+        found = evaluate(Wrap(net, around), digits, attacks="fgsm", calibration=pair(digits), n=None)
+        assert found.table().clean_error_rate.tolist() == [pytest.approx(float(wrong), abs=1 / 300)]
 
 
 # -- labels ------------------------------------------------------------------------------------------------------
@@ -368,14 +448,25 @@ def test_a_random_model_goes_on_from_its_run(net: nn.Sequential, digits: Splits,
 def test_classes_without_a_test_image_are_the_models(net: nn.Sequential, digits: Splits) -> None:
     images, labels = pair(digits)
     for kept in (labels < 8, labels > 1, labels == 9):
-        with pytest.warns(UserWarning, match="classes have no test image"):
-            result = advbench.evaluate(net, images[kept], labels[kept], "fgsm", "energy", eps=0.1)
+        part = images[kept], labels[kept]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            result = advbench.evaluate(net, *part, "fgsm", "energy", eps=0.1, calibration=part)
+        assert any("classes have no test image" in str(w.message) for w in caught)
         with torch.no_grad():
-            wrong = net(images[kept]).argmax(1) != labels[kept]
-        assert sum(row["n"] for row in result.attacks.values()) == int(kept.sum()) - int(kept.sum()) // 2
-        assert next(iter(result.attacks.values()))["clean_error_rate"] <= float(wrong.sum()) / (int(kept.sum()) // 2)
+            wrong = net(part[0]).argmax(1) != part[1]
+        (row,) = result.attacks.values()
+        assert (row["n"], row["clean_error_rate"]) == (int(kept.sum()), pytest.approx(float(wrong.double().mean())))
     with pytest.raises(BadSetting, match="subtract 1"):
         advbench.evaluate(net, images, labels + 1, "fgsm", "energy", eps=0.1)
+
+
+@pytest.mark.parametrize("label", [float("inf"), 2**31 - 1, -100])
+def test_labels_that_are_none_are_refused_in_a_sentence(net: nn.Sequential, digits: Splits, label: float) -> None:
+    labels = torch.cat([digits.test.labels[:-1].double(), torch.tensor([label], dtype=torch.float64)])
+    given = labels if label == float("inf") else labels.long()
+    with pytest.raises(advbench.BadData):
+        advbench.evaluate(net, digits.test.images, given, "fgsm", "energy")
 
 
 def test_the_table_holds_the_clean_error_and_refuses_a_population_that_there_is_not(

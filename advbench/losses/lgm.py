@@ -66,11 +66,6 @@ class LGM(Head):
         """Log-variances [k d], no lower than the floor; None for identity covariance."""
         return None if self.log_var is None else self.log_var.clamp(min=self.log_var_floor)
 
-    def half_log_det(self) -> Tensor:
-        """`log|L_k| / 2` [k]; 0 for identity covariance."""
-        log_var = self.bounded_log_var()
-        return self.mu.new_zeros(len(self.mu)) if log_var is None else log_var.sum(dim=1) / 2
-
     def forward(self, features: Tensor) -> Tensor:
         """`-d_k - log|L_k| / 2 (+ log p(k) + log K)` [b k], by matrix products; never [b k d]."""
         return self._scores(features)[0]

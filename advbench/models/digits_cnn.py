@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from advbench.models import Network, feature_layer
-from advbench.prelu import Layers, PReLU
+from advbench.prelu import PReLU
 
 
 class DigitsCNN(Network):
@@ -13,7 +13,7 @@ class DigitsCNN(Network):
         super().__init__()
         channels, height, width = shape
         self.feature_dim = feature_dim
-        self.layers = Layers(
+        self.layers = nn.Sequential(
             nn.Conv2d(channels, 32, 3, padding=1), PReLU(),
             nn.Conv2d(32, 32, 3, padding=1), PReLU(), nn.MaxPool2d(2),
             nn.Conv2d(32, 64, 3, padding=1), PReLU(),

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from advbench.models import Network, feature_layer
-from advbench.prelu import Layers, PReLU
+from advbench.prelu import PReLU
 
 
 class MNISTCNN(Network):
@@ -23,7 +23,7 @@ class MNISTCNN(Network):
             layers.append(nn.MaxPool2d(2))
             channels = out
         head = feature_layer(128 * (height // 8) * (width // 8), feature_dim)
-        self.layers = Layers(*layers, nn.Flatten(), head)
+        self.layers = nn.Sequential(*layers, nn.Flatten(), head)
 
     def forward(self, images: Tensor) -> Tensor:
         """Features [b d]; pixels are scaled from [0, 1] to [-1, 1] here."""

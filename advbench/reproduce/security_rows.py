@@ -106,7 +106,8 @@ def _of_probe(probe: Probe, answer: Answer | None) -> Iterator[Row]:
     if probe.part in ("headline", "control"):
         clean = None if row_of is None else rate(row_of["clean_error_rate"], probe.n)
         yield one("clean error", clean, "100-D, clean error of the attacked images", attack=None, budget=None)
-        rounded = None if answer is None else rate(answer["eight_bit"]["undetected_error_rate"], probe.n)
+        share = None if answer is None else answer["eight_bit"]["undetected_error_rate"]
+        rounded = None if share is None else rate(share, probe.n)
         yield one("undetected error after rounding to 8 bits", rounded)
         yield from _spent(one, answer, probe, 2000, "gradients")
         for member, share in (row_of["members"] if row_of else {}).items():
