@@ -30,6 +30,7 @@ from advbench.pipeline import READY, Study
 from advbench.place import Place
 from advbench.runs import Run
 from advbench.scoring import Row
+from advbench.selection import attack_rows
 from advbench.sources import label
 from advbench.spec import AttackChoice, Model, Spec, SuppliedModel
 from advbench.supplied import code_file_of, identity_of, load_model, refuse_meta
@@ -206,6 +207,10 @@ class Evaluation(Study):
         """All of it, process and model left as `attack` leaves them."""
         with self._isolated():
             return super().run()
+
+    def shown(self, run: Run, names: tuple[str, ...]) -> tuple[str, ...]:  # noqa: ARG002
+        """All that the run holds: the page of a model is not narrowed by the next attack on it."""
+        return tuple(attack_rows(run))
 
     @contextmanager
     def _isolated(self) -> Iterator[None]:

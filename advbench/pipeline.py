@@ -17,6 +17,7 @@ from advbench.environment import describe
 from advbench.errors import BadData, BadRun, Damaged
 from advbench.perturbation import check_perturbation
 from advbench.place import Place
+from advbench.progress import Quiet
 from advbench.runs import Run
 from advbench.scoring import Row
 from advbench.selection import Found
@@ -156,13 +157,17 @@ class Study:
         page = self.page()
         self.attack()
         names = tuple(choice.file_name for choice in self.attacks)
-        found = [
-            Found(runs.load(self.place.runs_dir / model.run_name(self.fingerprint)), names) for model in self.models()
-        ]
-        own = self.spec
-        return reporting.report(
-            own.name, found, own.detectors, self.place, page=page, title=own.title, overwrite=True
+        made = [runs.load(self.place.runs_dir / model.run_name(self.fingerprint)) for model in self.models()]
+        own, spec = [Found(run, names) for run in made], self.spec
+        shown = [Found(run, self.shown(run, names)) for run in made]
+        page, rows = reporting.report(
+            spec.name, shown, spec.detectors, self.place, page=page, title=spec.title, overwrite=True
         )
+        return page, rows if shown == own else reporting.verify_found(own, spec.detectors, Quiet())
+
+    def shown(self, run: Run, names: tuple[str, ...]) -> tuple[str, ...]:  # noqa: ARG002
+        """Which attacks on a model are on the page, where `names` are those of the spec."""
+        return names
 
     def _ensure_ready(self, run: Run, model: Model | SuppliedModel) -> None:
         """The model at hand, and its outputs stored."""

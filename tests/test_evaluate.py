@@ -316,6 +316,8 @@ def test_a_second_call_computes_nothing_and_a_new_attack_only_itself(copy: Bench
     more = copy.evaluate("--attack", "fgsm,mim", "--eps", "0.1", "--detector", "energy", "--n", 10)
     (grown,) = copy.runs
     assert more.err.count(" on 10 images") == 1
+    page = Path(more.err.splitlines()[-1]).read_text(encoding="utf-8")  # of all that the run holds
+    assert all(name in page for name in ("mim", "fgsm", "detector-aware"))
     assert set(grown.steps) - set(before.steps) == {s for s in grown.steps if s.startswith("attack mim")}
     assert {s: v for s, v in grown.steps.items() if s != "verify" and s in before.steps} == {
         s: v for s, v in before.steps.items() if s != "verify"
