@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from scipy.stats import binom
 from torch import Tensor
 
 from advbench.answers import logits_of
@@ -139,12 +140,7 @@ def clearly_better(won: Tensor, right: Tensor, level: float) -> bool:
     """Whether `won` beats `right` [n] in a one-sided exact paired test at a level, and by 3 points."""
     gained, lost = int((won & ~right).sum()), int((right & ~won).sum())
     gain = (gained - lost) / len(right)
-    return gain >= LEAST_GAIN and upper_tail(gained, gained + lost, 0.5) < level
-
-
-def upper_tail(k: int, n: int, p: float) -> float:
-    """P(X >= k) of a binomial X of n trials with probability p, exact."""
-    return math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k, n + 1))
+    return gain >= LEAST_GAIN and binom.sf(gained - 1, gained + lost, 0.5) < level
 
 
 def remedy(model: Supplied, scale: Scale) -> str:
@@ -186,7 +182,7 @@ def at_chance(predictions: Tensor, labels: Tensor, classes: int) -> Iterator[Fin
     """Agreement that guessing would reach: not clearly above the share of the largest class."""
     n, right = len(labels), int((predictions == labels).sum())
     chance = max(chance_of(labels), 1 / classes)
-    if chance == 1 or upper_tail(right, n, chance) < 0.01:
+    if chance == 1 or binom.sf(right - 1, n, chance) < 0.01:
         return
     one = int(predictions[0]) if bool((predictions == predictions[0]).all()) else None
     constant = "" if one is None else f"; every image is predicted as class {one}"

@@ -25,6 +25,7 @@ from advbench.place import Place
 from advbench.progress import Quiet, Terminal
 from advbench.scoring import Row
 from advbench.selection import Found, attack_rows
+from advbench.settings import convert
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,13 +174,18 @@ def evaluate(
         place = Place(
             runs_dir=Path(runs_dir),
             device=handed.device_of(model, device),
-            batch_size=batch_size,
+            batch_size=convert(batch_size, int, "batch_size"),
             progress=Terminal() if verbose else Quiet(),
         )
         names = handed.names(detectors, train is not None)
         chosen = handed.attacks_of(attacks, eps, FPR if fpr is None else fpr, names)
         table = {"name": name, "attacks": chosen, "detectors": names, "n": n}
-        subject = Subject(Given(model), features, handed.channels(mean, "mean"), handed.channels(std, "std"))
+        subject = Subject(
+            Given(model),
+            None if features is None else str(features),
+            handed.channels(mean, "mean"),
+            handed.channels(std, "std"),
+        )
         study = Evaluation(
             parse(table),
             place,

@@ -32,6 +32,7 @@ class GradientClassifier(PyTorchClassifier):  # type: ignore[misc]
     def __init__(self, *, known: Gradients | None, **settings: Any) -> None:
         super().__init__(**settings)
         self.known = known
+        self.is_rnn = False  # else ART takes the gradients of recurrent models in training mode
 
     def loss_gradient(self, x: Any, y: Any, **more: Any) -> Any:
         """ART's gradient of the loss in the input, unchanged."""

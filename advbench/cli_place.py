@@ -33,7 +33,6 @@ def study_of(table: Mapping[str, Any], options: Options) -> Study:
 
 def place_of(options: Options) -> Place:
     """Folders, device and batch that options name; sets this process up to compute."""
-    from advbench import process
     from advbench.place import Place
     from advbench.process import resolve_device
     from advbench.progress import Terminal
@@ -45,7 +44,9 @@ def place_of(options: Options) -> Place:
                 f"threads = {options['threads']} is out of range; it must be at most {MOST_THREADS}, and more than "
                 "there are cores gains nothing"
             )
-    process.set_up(options.get("threads"))
+        import torch
+
+        torch.set_num_threads(options["threads"])
     for name in ("runs_dir", "reports_dir"):
         if name in options and not options[name].strip():
             raise BadSetting(f"{name} = {options[name]!r} names no folder; write . for the current one")

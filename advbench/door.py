@@ -17,6 +17,7 @@ from advbench.condition import changes, mode_and_weights, tensors_of
 from advbench.errors import BadSetting
 from advbench.features import Supplied
 from advbench.findings import Finding, refuse, warn
+from advbench.process import own_streams
 from advbench.types import Outputs
 from advbench.usercode import in_words
 from advbench.victim import is_out_of_memory
@@ -44,13 +45,9 @@ def inspect(
     with torch.random.fork_rng(devices=devices):
         found = list(mode_and_weights(model.module))
         if gradients and is_quantised(model.module):
-            found.append(
-                refuse(
-                    "quantised",
-                    "the model is quantised, and quantised layers have no gradient; evaluate the model in floating "
-                    "point that it was made from, or use an attack without gradients, for example square",
-                )
-            )
+            way = "that it was made from, or use an attack without gradients, for example square"
+            text = f"the model is quantised, and quantised layers have no gradient; evaluate the float model {way}"
+            found.append(refuse("quantised", text))
         if found:
             return found
         before = {name: tensor.detach().clone() for name, tensor in tensors_of(model.module)}
@@ -64,14 +61,16 @@ def inspect(
         found = list(of_logits(logits, classes, from_one=bool(labels.min() >= 1)))
         if any(finding.severity == "error" or finding.name == "constant-logits" for finding in found):
             return found
-        first = model.tapped(images[:FEW])
-        found += dependence(model, images, batch_size)
+        with torch.no_grad():
+            first = model.tapped(images[:FEW])
+        dependent = list(dependence(model, images, batch_size))
+        random = any(finding.name == "stochastic" for finding in dependent)
+        found += (not random and list(unsteady(model, images[:FEW], first))) or dependent
         if not any(finding.severity == "error" for finding in found):
             found += of_gradients(model, images, batch_size, required=gradients)
             if len(images) >= 2 * FEW:
                 found += agreement(model, images, labels, logits, batch_size)
-            if not any(finding.name == "stochastic" for finding in found):
-                found += unsteady(first, model.tapped(images[:FEW]))
+            found += [] if random else unsteady(model, images[:FEW], first)
         return found
 
 
@@ -205,8 +204,9 @@ def dependence(model: Supplied, images: Tensor, batch_size: int) -> Iterator[Fin
     ):
         yield refuse(
             "batch",
-            "an image's outputs change with the other images of its batch, as with BatchNorm in training mode; take "
-            "the running statistics (eval(), track_running_stats=True), and export archives after eval()",
+            "an image's outputs change with the other images of its batch, as with BatchNorm in training mode or a "
+            "dynamic quantisation; take the running statistics (eval(), track_running_stats=True), export archives "
+            "after eval(), and quantise statically",
         )
     elif not all(same(first.take(slice(len(found))), found) for found in _elsewhere(model, images, batch_size)):
         yield warn(
@@ -217,9 +217,10 @@ def dependence(model: Supplied, images: Tensor, batch_size: int) -> Iterator[Fin
         )
 
 
-def unsteady(first: Outputs, last: Outputs) -> Iterator[Finding]:
-    """Outputs on the same images that are others after many passes than they were at first."""
-    if not same(first, last):
+@torch.no_grad()
+def unsteady(model: Supplied, images: Tensor, first: Outputs) -> Iterator[Finding]:
+    """Outputs on the same images that are others, in a dozen passes, than they were at first."""
+    if not all(same(first, model.tapped(images)) for _ in range(12)):
         yield refuse(
             "changes-with-use",
             "the model gives other outputs for the same images after it was used for a while: it counts its calls or "
@@ -248,25 +249,28 @@ def alike(first: Tensor, second: Tensor) -> bool:
     return torch.allclose(first, second, rtol=1e-3, atol=1e-4 * max(1.0, float(first.abs().max())))
 
 
+def gradient_at(model: Supplied, images: Tensor) -> Tensor | None:
+    """The gradient in the images of the logits in a fixed random direction: the sum of all is constant for some."""
+    with torch.enable_grad(), own_streams(images.device):
+        torch.manual_seed(0)
+        logits = model(images)
+        weight = torch.randn(logits.shape[1], generator=torch.Generator().manual_seed(0)).to(logits)
+        summed = (logits * weight).sum()
+        return torch.autograd.grad(summed, images, allow_unused=True)[0] if logits.requires_grad else None
+
+
 def of_gradients(model: Supplied, images: Tensor, batch_size: int, *, required: bool) -> Iterator[Finding]:
     """No gradient at the pixels, zero for all images, or NaN for some."""
     state = refuse if required else warn
     gradients: list[Tensor | None] = []
     for part in torch.split(images, batch_size):
-        with torch.enable_grad():
-            given = part.clone().requires_grad_()
-            logits = model(given)
-            # a fixed random direction: the sum of all logits is constant for some models
-            weight = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)).to(logits)
-            try:
-                summed = (logits * weight).sum()
-                reached = logits.requires_grad
-                gradients += torch.autograd.grad(summed, given, allow_unused=True) if reached else (None,)
-            except Exception as error:  # whatever a backward pass of the user's own raises
-                if is_out_of_memory(error):
-                    raise
-                yield state("gradient-fails", f"the model's backward pass raised {in_words(error)}; mend it")
-                return
+        try:
+            gradients.append(gradient_at(model, part.clone().requires_grad_()))
+        except Exception as error:  # whatever a backward pass of the user's own raises
+            if is_out_of_memory(error):
+                raise
+            yield state("gradient-fails", f"the model's backward pass raised {in_words(error)}; mend it")
+            return
     found = [gradient for gradient in gradients if gradient is not None]
     gradient = torch.cat(found) if found else None
     way = "let a module with a stand-in gradient do that step, or use an attack without gradients, for example square"

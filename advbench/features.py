@@ -149,7 +149,7 @@ def tap(
     images, and for an unknown layer; NoFeatures where tracing finds none.
     """
     check_normalisation(mean, std, sample.shape[1])
-    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+    if isinstance(module, torch.jit.ScriptModule):
         raise NoFeatures(
             "the model is a TorchScript program, whose layers cannot be tapped; build it from its Python code, "
             "export it anew with torch.export, or take detectors of the logits alone: max-posterior, energy"
@@ -205,7 +205,8 @@ def last_layer(model: Supplied, sample: Tensor) -> str:
         if given is not None and isinstance(output, Tensor) and may_be_last(part, given, output):
             calls.append((named[part], output.shape[1]))
 
-    handles = [part.register_forward_hook(note, with_kwargs=True) for part in named]
+    open_ = [part for part in named if not isinstance(part, torch.jit.ScriptModule)]  # TorchScript takes no hook
+    handles = [part.register_forward_hook(note, with_kwargs=True) for part in open_]
     try:
         with torch.no_grad():
             classes = model(sample).shape[1]
@@ -217,6 +218,7 @@ def last_layer(model: Supplied, sample: Tensor) -> str:
     if chosen is None:
         why = f" ({found[0]!r} has the sizes, but does not decide the logits)" if found else ""
         why += ", as in a quantised model" if is_quantised(model.module) else ""
+        why += ", beside its TorchScript parts" if len(open_) < len(named) else ""
         raise NoFeatures(
             f"no layer was found that makes the {classes} logits of a vector of features{why}; name the layer whose "
             f"output is the features by --features, one of: {listing(named.values())}"

@@ -57,24 +57,27 @@ def borrowed(module: nn.Module, device: Device) -> Iterator[None]:
         for part in parts
         for kind in (part._parameters, part._buffers)
         for name, tensor in kind.items()
-        if tensor is not None
     ]
+    buffers = [{name for name, _ in part._buffers.items()} for part in parts]
     fixed = [(part, vars(part)["train"], vars(part)["eval"]) for part in parts if "train" in vars(part)]
     copies: dict[int, Tensor] = {}
     try:
         keep_mode(module)
         for part, name, tensor in own:
-            copies[id(tensor)] = copies[id(tensor)] if id(tensor) in copies else _copy(tensor, device)
-            setattr(part, name, copies[id(tensor)])
+            if tensor is not None:
+                copies[id(tensor)] = copies[id(tensor)] if id(tensor) in copies else _copy(tensor, device)
+                setattr(part, name, copies[id(tensor)])
         _call(module.eval)
         yield
     finally:
         with ExitStack() as back:  # all of it, whatever raises
             for part, name, tensor in own:
                 back.callback(setattr, part, name, tensor)
-            for part, mode in zip(parts, modes, strict=True):
+            for part, mode, known in zip(parts, modes, buffers, strict=True):
                 if mode is not None:
                     back.callback(setattr, part, "training", mode)
+                for name in {name for name, _ in part._buffers.items()} - known:  # made by a pass: caches
+                    back.callback(part._buffers.pop, name)
             for part, train, evaluate in fixed:
                 back.callback(vars(part).update, train=train, eval=evaluate)
             if any(modes):

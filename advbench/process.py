@@ -1,12 +1,10 @@
-"""How this process computes: on which device, in which arithmetic, with how many threads, in memory that it keeps.
+"""How this process computes: on which device, and in which arithmetic.
 
 Only here are devices named and GPUs asked for; everything else is handed a device, with its index.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Literal
@@ -18,39 +16,6 @@ from advbench.errors import BadSetting
 Device = torch.device
 CPU = Device("cpu")
 Arithmetic = Literal["fp32", "bf16"]
-# Of glibc's malloc.h. Freed memory goes back to the system when that much of it lies at the heap's end, and an
-# allocation of that size is mapped anew each time.
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-KEPT = 2**30  # bytes: larger than a layer's output
-KEPT_BY_OLDER = 2**25  # older versions take no larger threshold of mapping
-USERS_OWN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
-
-
-def set_up(threads: int | None = None) -> None:
-    """Let this process compute with so many threads of torch (None: as torch chooses), in memory that it keeps.
-
-    It is for processes that advbench starts, not for a program that imports it: it changes the whole process.
-    """
-    if threads is not None:
-        torch.set_num_threads(threads)
-    keep_freed_memory()
-
-
-def keep_freed_memory() -> bool:
-    """Whether freed memory now stays with the process for the next pass; where a user has set that, it stays so.
-
-    Each pass through a network allocates what the one before has freed. By glibc's default much of that goes back to
-    the system in between, and every page faults in anew: 8 to 10 % of the time of PGD on MNIST. The process's peak,
-    8 % higher then, is what it holds to its end.
-    """
-    if any(name in os.environ for name in USERS_OWN):
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # another C library, which has ways of its own
-        return False
-    mapped = mallopt(MMAP_THRESHOLD, KEPT) or mallopt(MMAP_THRESHOLD, KEPT_BY_OLDER)
-    return bool(mapped and mallopt(TRIM_THRESHOLD, KEPT))
 
 
 def resolve_device(name: str | None) -> Device:

@@ -112,8 +112,12 @@ def convert(value: object, hint: Any, name: str) -> Any:
         raise UnknownName(f"choice for {name}", str(value), map(str, choices))
     if hint is float:
         return number(value, name)
-    if hint is int and isinstance(value, float) and value.is_integer():
-        value = int(value)
+    if (
+        hint is int
+        and not isinstance(value, bool)
+        and (hasattr(value, "__index__") or (isinstance(value, float) and value.is_integer()))
+    ):
+        value = int(value)  # NumPy's whole numbers too
     if isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
     wanted = {bool: "true or false", int: "a whole number", str: "text in quotes"}.get(hint, hint.__name__)

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from scipy.stats import binom, binomtest
+from scipy.stats import binomtest
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from advbench.agreement import clearly_better, upper_tail
+from advbench.agreement import clearly_better
 from advbench.door import inspect
 from advbench.errors import BadSetting
 from advbench.features import Supplied, tap
@@ -361,11 +361,6 @@ def test_only_errors_are_enforced() -> None:
     assert enforce([soft]) == (soft,)
     with pytest.raises(BadSetting, match="hard"):
         enforce([soft, hard])
-
-
-def test_the_binomial_tail_is_scipys() -> None:
-    for k, n, p in ((0, 10, 0.5), (7, 10, 0.5), (80, 500, 0.1), (500, 500, 0.3)):
-        assert upper_tail(k, n, p) == pytest.approx(float(binom.sf(k - 1, n, p)), rel=1e-9)
 
 
 def test_the_paired_test_is_the_exact_one_of_mcnemar() -> None:

@@ -26,6 +26,7 @@ from advbench.process import CPU
 from advbench.types import Splits
 
 Around = Callable[[nn.Module, Tensor], Tensor]
+GENERATOR = np.random.default_rng(0)  # of noise that no seed of torch reaches
 
 
 class Wrap(nn.Module):
@@ -258,8 +259,8 @@ def test_a_model_let_in_without_gradients_is_looked_at_again_where_an_attack_nee
 # -- what they answer by -----------------------------------------------------------------------------------------
 
 
-def every_tenth_call_otherwise() -> Around:
-    calls: list[int] = []
+def every_tenth_call_otherwise(first: int) -> Around:
+    calls = [0] * first
 
     def around(inner: nn.Module, x: Tensor) -> Tensor:
         calls.append(len(x))
@@ -274,7 +275,6 @@ def every_tenth_call_otherwise() -> Around:
     [
         (lambda m, x: m(x) if torch.is_grad_enabled() else m(x.flip(3)), "differ with and without gradients"),
         (lambda m, x: m(x.flip(0)).flip(0) + 3 * x.mean(), "other images of its batch"),
-        (every_tenth_call_otherwise(), "used for a while|changed while it was attacked"),
     ],
 )
 def test_a_model_that_is_two_functions_is_refused(
@@ -282,6 +282,16 @@ def test_a_model_that_is_two_functions_is_refused(
 ) -> None:
     with pytest.raises(BadSetting, match=said):
         evaluate(Wrap(net, around), digits)
+
+
+@pytest.mark.parametrize("first", range(4))
+def test_a_model_that_counts_its_calls_is_refused_or_doubted(net: nn.Sequential, digits: Splits, first: int) -> None:
+    try:
+        said = [finding.name for finding in evaluate(Wrap(net, every_tenth_call_otherwise(first)), digits).findings]
+    except BadSetting as error:
+        said = [str(error)]
+    words = ("used for a while", "changed while it was attacked", "stochastic")
+    assert any(word in text for word in words for text in said)
 
 
 @pytest.mark.parametrize(
@@ -402,6 +412,7 @@ def test_other_code_with_the_same_weights_is_another_run_and_the_first_is_found_
         lambda m, x: m(x + 0.02 * torch.randn_like(x)),
         lambda m, x: m(x.roll(int(torch.randint(-1, 2, ())), 3)),  # one shift for the whole batch
         lambda m, x: m(x + 0.05 * torch.randn_like(x) * (torch.rand(len(x), 1, 1, 1) < 0.1)),
+        lambda m, x: m(x + torch.from_numpy(GENERATOR.normal(0, 0.02, x.shape).astype("float32"))),
     ],
 )
 def test_a_random_model_goes_on_from_its_run(
@@ -440,6 +451,60 @@ def test_a_model_that_differentiates_inside_itself_or_maps_over_its_parts_is_tak
             wrong = (around(net, digits.test.images).argmax(1) != digits.test.labels).double().mean()
         found = evaluate(Wrap(net, around), digits, attacks="fgsm", calibration=pair(digits), n=None)
         assert found.table().clean_error_rate.tolist() == [pytest.approx(float(wrong), abs=1 / 300)]
+
+
+def test_recurrent_models_are_attacked_in_evaluation_mode(digits: Splits) -> None:
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows = nn.GRU(8, 16, 2, batch_first=True, dropout=0.5)
+            self.head = nn.Linear(16, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.head(self.rows(x[:, 0])[0][:, -1])
+            return logits
+
+    torch.manual_seed(0)
+    model, (images, labels) = Rows().eval(), pair(digits)
+    leaf = images[:50].clone().requires_grad_()
+    F.cross_entropy(model(leaf), labels[:50]).backward()  # type: ignore[no-untyped-call]
+    assert leaf.grad is not None
+    moved = (leaf.detach() + 0.1 * leaf.grad.sign()).clamp(0, 1)
+    wrong = float((model(moved).argmax(1) != labels[:50]).double().mean())
+    found = evaluate(model, digits, attacks="fgsm", n=50, calibration=pair(digits))
+    assert error(found) == pytest.approx(wrong)
+
+
+def test_another_stand_in_for_a_gradient_is_another_run(net: nn.Sequential, digits: Splits, tmp_path: Path) -> None:
+    def stepped(scale: float) -> nn.Module:
+        return Wrap(net, lambda m, x: m(scale * x + ((x * 16).round() / 16 - scale * x).detach()))
+
+    runs = [evaluate(stepped(s), digits, attacks="fgsm", runs_dir=tmp_path).rows[0]["run"] for s in (1.0, -1.0, 1.0)]
+    assert runs[0] == runs[2] != runs[1]
+
+
+def test_caches_that_a_pass_makes_are_gone_afterwards(net: nn.Sequential, digits: Splits) -> None:
+    class Cached(nn.Module):
+        late: Tensor | None
+        new: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = net
+            self.register_buffer("late", None)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.late = torch.zeros(1) if self.late is None else self.late
+            if not hasattr(self, "new"):
+                self.register_buffer("new", torch.zeros(1))
+            logits: Tensor = self.inner(x) + self.late + self.new
+            return logits
+
+    model = Cached().double()
+    evaluate(model, digits, attacks="fgsm")
+    assert model.late is None
+    assert "new" not in model._buffers
+    assert model(digits.test.images[:2].double()).dtype == torch.float64
 
 
 # -- labels ------------------------------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from advbench import process
+import torch
+
 from advbench.cells import Cell
 from advbench.engines import ray_cluster
 from advbench.engines.pool import Message, Pool, Worker
@@ -78,7 +79,7 @@ class Performing:
     """What an actor holds: it performs the cells that it is sent, one at a time."""
 
     def __init__(self, threads: int) -> None:
-        process.set_up(threads)
+        torch.set_num_threads(threads)
         self.said: list[str] = []
         self.performer = Performer(Relay(self.said.append))
 

@@ -6,7 +6,8 @@ import json
 import signal
 from collections.abc import Sequence
 
-from advbench import process
+import torch
+
 from advbench.cells import Cell
 from advbench.engines.pool import Message
 from advbench.engines.worker import Relay, outcome
@@ -23,7 +24,7 @@ def perform(texts: Sequence[str], threads: int) -> str:
     """
     # submitit lets SIGTERM pass; by default it ends the process, so that a cancelled job leaves its run at once.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    process.set_up(threads)
+    torch.set_num_threads(threads)
     said: list[str] = []
 
     def note(line: str) -> None:

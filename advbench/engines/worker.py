@@ -17,6 +17,8 @@ from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from typing import Any
 
+import torch
+
 from advbench import process
 from advbench.cells import Cell
 from advbench.errors import AdvbenchError
@@ -54,7 +56,7 @@ def serve(pipe: Connection, index: int, threads: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the sender's, who ends this process
     threading.Thread(target=_end_with_sender, daemon=True).start()
-    process.set_up(threads)
+    torch.set_num_threads(threads)
     process.take_gpu(index)
     performer = Performer(Relay(lambda line: _tell(pipe, {"said": [line]})))
     while True:

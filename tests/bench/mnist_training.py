@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from advbench import catalog, process
+from advbench import catalog
 from advbench.prelu import PReLU
 from advbench.recipes import Training
 from advbench.training import Trainer, build
@@ -50,7 +50,6 @@ def settings() -> Training:
 
 def ours(splits: Splits, seed: int) -> nn.Module:
     """The toolkit's loop, in a process set up as the toolkit's are."""
-    process.set_up()
     trainer = Trainer(
         *model(seed), splits.train, splits.validation, settings(), seed=seed, device=torch.device("cpu")
     )
