@@ -55,7 +55,12 @@ def takes(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "options"]
         added = [
-            inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=_default(n, k), annotation=k)
+            inspect.Parameter(
+                n,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=False if get_args(k)[0] is bool else _DEFAULTS.get(n),
+                annotation=k,
+            )
             for n, k in options.items()
         ]
 
@@ -70,7 +75,3 @@ def takes(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]
         return command
 
     return decorate
-
-
-def _default(name: str, annotation: Any) -> Any:
-    return False if get_args(annotation)[0] is bool else _DEFAULTS.get(name)

@@ -76,10 +76,10 @@ def wilson(successes: int, n: int) -> Interval | None:
     """The 95 % score interval of a rate (Wilson 1927); None for n = 0."""
     if n == 0:
         return None
-    from scipy.stats import binomtest
-
-    found = binomtest(successes, n).proportion_ci(method="wilson")
-    return Interval(float(found.low), float(found.high))
+    p = successes / n
+    centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 / (1 + Z95**2 / n) * np.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2))
+    return Interval(float(max(0.0, centre - half)), float(min(1.0, centre + half)))
 
 
 @dataclass(frozen=True)

@@ -150,6 +150,7 @@ def test_an_actors_answer_holds_what_was_said_and_the_lines_of_an_error(tmp_path
 # -- on a cluster ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_ray_makes_the_bytes_of_one_process_on_the_digits_grid(cluster: str, tmp_path: Path) -> None:
     here, there = study(tmp_path / "here", **GRID), study(tmp_path / "there", **GRID)
     rows, heard, pids = here.attack(), Heard(), list[int]()
@@ -282,6 +283,7 @@ def running(words: list[str]) -> Iterator["subprocess.Popen[str]"]:
         yield process
 
 
+@pytest.mark.long
 def test_the_command_prints_json_alone_and_leaves_no_process(tmp_path: Path) -> None:
     with running(command(tmp_path, "--json")) as process:
         out, err = process.communicate()

@@ -72,6 +72,7 @@ def runs_still(pid: int) -> bool:
 # -- jobs as processes of this machine -----------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("losses", "cells", "jobs"), [(["softmax", "lgm"], 8, 2), ("lgm", 2, 2)])
 def test_jobs_make_the_bytes_and_rows_of_one_process(losses: Any, cells: int, jobs: int, tmp_path: Path) -> None:
     one, there = study(tmp_path / "here", losses=losses), study(tmp_path / "there", losses=losses)
@@ -159,6 +160,7 @@ def test_a_job_whose_time_is_up_says_so_and_what_it_did_before(tmp_path: Path) -
     )
 
 
+@pytest.mark.long
 def test_the_command_line_prints_json_and_nothing_else(tmp_path: Path) -> None:
     spec = tmp_path / "grid.toml"
     spec.write_text('name = "g"\ndataset = "digits"\nlosses = "lgm"\nn = 20\nattacks = "fgsm"\ntraining.epochs = 1\n')
