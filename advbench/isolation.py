@@ -51,14 +51,13 @@ def borrowed(module: nn.Module, device: Device) -> Iterator[None]:
     at the end, an exception included, with the modes of all its parts. Tied tensors stay tied.
     """
     parts = list(module.modules())
-    modes = [getattr(part, "training", None) for part in parts]
+    kept = [(part, getattr(part, "training", None), [name for name, _ in part._buffers.items()]) for part in parts]
     own = [
         (part, name, tensor)
         for part in parts
         for kind in (part._parameters, part._buffers)
         for name, tensor in kind.items()
     ]
-    buffers = [{name for name, _ in part._buffers.items()} for part in parts]
     fixed = [(part, vars(part)["train"], vars(part)["eval"]) for part in parts if "train" in vars(part)]
     copies: dict[int, Tensor] = {}
     try:
@@ -73,14 +72,14 @@ def borrowed(module: nn.Module, device: Device) -> Iterator[None]:
         with ExitStack() as back:  # all of it, whatever raises
             for part, name, tensor in own:
                 back.callback(setattr, part, name, tensor)
-            for part, mode, known in zip(parts, modes, buffers, strict=True):
+            for part, mode, known in kept:
                 if mode is not None:
                     back.callback(setattr, part, "training", mode)
-                for name in {name for name, _ in part._buffers.items()} - known:  # made by a pass: caches
+                for name in {name for name, _ in part._buffers.items()}.difference(known):  # a pass made them: caches
                     back.callback(part._buffers.pop, name)
             for part, train, evaluate in fixed:
                 back.callback(vars(part).update, train=train, eval=evaluate)
-            if any(modes):
+            if any(mode for _, mode, _ in kept):
                 _call(module.train)  # so that what eval() computed is taken back on the copies
 
 
