@@ -122,5 +122,5 @@ def test_pictures_by_their_content_and_names_that_a_terminal_cannot_write(here: 
 
 def test_work_that_is_redirected_says_when_it_began_and_how_long_it_took(here: Path) -> None:
     _, _, said = run(here, "train --loss softmax --epochs 2")
-    assert said.splitlines()[0].endswith(": training 2 epochs on 1000 images")
+    assert sum(line.endswith(": training 2 epochs on 1000 images") for line in said.splitlines()) == 1
     assert sum(": done in " in line for line in said.splitlines()) == 2  # the training, and the outputs
