@@ -14,15 +14,20 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from advbench.errors import BadRun
 from advbench.runs import Run
 from advbench.types import Adversarials, ImageSet, Outputs
 
@@ -30,6 +35,12 @@ EXAMPLES = 8
 MODEL = "model.safetensors"
 SCORES = "scores.parquet"
 PARTS = ("train", "calibration", "test")
+FLOAT, WHOLE, YES = torch.float32, torch.int64, torch.bool
+COLUMNS = {
+    **dict.fromkeys(("detector", "source"), "string"),
+    **dict.fromkeys(("index", "label", "prediction"), "int64"),
+    "score": "double",
+}
 OPTIONAL = ("targets", "zero_gradients", "gradients", "forwards", "first_success", "misclassified", "member")
 
 
@@ -51,8 +62,47 @@ def pack(tensors: dict[str, Tensor]) -> bytes:
 
 
 def unpack(run: Run, name: str) -> dict[str, Tensor]:
-    """The tensors of a run's file, its hash checked."""
-    return load(run.read(name))
+    """The tensors of a run's file, its hash checked; raises BadRun where it is no safetensors."""
+    return _tensors(run.read(name), run.folder / name)
+
+
+def _tensors(data: bytes, path: Path) -> dict[str, Tensor]:
+    try:
+        return load(data)
+    except (SafetensorError, ValueError, KeyError, OverflowError) as error:  # KeyError: a type torch does not have
+        raise unsound(path, " ".join(str(error).split())) from error
+
+
+def unsound(path: Path, why: str) -> BadRun:
+    """The sentence about a file that is whole and does not hold what it should."""
+    return BadRun(f"{path} does not hold what it should: {why}; delete {path.parent} and run again")
+
+
+def _check(path: Path, tensors: dict[str, Tensor], sizes: dict[str, tuple[torch.dtype, int, int]]) -> None:
+    """Raise BadRun where one of these tensors is missing, or of another type, rank or length, or NaN."""
+    for name, (kind, rank, n) in sizes.items():
+        found = tensors.get(name)
+        if found is None:
+            raise unsound(path, f"{name} is missing")
+        if (found.dtype, found.ndim) != (kind, rank) or len(found) != n or 0 in found.shape[1:]:
+            raise unsound(path, f"{name} is {found.dtype} {list(found.shape)}, not {kind} of rank {rank}, length {n}")
+        if found.is_floating_point() and found.isnan().any():
+            raise unsound(path, f"{name} has NaN")
+
+
+def _outputs(path: Path, tensors: dict[str, Tensor], first: int) -> Outputs:
+    """Features and logits that belong to the labels and the index beside them, images `first` and following."""
+    n = len(labels) if (labels := tensors.get("labels")) is not None and labels.ndim else 0
+    _check(
+        path,
+        tensors,
+        {"features": (FLOAT, 2, n), "logits": (FLOAT, 2, n)} | dict.fromkeys(("labels", "index"), (WHOLE, 1, n)),
+    )
+    if n and not 0 <= int(tensors["labels"].min()) <= int(tensors["labels"].max()) < tensors["logits"].shape[1]:
+        raise unsound(path, "labels are not those of its classes")
+    if not torch.equal(tensors["index"], torch.arange(first, first + n)):
+        raise unsound(path, "index is not that of its images")
+    return Outputs(tensors["features"], tensors["logits"])
 
 
 def pack_part(outputs: Outputs, part: ImageSet, *, examples: bool) -> bytes:
@@ -67,9 +117,14 @@ def pack_part(outputs: Outputs, part: ImageSet, *, examples: bool) -> bytes:
 
 
 def read_part(run: Run, name: str) -> Part:
-    """outputs/<name>.safetensors."""
-    tensors = unpack(run, f"outputs/{name}.safetensors")
-    return Part(Outputs(tensors["features"], tensors["logits"]), tensors["labels"], tensors.get("examples"))
+    """outputs/<name>.safetensors; raises BadRun where its tensors do not fit together."""
+    path, tensors = run.folder / f"outputs/{name}.safetensors", unpack(run, f"outputs/{name}.safetensors")
+    outputs = _outputs(path, tensors, 0)
+    if name != "train" and not len(outputs):
+        raise unsound(path, "it is of no image")
+    if name == "test":
+        _check(path, tensors, {"examples": (FLOAT, 4, min(EXAMPLES, len(outputs)))})
+    return Part(outputs, tensors["labels"], tensors.get("examples"))
 
 
 def pack_adversarials(made: Adversarials) -> bytes:
@@ -87,19 +142,32 @@ def pack_adversarials(made: Adversarials) -> bytes:
 
 
 def read_adversarials(run: Run, name: str) -> Adversarials:
-    """attacks/<name>.safetensors."""
-    return adversarials_of(run.read(f"attacks/{name}.safetensors"))
+    """attacks/<name>.safetensors; raises BadRun where its tensors do not fit together, or do not fit its row."""
+    file = f"attacks/{name}.safetensors"
+    made = adversarials_of(run.read(file), run.folder / file)
+    if len(made.labels) != run.info(f"attack {name}")["row"]["n"]:
+        raise unsound(run.folder / file, f"it is of {len(made.labels)} images, its row of another number")
+    return made
 
 
-def adversarials_of(data: bytes) -> Adversarials:
-    """What `pack_adversarials` made these bytes of."""
-    tensors = load(data)
+def adversarials_of(data: bytes, path: Path, first: int = 0) -> Adversarials:
+    """What `pack_adversarials` made these bytes of: an attack on the images from the `first` on.
+
+    Raises BadRun, naming `path`, where the tensors do not fit together.
+    """
+    tensors = _tensors(data, path)
+    outputs, n = _outputs(path, tensors, first), len(tensors["labels"])
+    kinds = {"zero_gradients": YES, "misclassified": YES}
+    own = {k: (kinds.get(k, WHOLE), 1, n) for k in OPTIONAL if k in tensors}
+    _check(path, tensors, {"images": (FLOAT, 4, n), "saturated": (YES, 1, n)} | own)
+    if "member" in tensors and n and int(tensors["member"].min()) < 0:
+        raise unsound(path, "a member is none")
     optional: dict[str, Any] = {k: tensors.get(k) for k in OPTIONAL}
     return Adversarials(
         images=tensors["images"],
         index=tensors["index"],
         labels=tensors["labels"],
-        outputs=Outputs(tensors["features"], tensors["logits"]),
+        outputs=outputs,
         saturated=tensors["saturated"],
         **optional,
     )
@@ -113,8 +181,21 @@ def pack_table(table: pd.DataFrame) -> bytes:
 
 
 def read_scores(run: Run) -> pd.DataFrame:
-    """scores.parquet."""
-    return pd.read_parquet(io.BytesIO(run.read(SCORES)))
+    """scores.parquet; raises BadRun where it is none, has other columns, gaps, or more rows than its run can have."""
+    path, data = run.folder / SCORES, run.read(SCORES)
+    rows = [step["info"]["row"]["n"] for name, step in run.steps.items() if name.startswith("attack ")]
+    most = 100 * (sum(rows) + sum(len(read_part(run, part)) for part in ("calibration", "test")))
+    try:
+        file = pq.ParquetFile(io.BytesIO(data))
+        kinds = {field.name: str(field.type).removeprefix("large_") for field in file.schema_arrow}
+        if kinds != COLUMNS or file.metadata.num_rows > most:
+            raise unsound(path, f"it has {file.metadata.num_rows:,} rows of {', '.join(kinds)}"[:200])
+        table = file.read().to_pandas()
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        raise unsound(path, " ".join(str(error).split())[:200]) from error
+    if table.isna().to_numpy().any():
+        raise unsound(path, "it has gaps")
+    return table
 
 
 def scores_of(table: pd.DataFrame, detector: str, source: str) -> NDArray[np.float64]:

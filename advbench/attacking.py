@@ -19,7 +19,7 @@ from advbench.errors import BadSetting
 from advbench.meter import Meter, Told
 from advbench.perturbation import check_perturbation
 from advbench.progress import Progress, Quiet
-from advbench.scoring import Row
+from advbench.scoring import Row, counts
 from advbench.spec import AttackChoice
 from advbench.types import Adversarials, ImageSet, Outputs, Perturbed, Splits
 from advbench.victim import Victim
@@ -148,29 +148,10 @@ def weakness(row: Row) -> str:
 
 
 def effect(choice: AttackChoice, made: Adversarials, clean: Outputs) -> Row:
-    """What an attack did to the labels: the fields of an `attack` row after the model's.
-
-    An ensemble's error counts every image that one of its members, at any point it tried, made wrong.
-    """
-    correct = (clean.predictions == made.labels).numpy()
-    wrong = (made.outputs.predictions != made.labels).numpy()
-    if made.misclassified is not None:
-        wrong = wrong | made.misclassified.numpy()
-    everyone = np.ones_like(correct)
+    """What an attack is, and what it did to the labels: the fields of an `attack` row after the model's."""
     attack = choice.attack
-    return {
-        "attack": choice.choice.name,
-        "settings": choice.settings,
-        "norm": attack.norm,
-        "eps": attack.eps,
-        "n": len(made.labels),
-        "clean_error_rate": metrics.rate(~correct, everyone),
-        "error_rate": metrics.rate(wrong, everyone),
-        "success_rate": metrics.rate(wrong, correct),
-        "target_rate": metrics.rate(made.succeeded.numpy(), correct) if attack.targeted else None,
-        "zero_gradients": None if made.zero_gradients is None else int(made.zero_gradients.sum()),
-        "saturated": int(made.saturated.sum()),
-    }
+    own = {"attack": choice.choice.name, "settings": choice.settings, "norm": attack.norm, "eps": attack.eps}
+    return {**own, **counts(made, clean)}
 
 
 def evasion(choice: AttackChoice, made: Adversarials, clean: Outputs, guard: Guard, fgsm: Outputs | None) -> Row:

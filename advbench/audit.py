@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache, partial
 
-from advbench import artifacts, disk, guards, needs, scoring
+from advbench import artifacts, disk, guards, needs, scoring, stored
 from advbench.checks import Finding
 from advbench.checks.evidence import Evidence
 from advbench.checks.results import Result
@@ -57,5 +57,5 @@ def evidence_of(run: Run, others: tuple[Evidence, ...] = (), images: ImageSet | 
         else cache(partial(guards.victim, run, examples.shape, clean.outputs.logits.shape[1])),
         images=examples if images is None else images,
         others=others,
-        selftest=disk.read_note(run.folder.parent / SELFTEST),
+        selftest=disk.read_note(run.folder.parent / SELFTEST, stored.SELFTEST),
     )

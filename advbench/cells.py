@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from advbench import mending, runs, scoring
+from advbench import locks, mending, runs, scoring
 from advbench.contracts import FromSurrogate
 from advbench.errors import BadRun, Damaged
 from advbench.parsing import parse
@@ -219,12 +219,14 @@ def place_table(study: Study) -> dict[str, Any]:
         "download": place.download,
         "device": str(place.device),
         "batch_size": place.batch_size,
+        "locks": locks.in_use,
         "weights": [str(Path(folder).absolute()) for folder in study.weights],
     }
 
 
 def place_from(table: Mapping[str, Any], progress: Progress) -> Place:
-    """The place that `place_table` described."""
+    """The place that `place_table` described; sets this process up to lock runs, or not to."""
+    locks.in_use = table["locks"]
     folders = {k: None if table[k] is None else Path(table[k]) for k in ("runs_dir", "reports_dir", "data_dir")}
     plain = {k: table[k] for k in ("download", "batch_size")}
     return Place(**folders, **plain, device=resolve_device(table["device"]), progress=progress)  # type: ignore[arg-type]

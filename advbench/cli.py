@@ -161,17 +161,17 @@ def audit(
     run: Annotated[str, typer.Argument(help="A run's name under --runs-dir (`advbench list runs`), or its folder.")],
 ) -> None:
     """Which requirements of the protocol a run meets, with the evidence, and the command that closes each gap."""
-    from advbench.cli_audit import complete, rows_of, show_audit
+    from advbench.cli_audit import complete, findings_of, rows_of, show_audit
 
     place = place_of(options)
     if options["complete"]:
         command_line = functools.partial(app, prog_name="advbench", standalone_mode=False)
         complete(run, place, command_line, options["dataset"])
-    rows = rows_of(run, place, options["dataset"])
+    findings = findings_of(run, place, options["dataset"])
     if options["json"]:
-        emit("audit", rows, options)
+        emit("audit", rows_of(findings), options)
     else:
-        show_audit(rows, options)
+        show_audit(findings, options)
 
 
 @app.command()
@@ -195,8 +195,10 @@ def selftest(options: Options) -> None:
 @takes(DOCTOR, RUNS, JSON)
 def doctor(options: Options) -> None:
     """What of a runs folder is whole, what is not, and what would be done again."""
+    from advbench import locks
     from advbench.doctor import examine
 
+    locks.in_use = not options["no_locks"]
     rows = examine(Path(options["runs_dir"]), mend=options["mend"])
     emit("doctor", rows, options)
     broken = [row["run"] for row in rows if row["broken"] and not row["mended"]]
@@ -218,9 +220,10 @@ def list_(
         "losses": "loss", "attacks": "attack", "detectors": "detector", "networks": "network", "datasets": "data set",
     }  # fmt: skip
     if what == "runs":
+        from advbench.progress import Terminal
         from advbench.selection import listing
 
-        rows = listing(Path(options["runs_dir"]))
+        rows = listing(Path(options["runs_dir"]), Terminal().say)
     elif what in kinds:
         rows = [{"name": n, "summary": catalog.summary(kinds[what], n)} for n in catalog.names(kinds[what])]
     else:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import sys
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from advbench import needs, runs, selection
 from advbench.audit import audit
+from advbench.checks import Finding
 from advbench.cli_emit import filled, pasteable
 from advbench.cli_takes import Options
 from advbench.data import fingerprint, for_supplied
 from advbench.errors import BadData, BadRun, BadSetting, FailedCheck, UnknownName
 from advbench.guards import SUPPLIED
 from advbench.place import Place
+from advbench.report.commands import Line
 from advbench.runs import Run
 from advbench.sources import label, source
 from advbench.sources.naming import option
@@ -27,10 +27,11 @@ from advbench.types import ImageSet
 Row = dict[str, Any]
 SMALL = 100  # images of an attack that --complete runs, unless its command names a number up to
 ENOUGH = 200
+RUN_HERE = ("attack", "selftest", "verify")  # the commands that --complete runs
 
 
-def rows_of(name: str, place: Place, dataset: str | None = None) -> list[Row]:
-    """The audit's rows of the run of that name: requirement, name, title, state, evidence, command.
+def findings_of(name: str, place: Place, dataset: str | None = None) -> list[Finding]:
+    """The audit's findings on the run of that name.
 
     `dataset` is where the run's data lie, as `--dataset` takes it; without it a folder or file is not found.
     """
@@ -39,18 +40,25 @@ def rows_of(name: str, place: Place, dataset: str | None = None) -> list[Row]:
         raise BadRun(
             f"{run.folder} holds no trained model, or not its outputs; make them with: advbench train, and attack it"
         )
-    others = [selection.checked(other) for other in runs.find(run.folder.parent)]
+    others = runs.find(run.folder.parent, place.progress.say)
     if needs.of_model(run.model) is not None:
         raise BadRun(selection.left_out(run)[0])
     for line in (line for other in others for line in selection.left_out(other)):
         place.progress.say(line)
-    return [asdict(finding) for finding in audit(run, others, images=_images(run, place, dataset))]
+    return audit(run, others, images=_images(run, place, dataset))
+
+
+def rows_of(findings: Sequence[Finding]) -> list[Row]:
+    """The findings as rows: requirement, name, title, state, evidence, command (as text)."""
+    return [vars(f) | {"command": None if f.command is None else str(f.command)} for f in findings]
 
 
 def _images(run: Run, place: Place, dataset: str | None = None) -> ImageSet | None:
     """The clean test images where the data are at hand and those of the run."""
     name = _data_name(run, dataset)
     try:
+        if dataset is None and ":" in name:
+            raise BadData(f"the run's record says of its data {run.model['dataset']}; --dataset names where they lie")
         splits = source(name, run.model.get("image_size")).load(place.data_dir)
         splits = for_supplied(splits) if SUPPLIED in run.model else splits
     except (BadData, UnknownName) as error:
@@ -67,47 +75,50 @@ def _data_name(run: Run, dataset: str | None) -> str:
     return dataset or option(recorded)
 
 
-def show_audit(rows: Sequence[Row], options: Options) -> None:
+def show_audit(findings: Sequence[Finding], options: Options) -> None:
     """Print the findings for a terminal of 80 columns; command lines stay whole, to be copied."""
     indent = " " * 6
-    for row in rows:
-        print(f"{row['requirement']:4}  {row['state'].upper() if row['state'] != 'met' else 'met'}: {row['title']}")
-        print(textwrap.fill(row["evidence"], 80, initial_indent=indent, subsequent_indent=indent))
-        if row["command"]:
-            print(f"{indent}$ {pasteable(row['command'], options)}")
-    states = Counter(row["state"] for row in rows)
-    print(f"\n{len(rows)} checks: {', '.join(f'{n} {state}' for state, n in states.items())}")
+    for f in findings:
+        print(f"{f.requirement:4}  {f.state.upper() if f.state != 'met' else 'met'}: {f.title}")
+        print(textwrap.fill(f.evidence, 80, initial_indent=indent, subsequent_indent=indent))
+        if f.command:
+            print(f"{indent}$ {pasteable(f.command, options)}")
+    states = Counter(f.state for f in findings)
+    print(f"\n{len(findings)} checks: {', '.join(f'{n} {state}' for state, n in states.items())}")
 
 
 def complete(
     name: str, place: Place, command_line: Callable[[Sequence[str]], object], dataset: str | None = None
 ) -> None:
-    """Run the command of each check that was not run, in this place, on few images.
+    """Run the commands of each check that was not run, in this place, on few images.
 
     What a command leaves is kept, so that a second call goes on. A command that cannot be run here is told and left.
     """
-    done: set[str] = set()
+    done: set[tuple[str, ...]] = set()
     while missing := [pair for pair in _missing(name, place, dataset) if pair[1] not in done]:
-        for check, command in missing:
-            done.add(command)
-            place.progress.say(f"{check}: {command}")
-            if command.startswith("advbench evaluate"):  # a run's record names that code, and a record runs none
+        for check, words in missing:
+            done.add(words)
+            place.progress.say(f"{check}: {Line.of(*words)}")
+            if words[0] not in RUN_HERE:  # `evaluate`: a run's record names that code, and a record runs none
                 place.progress.say("left out: it runs the code of the model, which only its user may name")
                 continue
-            words = filled(shlex.split(command), {"dataset": dataset})[0][1:]
+            told, left = filled(words, {"dataset": dataset})
+            if left:
+                place.progress.say(f"left out: --dataset names where {', '.join(left)} lies")
+                continue
             try:
                 with contextlib.redirect_stdout(sys.stderr):
-                    command_line([*words, *_place_words(place, words)])
+                    command_line([*told, *_place_words(place, told)])
             except (BadSetting, BadData, FailedCheck) as error:
                 place.progress.say(f"left out: {error}")
 
 
-def _missing(name: str, place: Place, dataset: str | None) -> Iterator[tuple[str, str]]:
-    """(check, command) of each check that was not run and that a command of ours could close."""
-    for row in rows_of(name, place, dataset):
-        for command in (row["command"] or "").split(" && ") if row["state"] == "not run" else ():
-            if command.startswith("advbench ") and not command.startswith("advbench audit"):
-                yield f"{row['requirement']} {row['name']}", command
+def _missing(name: str, place: Place, dataset: str | None) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(check, words of a command) of each check that was not run and that a command of ours could close."""
+    for f in findings_of(name, place, dataset):
+        for words in f.command.commands if f.command and f.state == "not run" else ():
+            if words[0] != "audit":
+                yield f"{f.requirement} {f.name}", words
 
 
 def _place_words(place: Place, words: Sequence[str]) -> list[str]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ from advbench.cli_takes import Options
 
 if TYPE_CHECKING:
     from advbench.report.adaptive import Shown
+    from advbench.report.commands import Line
 
 Row = dict[str, Any]
 NAMED_BY_FILE = ("--dataset", "--model", "--weights")
@@ -61,21 +60,23 @@ def filled(words: Sequence[str], options: Options) -> tuple[list[str], list[str]
     return words, left
 
 
-def pasteable(command: str, options: Options) -> str:
-    """Command lines of a record as they run in this terminal; a comment names what is left to fill in."""
-    if not command.startswith("advbench "):
-        return command
-    parts = [filled(shlex.split(part), options) for part in command.split(" && ")]
+def pasteable(line: Line, options: Options) -> str:
+    """A record's commands as they run in this terminal; a comment names what is left to fill in."""
+    from advbench.report.commands import Line
+
+    parts = [filled(words, options) for words in line.commands]
     left = ", ".join(dict.fromkeys(value for _, values in parts for value in values))
-    return " && ".join(shlex.join(words) for words, _ in parts) + f"  # fill in where these lie: {left}" * bool(left)
+    return f"{Line(tuple(tuple(words) for words, _ in parts))}" + f"  # fill in where these lie: {left}" * bool(left)
 
 
-def aware_of(rows: list[Row], options: Options) -> dict[str, Shown]:
-    """By run, what the attacks that know a detector did to the models of these verify rows."""
+def aware_of(rows: list[Row], options: Options) -> dict[str, tuple[Shown, str | None]]:
+    """By run, what the attacks that know a detector did to the models of verify rows, and the command for more."""
     from advbench.report.adaptive import beside
     from advbench.runs import load
 
     names = dict.fromkeys(row["run"] for row in rows)
     folder = Path(options["runs_dir"])
     found = {name: beside(load(folder / name), [r for r in rows if r["run"] == name]) for name in names}
-    return {name: replace(one, command=pasteable(one.command, options)) for name, one in found.items()}
+    return {
+        name: (one, None if one.command is None else pasteable(one.command, options)) for name, one in found.items()
+    }

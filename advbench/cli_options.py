@@ -145,7 +145,11 @@ SHARD = options(
     _MACHINE, shard=(str, "Only part i of n of the images: 1/4; auto = from torchrun's RANK and WORLD_SIZE.")
 )
 PLACE = options(
-    _PLACE, runs_dir=(FOLDER, "Where models and results are kept."), reports_dir=(FOLDER, "Where pages are written.")
+    _PLACE,
+    runs_dir=(FOLDER, "Where models and results are kept."),
+    reports_dir=(FOLDER, "Where pages are written."),
+    no_locks=(FLAG, "Lock nothing, on a file system without locks; one process alone may then work on a run."),
 )
+DOCTOR["no_locks"] = PLACE["no_locks"]
 RUNS = {"runs_dir": PLACE["runs_dir"]}
 JSON = options(_PLACE, json=(FLAG, "Rows as JSON on stdout, and nothing else."))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advbench import catalog
+from advbench import catalog, locks
 from advbench.cli_parse import words
 from advbench.cli_takes import Options
 from advbench.errors import BadSetting, UnknownName
@@ -50,6 +50,7 @@ def place_of(options: Options) -> Place:
     for name in ("runs_dir", "reports_dir"):
         if name in options and not options[name].strip():
             raise BadSetting(f"{name} = {options[name]!r} names no folder; write . for the current one")
+    locks.in_use = not options.get("no_locks")
     data_dir = options.get("data_dir")
     return Place(
         runs_dir=Path(options["runs_dir"]),

@@ -47,12 +47,18 @@ def merge_shards(name: str, options: Options) -> list[Row]:
     place = place_of(options)
     run = selection.by_name(place.runs_dir, name)
     place, rows = replace(place, runs_dir=run.folder.parent), []
-    for folder in sorted((run.folder / shards.FOLDER).glob("*")):
+    for path in sorted((run.folder / shards.FOLDER).glob("*")):
+        folder = shards.folder_of(run, path.name)
         notes = shards.notes_of(folder)
         if not notes:
             continue
         table = notes[0]["table"]
-        spec = parse(table | {"dataset": options["dataset"] or table["dataset"]})
+        recorded = str(table.get("dataset"))
+        if options["dataset"] is None and ":" in recorded:
+            raise BadSetting(f"the shards in {folder} are of {recorded}; --dataset names where it lies")
+        spec = parse(table | {"dataset": options["dataset"] or recorded})
+        if (len(spec.models()), len(spec.attacks)) != (1, 1):
+            raise BadRun(f"the shards in {folder} are of several models or attacks; delete them")
         (model,), (choice,) = spec.models(), spec.attacks
         study = OfCell(spec, place, [], None)
         if (model.run_name(study.fingerprint), choice.file_name) != (run.name, folder.name):

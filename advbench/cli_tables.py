@@ -162,7 +162,7 @@ NOTES["evasion"] = (
 )
 
 
-def show(command: str, rows: list[Row], aware: Mapping[str, Shown] | None = None) -> None:
+def show(command: str, rows: list[Row], aware: Mapping[str, tuple[Shown, str | None]] | None = None) -> None:
     """Print rows on stdout, a table for each model; of verify rows, the population `all`.
 
     Attacks that know a detector have a table of their own; `aware` holds it for verify rows, by run.
@@ -191,20 +191,20 @@ def show(command: str, rows: list[Row], aware: Mapping[str, Shown] | None = None
         if blind:
             _print(console, command, blind)
         if aware is not None:
-            _beside(console, aware[members[0]["run"]])
+            _beside(console, *aware[members[0]["run"]])
     if command in NOTES:
         console.print(NOTES[command], markup=False)
-    if aware and any(known.rows for known in aware.values()):
+    if aware and any(known.rows for known, _ in aware.values()):
         console.print(NOTES["evasion"], markup=False)
 
 
-def _beside(console: Console, aware: Shown) -> None:
+def _beside(console: Console, aware: Shown, command: str | None) -> None:
     """What the attacks that know a detector did to the same model, or that they were not run."""
     if aware.rows:
         _print(console, "evasion", list(aware.rows.values()))
     if aware.missing:
         against = ", ".join(aware.missing)
-        console.print(f"detector-aware: not run against {against}; {aware.command}", markup=False, soft_wrap=True)
+        console.print(f"detector-aware: not run against {against}; {command}", markup=False, soft_wrap=True)
         console.print()
 
 

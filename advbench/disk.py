@@ -1,15 +1,20 @@
-"""Files written and read whole: in one move, and against a hash; what the system refuses in a sentence."""
+"""Files written and read whole: in one move, against a size and a hash, through no link; refusals in a sentence."""
 
 from __future__ import annotations
 
-import json
+import errno
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from advbench import stored
 from advbench.errors import BadRun, BadSetting, Damaged
-from advbench.seals import is_intact, sha256
+from advbench.seals import DIGEST, is_intact, sha256
+
+UNFOLLOWED = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)  # flags of opening what may be a link
+MOST_JSON = 2**28  # bytes of a manifest or note: a run of 100,000 attacks has 2**26
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -41,16 +46,57 @@ def cannot_write(path: Path, error: OSError) -> BadSetting:
     )
 
 
-def read_whole(path: Path, expected: str, cure: str | None = None) -> bytes:
-    """A file's bytes; raises Damaged, which ends in `cure`, where it is missing or has another sha256.
+def inside(folder: Path, name: str) -> Path:
+    """The path of a file below a folder; raises BadRun where it, or a folder on the way to it, is a link."""
+    path = folder
+    for part in Path(name).parts:
+        path = path / part
+        if path.is_symlink():
+            raise linked(path)
+    return path
 
-    Raises BadRun where the system does not let it be read.
+
+def linked(path: Path) -> BadRun:
+    """The sentence about a link where a file or folder of a run belongs."""
+    return BadRun(f"{path} is a link, and nothing in a run is one; put the file or folder itself in its place")
+
+
+def is_link(path: Path, error: OSError) -> BadRun | None:
+    """The same, where that is why a file could not be opened."""
+    return linked(path) if error.errno in (errno.ELOOP, errno.EMLINK) and path.is_symlink() else None
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The bytes of a file that may come from anybody: of a regular one, no larger than `most` bytes.
+
+    Raises OSError where the system does not let it be read, BadRun for a link and what else is no file, Damaged for a
+    larger one. Nothing beyond `most` is read, and nothing that never ends is waited for.
     """
     try:
-        data = path.read_bytes()
+        handle = os.open(path, os.O_RDONLY | UNFOLLOWED | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        raise is_link(path, error) or error from None
+    with open(handle, "rb") as file:
+        there = os.fstat(handle)
+        if not stat.S_ISREG(there.st_mode):
+            raise BadRun(f"{path} is no file; delete it")
+        if there.st_size > most:
+            raise Damaged(f"{path} was altered: it has {there.st_size:,} bytes, not {most:,}; delete it")
+        return file.read(most)
+
+
+def read_whole(path: Path, expected: str, size: int, cure: str | None = None) -> bytes:
+    """A file's bytes; raises Damaged, which ends in `cure`, where it is missing, or has another size or sha256.
+
+    Raises BadRun where the system does not let it be read, and for a link.
+    """
+    try:
+        data = read_regular(path, size)
     except OSError as error:
         kind = Damaged if isinstance(error, FileNotFoundError) else BadRun
         raise kind(f"{path}: {error.strerror}; {cure or 'make it again'}") from error
+    except Damaged as error:
+        raise Damaged(f"{str(error).removesuffix('; delete it')}; {cure or 'delete it'}") from error
     if (found := sha256(data)) != expected:
         said = f"{path} was altered: sha256 {found[:12]}... found, {expected[:12]}... expected"
         raise Damaged(f"{said}; {cure or 'delete it'}")
@@ -65,19 +111,24 @@ def text_of(path: Path) -> str:
         raise cannot_write(path, error) from error
 
 
-def read_note(path: Path, cure: str = "delete it") -> Any:
-    """A JSON file beside the runs; None where it does not exist.
+def read_note(path: Path, shape: Any, cure: str = "delete it", *, is_sealed: bool = False) -> Any:
+    """A JSON file of a shape (see `stored`) beside the runs or in one; None where it does not exist.
 
-    Raises Damaged, which ends in `cure`, where it is no JSON, or not what it was sealed as; BadRun where the system
-    does not let it be read.
+    Raises Damaged, which ends in `cure`, where it is no JSON of that shape, or not what it was sealed as; BadRun for
+    a link, and where the system does not let it be read.
     """
     try:
-        value = json.loads(path.read_bytes()) if path.exists() else None
+        value = stored.parsed(read_regular(path, MOST_JSON))
+    except FileNotFoundError:
+        return None
     except ValueError as error:
         raise Damaged(f"{path} cannot be read ({error}); {cure}") from error
     except OSError as error:
-        raise BadRun(f"{path} cannot be read ({error}); delete it") from error
-    if isinstance(value, dict) and not is_intact(value):
+        raise BadRun(f"{path} cannot be read ({error.strerror}); delete it") from error
+    found = stored.fault(value, shape, path.stem)
+    if found is not None:
+        raise Damaged(f"{path} was altered: {found}; {cure}")
+    if (is_sealed and DIGEST not in value) or not is_intact(value):
         raise Damaged(f"{path} was altered; {cure}")
     return value
 

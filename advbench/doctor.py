@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from advbench import locks, mending, runs, selection, shards
-from advbench.errors import AdvbenchError, BadRun, BadSetting, Damaged
+from advbench import locks, mending, runs, selection, shards, stored
+from advbench.disk import inside
+from advbench.errors import AdvbenchError, BadRun, BadSetting, Damaged, Renamed
 from advbench.locks import LOCK
 from advbench.runs import MANIFEST, Run
 
@@ -19,20 +22,33 @@ def examine(runs_dir: Path, *, mend: bool = False) -> list[Row]:
 
     run      the folder, from `runs_dir`
     state    whole, unfinished (the next call goes on), empty (nothing was done), broken (what reads it refuses, what
-             made it makes it again), or in use (another process is at work: not examined)
+             made it makes it again), skipped (under another name, which `needs` says), or in use (another process
+             is at work: not examined)
     steps    those that the manifest lists and whose files are whole
     broken   file and why: missing, truncated, altered, or what a manifest lacks
     redone   what the next call of what made it would make again
     needs    plug-ins that are missing, broken or changed, and the parts, whole in themselves, that cannot be read
-    left     files that nothing goes on from: temporary ones, stale checkpoints, files that no step lists
-    mended   whether the broken steps were forgotten and the leftovers deleted; a manifest of another schema is not
+    left     files that nothing goes on from, by names that advbench gives: temporary ones, stale checkpoints, those
+             that no step lists
+    mended   whether the broken steps were forgotten and the leftovers deleted; a manifest of another schema is not,
+             nor a run with links in it
 
     Raises BadSetting where `runs_dir` is no folder.
     """
     if runs_dir.exists() and not runs_dir.is_dir():
         raise BadSetting(f"{runs_dir} is a file, not a folder of runs; name another with --runs-dir")
-    folders = {path.parent for name in (MANIFEST, LOCK) for path in runs_dir.rglob(name)}
-    return [_examined(folder, str(folder.relative_to(runs_dir)), mend=mend) for folder in sorted(folders)]
+    folders = sorted(_folders(runs_dir))
+    return [_examined(folder, str(folder.relative_to(runs_dir)), mend=mend) for folder in folders]
+
+
+def _folders(runs_dir: Path) -> Iterator[Path]:
+    """Those that hold a run; through links only where a run's own folder is one."""
+    for top, below, _ in os.walk(runs_dir):
+        for name in list(below):
+            folder = Path(top, name)
+            if any((folder / file).is_file() for file in (MANIFEST, LOCK)) and runs.holds_run(folder):
+                below.remove(name)
+                yield folder
 
 
 def _examined(folder: Path, name: str, *, mend: bool) -> Row:
@@ -42,18 +58,23 @@ def _examined(folder: Path, name: str, *, mend: bool) -> Row:
         return row
     row |= _findings(folder)
     if mend and (row["broken"] or row["left"]):
-        with locks.hold(folder):
-            row |= _findings(folder)
-            row["mended"] = _mend(folder, row)
+        try:
+            with locks.hold(folder):
+                row |= _findings(folder)
+                row["mended"] = _mend(folder, row)
+        except BadRun as error:  # taken meanwhile, or with a link in the place of a file
+            row["broken"] = row["broken"] or [{"file": LOCK, "why": str(error)}]
     return row
 
 
 def _findings(folder: Path) -> Row:
     if not (folder / MANIFEST).exists():
         left = _left(Run(folder, {"steps": {}}))
-        return {"state": "empty", "redone": [EVERYTHING], "left": left}
+        return {"state": "empty", "broken": [], "redone": [EVERYTHING], "left": left}
     try:
-        run = selection.checked(runs.load(folder))
+        run = runs.load(folder)
+    except Renamed as error:
+        return {"state": "skipped", "needs": [str(error)]}
     except BadRun as error:
         return {"state": "broken", "broken": [{"file": MANIFEST, "why": str(error)}], "redone": [EVERYTHING]}
     bad = mending.faults(run, run.steps)
@@ -84,23 +105,24 @@ def _finished(run: Run) -> bool:
 
 def _broken_shards(run: Run) -> list[dict[str, str]]:
     found = []
-    for folder in sorted((run.folder / shards.FOLDER).glob("*")):
+    for path in sorted((run.folder / shards.FOLDER).glob("*")):
         try:
+            folder = shards.folder_of(run, path.name)
             for note in shards.notes_of(folder):
                 shards.read_shard(folder, note)
         except AdvbenchError as error:
-            found.append({"file": str(folder.relative_to(run.folder)), "why": str(error)})
+            found.append({"file": str(path.relative_to(run.folder)), "why": str(error)})
     return found
 
 
 def _left(run: Run) -> list[str]:
     """From the run's folder: what `Run.sweep` would delete, and files that the next try would write over."""
     listed = {name for step in run.steps.values() for name in step["files"]}
-    known = listed | {MANIFEST} | ({"training.jsonl"} if "checkpoint" in run.steps else set())
-    below = (run.folder, run.folder / "outputs", run.folder / "attacks")
-    files = {path for folder in below if folder.is_dir() for path in folder.iterdir() if path.is_file()}
-    names = {str(p.relative_to(run.folder)) for p in files if not p.name.startswith(LOCK)}
-    return sorted(names - known)
+    known = listed | ({"training.jsonl"} if "checkpoint" in run.steps else set())
+    below = [path for path in (run.folder, run.folder / "outputs", run.folder / "attacks") if path.is_dir()]
+    names = [str(path.relative_to(run.folder)) for folder in below for path in folder.iterdir() if path.is_file()]
+    ours = [name for name in names if stored.FILE.holds(name) or Path(name).match(".*.part")]
+    return sorted(set(ours) - known)
 
 
 def _mend(folder: Path, found: Row) -> bool:
@@ -112,13 +134,13 @@ def _mend(folder: Path, found: Row) -> bool:
     if MANIFEST in bad:
         return _forgotten(folder)
     for name in found["left"]:
-        (folder / name).unlink(missing_ok=True)
+        inside(folder, name).unlink(missing_ok=True)
     if not (folder / MANIFEST).exists():
         return True
     run = runs.load(folder)
     mending.forget(run, {step for step, note in run.steps.items() if bad & set(note["files"])})
-    for path in (path for name in bad if name.startswith(shards.FOLDER) for path in (folder / name).glob("*")):
-        path.unlink()
+    for name in (name for name in bad if name.startswith(shards.FOLDER)):
+        shards.delete(inside(folder, name))
     return True
 
 
@@ -129,5 +151,5 @@ def _forgotten(folder: Path) -> bool:
         pass
     except BadRun:
         return False
-    (folder / MANIFEST).unlink()
+    inside(folder, MANIFEST).unlink()
     return True

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from advbench import runs
+from advbench.disk import inside
 from advbench.errors import Damaged
 from advbench.runs import MANIFEST, Run
 
@@ -73,4 +74,4 @@ def forget_manifest(folder: Path, say: Say) -> None:
     except Damaged as error:
         what, _, _ = str(error).removeprefix(f"{folder}/").partition("; ")
         say(f"{folder.name}: {what}; the run is begun anew")
-        (folder / MANIFEST).unlink()
+        inside(folder, MANIFEST).unlink()

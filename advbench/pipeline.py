@@ -125,6 +125,8 @@ class Study:
             scoring.attack_row(run, choice.file_name).get("norm") != choice.attack.norm  # an older version's of ART
         ):
             self._attack(run, model, choice)
+        else:
+            scoring.check_row(run, choice.file_name)
 
     def train(self) -> list[Row]:
         """Every model of the spec trained, with its outputs stored; a row each."""

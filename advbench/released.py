@@ -18,12 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from advbench import artifacts
+from advbench import artifacts, stored
 from advbench.errors import BadRun, FailedCheck
 from advbench.runs import Run
 from advbench.seals import sha256
-
-KEYS = ("model", "info", "seconds", "history", "environment")
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,10 @@ def read(path: Path) -> Released:
         with safe_open(str(path), "pt") as file:
             found = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        said = {key: json.loads(found[key]) for key in KEYS}
+        said = {key: stored.parsed(found[key]) for key in stored.RELEASED}
+        wrong = stored.fault(said, stored.RELEASED, "metadata")
+        if wrong is not None:
+            raise ValueError(wrong)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise BadRun(
             f"{path} cannot be read as released weights ({type(error).__name__}: {error}); restore the file"

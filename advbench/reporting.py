@@ -44,7 +44,8 @@ def verify_run(run: Run, attacks: Sequence[str], detectors: Sequence[str], progr
         left = ", ".join(d for d in detectors if d not in able)
         progress.say(f"{run.name}: without {left}, which this run has nothing to fit on")
     progress.say(f"{run.name}: {len(attacks)} attacks x {len(able)} detectors")
-    with locks.hold(run.folder, writes=not scoring.is_verified(run, attacks, able)):
+    # beside attacks on the same model, which it hinders no more than they do it
+    with locks.hold(run.folder, step="verify", writes=not scoring.is_verified(run, attacks, able)):
         return scoring.verify(run, attacks, able, progress)
 
 

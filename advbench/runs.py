@@ -7,19 +7,23 @@ files are replaced, the step leaves the manifest, so that an interruption costs 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from advbench.disk import cannot_write, read_whole, write_whole
-from advbench.errors import BadRun, BadSetting, Damaged
+from advbench import stored
+from advbench.disk import MOST_JSON, cannot_write, inside, linked, read_regular, read_whole, write_whole
+from advbench.errors import BadRun, BadSetting, Damaged, Renamed
 from advbench.locks import LOCK, WRITING, locked
-from advbench.seals import DIGEST, is_intact, sealed, sha256, to_json
+from advbench.seals import DIGEST, digest, is_intact, sealed, sha256, to_json
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+KEYS = {"schema", "name", "model", "environment", "steps", DIGEST}
+OWN = re.compile(rf"outputs|attacks|shards|{re.escape(LOCK)}(\..*|-.*)?|\..*\.part")  # beside files that steps list
 
 
 class Run:
@@ -68,7 +72,7 @@ class Run:
 
         Raises BadRun for a file that no step lists.
         """
-        path = self.folder / name
+        path = inside(self.folder, name)
         step = next((step for step, note in self.steps.items() if name in note["files"]), None)
         if step is None:
             raise BadRun(f"{path} is not listed in {self.folder / MANIFEST}; make it again")
@@ -76,7 +80,8 @@ class Run:
             f"restore the file, or call the `advbench {self._maker(step)}` that made it, which makes it again "
             "(`advbench doctor --mend` forgets it without computing)"
         )
-        return read_whole(path, self.steps[step]["files"][name]["sha256"], cure)
+        listed = self.steps[step]["files"][name]
+        return read_whole(path, listed["sha256"], listed["bytes"], cure)
 
     def _maker(self, step: str) -> str:
         """The command that makes a step, of a model trained here or of a supplied one."""
@@ -90,15 +95,17 @@ class Run:
         """What is wrong with a listed file: missing, truncated or altered; None where nothing is."""
         expected = next(s["files"][name] for s in self.steps.values() if name in s["files"])
         try:
-            data = (self.folder / name).read_bytes()
+            data = read_regular(inside(self.folder, name), expected["bytes"])
         except FileNotFoundError:
             return "missing"
+        except Damaged:
+            return "altered"
         except OSError as error:
             return f"cannot be read: {error.strerror}"
         if sha256(data) == expected["sha256"]:
             return None
-        size = expected.get("bytes")
-        return f"truncated: {len(data)} of {size} bytes" if size is not None and len(data) < size else "altered"
+        size = expected["bytes"]
+        return f"truncated: {len(data)} of {size} bytes" if len(data) < size else "altered"
 
     def write(
         self,
@@ -118,13 +125,13 @@ class Run:
                 self._save()
         listed = {}
         for name, data in files.items():
-            write_whole(self.folder / name, data)
+            write_whole(inside(self.folder, name), data)
             listed[name] = {"sha256": sha256(data), "bytes": len(data)}
         with self._changing():
             self.steps[step] = {"seconds": seconds, "info": dict(info or {}), "files": listed}
             self._save()
         for name in set(old["files"]) - set(files) if old else ():
-            (self.folder / name).unlink(missing_ok=True)
+            inside(self.folder, name).unlink(missing_ok=True)
 
     def drop(self, step: str) -> None:
         """Forget a step and delete its files."""
@@ -133,7 +140,7 @@ class Run:
             if old is not None:
                 self._save()
         for name in old["files"] if old else ():
-            (self.folder / name).unlink(missing_ok=True)
+            inside(self.folder, name).unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Delete what interrupted writes left: temporary files, checkpoints that no step lists; steps' locks too.
@@ -141,7 +148,7 @@ class Run:
         Only while the run is held whole, so that nobody is writing.
         """
         for path in strays(self):
-            path.unlink(missing_ok=True)
+            inside(self.folder, str(path.relative_to(self.folder))).unlink(missing_ok=True)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -153,7 +160,7 @@ class Run:
             except OSError as error:
                 raise cannot_write(self.folder, error) from error
             if (self.folder / MANIFEST).exists():
-                self.manifest["steps"] = load(self.folder).steps
+                self.manifest["steps"] = _read(self.folder)["steps"]
             yield
 
     def _save(self) -> None:
@@ -180,60 +187,79 @@ def open_or_new(runs_dir: Path, name: str, model: Mapping[str, Any], environment
 def load(folder: Path) -> Run:
     """An existing run; raises Damaged where its manifest is missing, is none or was altered.
 
-    Raises BadRun where it is of another schema, or the system does not let it be read.
+    Raises BadRun where it is of another schema or another folder's, where the system does not let it be read, and
+    where a file or folder in it is a link.
     """
-    path = folder / MANIFEST
-    cure = (
-        f"restore the file, or call what made it (`advbench run`, attack, evaluate), or delete {folder} and run again"
-    )
-    try:
-        manifest = json.loads(path.read_bytes())
-        known = manifest["schema"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        denied = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
-        kind = BadRun if denied else Damaged
-        raise kind(f"{path} cannot be read ({type(error).__name__}: {error}); {cure}") from error
-    if not _is_ours(manifest):
-        raise BadRun(
-            f"{path} has schema {known!r}, this advbench reads schema {SCHEMA}; delete {folder} and run again"
+    path, manifest = folder / MANIFEST, _read(folder)
+    links = [entry for entry in folder.iterdir() if entry.is_symlink()]
+    if links:
+        raise linked(min(links))
+    found = stored.fault_of_manifest(manifest)
+    if found is None and manifest["name"] != folder.absolute().name:
+        raise Renamed(
+            f"{folder} holds the run {manifest['name']} under another name; give the folder that name again"
         )
-    if not is_intact(manifest):
-        raise Damaged(f"{path} was altered: it is not what its digest was taken of; {cure}")
-    if not _is_sound(manifest):
-        raise Damaged(f"{path} was altered: it lacks what a manifest holds; {cure}")
+    ending = manifest["name"].rpartition("-")[2] if found is None else ""
+    if re.fullmatch("[0-9a-f]{8}", ending) and ending != digest(manifest["model"]):
+        found = f"its model has the digest {digest(manifest['model'])}, its name ends in {ending}"
+    if found is not None:
+        raise Damaged(f"{path} was altered: {found}; {_cure(folder)}")
     return Run(folder, {key: value for key, value in manifest.items() if key != DIGEST})
 
 
-def _is_ours(manifest: dict[str, Any]) -> bool:
-    """Whether it is of this schema, or was before its schema was altered."""
-    ours = {**manifest, "schema": SCHEMA}
-    return manifest["schema"] == SCHEMA or (DIGEST in manifest and is_intact(ours))
-
-
-def _is_sound(manifest: dict[str, Any]) -> bool:
-    """Whether it holds what is read of it, and nothing unknown in the place of its digest."""
+def _read(folder: Path) -> dict[str, Any]:
+    """What a manifest says, of this schema and as it was sealed."""
+    path = folder / MANIFEST
     try:
-        steps = manifest["steps"].values()
-        return (
-            all(isinstance(manifest[key], dict) for key in ("model", "environment"))
-            and manifest.keys() <= {"schema", "name", "model", "environment", "steps", DIGEST}
-            and all(isinstance(step["info"], dict) and isinstance(step["files"], dict) for step in steps)
-            and all(map(_stays_inside, (name for step in steps for name in step["files"])))
-            and all(isinstance(file["sha256"], str) for step in steps for file in step["files"].values())
+        manifest = stored.parsed(read_regular(path, MOST_JSON))
+        known = manifest["schema"]
+    except (OSError, ValueError, KeyError, TypeError, Damaged) as error:
+        denied = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+        kind = BadRun if denied else Damaged
+        raise kind(f"{path} cannot be read ({type(error).__name__}: {error}); {_cure(folder)}") from error
+    # of this schema, or it was before its schema was altered
+    if known != SCHEMA and not (manifest.get(DIGEST) and is_intact({**manifest, "schema": SCHEMA})):
+        raise BadRun(
+            f"{path} has schema {known!r}, this advbench reads schema {SCHEMA}; delete {folder} and run again"
         )
-    except (KeyError, TypeError, AttributeError):
-        return False
+    if manifest.keys() != KEYS or known != SCHEMA or not is_intact(manifest):
+        raise Damaged(f"{path} was altered: it is not what its digest was taken of; {_cure(folder)}")
+    checked: dict[str, Any] = manifest
+    return checked
 
 
-def _stays_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts
+def _cure(folder: Path) -> str:
+    made = "what made it (`advbench run`, attack, evaluate)"
+    return f"restore the file, or call {made}, or delete {folder} and run again"
 
 
-def find(runs_dir: Path) -> list[Run]:
-    """Every run below `runs_dir`, by name; none where the folder does not exist."""
+def holds_run(folder: Path) -> bool:
+    """Whether a folder holds a run, damaged or not begun too: by its manifest, else by its and all names in it."""
+    try:
+        manifest = stored.parsed(read_regular(folder / MANIFEST, MOST_JSON))
+        if isinstance(manifest, dict) and (manifest.get("schema"), len(KEYS & manifest.keys()) > 3) == (SCHEMA, True):
+            return True
+    except (OSError, ValueError, BadRun):
+        pass
+    own = all(OWN.fullmatch(name) or stored.FILE.holds(name) or name == MANIFEST for name in os.listdir(folder))
+    return own and (folder / LOCK).is_file() and re.search("-[0-9a-f]{8}$", folder.name) is not None
+
+
+def find(runs_dir: Path, say: Callable[[str], object] = lambda line: None) -> list[Run]:
+    """Every run in `runs_dir`, by name; none where the folder does not exist.
+
+    What is there and cannot be read, or lies under another name, is told to `say` and left out; other folders are
+    passed over.
+    """
     if not runs_dir.exists():
         return []
     if not runs_dir.is_dir():
         raise BadSetting(f"{runs_dir} is a file, not a folder of runs; name another with --runs-dir")
-    return [load(path.parent) for path in sorted(runs_dir.glob(f"*/{MANIFEST}"))]
+    found = []
+    for path in sorted(runs_dir.glob(f"*/{MANIFEST}")):
+        try:
+            found.append(load(path.parent))
+        except BadRun as error:
+            if holds_run(path.parent):
+                say(f"left out: {error}")
+    return found

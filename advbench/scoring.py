@@ -5,8 +5,8 @@ Only files are read: the network does not run again. What was already scored is 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from advbench import artifacts, mending, metrics, needs
-from advbench.errors import BadRun, Damaged
+from advbench import artifacts, mending, metrics, needs, stored
+from advbench.errors import Damaged
 from advbench.guards import SUPPLIED, fit, score
 from advbench.progress import Advance, Progress, Quiet
 from advbench.runs import MANIFEST, Run
 from advbench.seals import to_json
-from advbench.types import Outputs
+from advbench.types import Adversarials, Outputs
 
 METRICS = "metrics.json"
 FPRS = (0.01, 0.05, 0.10)
@@ -31,14 +31,18 @@ def verify(run: Run, attacks: Sequence[str], detectors: Sequence[str], progress:
     """The verify rows of these attack files x detectors x populations; computes and stores what is missing.
 
     Scores that are damaged are computed again, and `progress` is told. Raises Damaged for a file that scores are made
-    from, of those too that rows already computed were made from.
+    from, of those too that rows already computed were made from; BadRun where a stored row is not what the stored
+    outputs and scores say. (Intervals, and figures that a detector must be fitted for, are not computed again.)
     """
-    for step in ("train", "outputs", *(f"attack {a}" for a in attacks)):
+    for step in ("train", "outputs"):
         run.has(step)
+    for attack in attacks:
+        check_row(run, attack)
     known = _stored(run) if mending.is_whole(run, "verify", progress.say) else {}
     hashes = {a: run.steps[f"attack {a}"]["files"][f"attacks/{a}.safetensors"]["sha256"] for a in attacks}
     wanted = [(a, d) for a in attacks for d in detectors]
     missing = [(a, d) for a, d in wanted if known.get((a, d), {}).get("sha256") != hashes[a]]
+    _check_cells(run, {pair: known[pair] for pair in wanted if pair not in missing})
     if missing:
         with progress.bar("scores", len(missing) + 2 * len({d for _, d in missing})) as advance:
             cells, table = _compute(run, missing, advance)
@@ -84,8 +88,83 @@ def _read_cells(run: Run) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def _stored(run: Run) -> dict[tuple[str, str], dict[str, Any]]:
-    cells = json.loads(run.read(METRICS))["cells"]
-    return {(cell["source"], cell["detector"]): cell for cell in cells}
+    path = run.folder / METRICS
+    try:
+        value = stored.parsed(run.read(METRICS))
+    except ValueError as error:
+        raise artifacts.unsound(path, str(error)) from error
+    found = stored.fault(value, stored.METRICS, "metrics")
+    if found is not None:
+        raise artifacts.unsound(path, found)
+    return {(cell["source"], cell["detector"]): cell for cell in value["cells"]}
+
+
+def check_row(run: Run, attack: str) -> None:
+    """Raise BadRun where the row of a stored attack is not what its outputs say, or its images are not the test's."""
+    made, test, row = (
+        artifacts.read_adversarials(run, attack),
+        artifacts.read_part(run, "test"),
+        attack_row(run, attack),
+    )
+    n, path = len(made.labels), run.folder / f"attacks/{attack}.safetensors"
+    if not torch.equal(made.labels, test.labels[:n]) or made.outputs.logits.shape[1] != test.outputs.logits.shape[1]:
+        raise artifacts.unsound(path, "its labels are not those of the test images")
+    _compare(row, counts(made, test.outputs.take(slice(n))), run.folder / MANIFEST, f"attack {attack}")
+
+
+def _check_cells(run: Run, cells: Mapping[tuple[str, str], dict[str, Any]]) -> None:
+    """Raise BadRun where verify rows are not what scores.parquet says."""
+    if not cells:
+        return
+    test, calibration = (artifacts.read_part(run, part) for part in ("test", "calibration"))
+    table = artifacts.read_scores(run).sort_values("index")
+    columns = {key: part["score"].to_numpy() for key, part in table.groupby(["detector", "source"])}
+    for (attack, detector), cell in cells.items():
+        row, made = attack_row(run, attack), artifacts.read_adversarials(run, attack)
+        scores = [columns.get((detector, source), np.empty(0)) for source in ("calibration", "test", attack)]
+        if [len(s) for s in scores] != [len(calibration), len(test), len(made.labels)]:
+            raise artifacts.unsound(run.folder / artifacts.SCORES, f"it is of other images than {attack}")
+        before = scores[1][: len(made.labels)]
+        again = cell_of(row, detector, scores[0], before, scores[2], _groups(made, test), intervals=False)
+        if len(cell["rows"]) != len(again["rows"]):
+            raise artifacts.unsound(run.folder / METRICS, f"it has {len(cell['rows'])} rows of {attack}, {detector}")
+        for written, found in zip(cell["rows"], again["rows"], strict=True):
+            figures = {k: v for k, v in found.items() if not k.endswith(("_low", "_high"))}
+            _compare(written, figures, run.folder / METRICS, f"{attack}, {detector}")
+
+
+def _compare(written: Row, found: Row, path: Path, what: str) -> None:
+    for key, value in found.items():
+        said = written.get(key, "nothing")
+        near = isinstance(said, float) and isinstance(value, float) and abs(said - value) < 1e-9
+        if said != value and not near:
+            raise artifacts.unsound(path, f"{what}: {key} is {said}, and {value} by what is stored")
+
+
+def _groups(made: Adversarials, test: artifacts.Part) -> dict[str, metrics.Mask]:
+    correct = (test.outputs.predictions == test.labels)[made.index].numpy()
+    return metrics.populations(correct, made.succeeded.numpy())
+
+
+def counts(made: Adversarials, clean: Outputs) -> Row:
+    """What an attack did to the labels: figures of its row; `clean` are the outputs of its images as they were.
+
+    An ensemble's error counts every image that one of its members, at any point it tried, made wrong.
+    """
+    correct = (clean.predictions == made.labels).numpy()
+    wrong = (made.outputs.predictions != made.labels).numpy()
+    if made.misclassified is not None:
+        wrong = wrong | made.misclassified.numpy()
+    everyone = np.ones_like(correct)
+    return {
+        "n": len(made.labels),
+        "clean_error_rate": metrics.rate(~correct, everyone),
+        "error_rate": metrics.rate(wrong, everyone),
+        "success_rate": metrics.rate(wrong, correct),
+        "target_rate": None if made.targets is None else metrics.rate(made.succeeded.numpy(), correct),
+        "zero_gradients": None if made.zero_gradients is None else int(made.zero_gradients.sum()),
+        "saturated": int(made.saturated.sum()),
+    }
 
 
 def _merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
@@ -118,9 +197,7 @@ def _compute(
         for name in (d for a, d in pairs if a == attack):
             attacked = scored(name, made.outputs, attack)
             tables.append(_table(name, attack, made.index, made.labels, made.outputs, attacked))
-            test = parts["test"]
-            correct = (test.outputs.predictions == test.labels)[made.index].numpy()
-            groups = metrics.populations(correct, made.succeeded.numpy())
+            groups = _groups(made, parts["test"])
             before = clean[name, "test"][made.index.numpy()]
             row = attack_row(run, attack)
             cells[attack, name] = cell_of(row, name, clean[name, "calibration"], before, attacked, groups)
@@ -141,6 +218,8 @@ def cell_of(
     clean: metrics.Array,
     attacked: metrics.Array,
     groups: Mapping[str, metrics.Mask],
+    *,
+    intervals: bool = True,
 ) -> dict[str, Any]:
     """Verify rows, one for each population, and thresholds: of one attack and one detector's scores."""
     thresholds = {f: metrics.threshold_at(f, calibration) for f in FPRS}
@@ -157,10 +236,12 @@ def cell_of(
         row |= dict.fromkeys(("eer", "eer_low", "eer_high", "auroc", "auroc_low", "auroc_high"))
         if len(scores):
             curve = metrics.roc(clean, scores)
-            pairs = np.flatnonzero(members)
-            spread = metrics.bootstrap(clean, scores, pairs, rng=np.random.default_rng(0))
-            row |= {"eer": curve.eer, "eer_low": spread.eer.low, "eer_high": spread.eer.high}
-            row |= {"auroc": curve.auroc, "auroc_low": spread.auroc.low, "auroc_high": spread.auroc.high}
+            row |= {"eer": curve.eer, "auroc": curve.auroc}
+            if intervals:
+                pairs = np.flatnonzero(members)
+                spread = metrics.bootstrap(clean, scores, pairs, rng=np.random.default_rng(0))
+                row |= {"eer_low": spread.eer.low, "eer_high": spread.eer.high}
+                row |= {"auroc_low": spread.auroc.low, "auroc_high": spread.auroc.high}
             eer_threshold = curve.eer_threshold if population == "all" else eer_threshold
         row |= {f"tpr_at_fpr{f * 100:02.0f}": metrics.rejected(scores, t) for f, t in thresholds.items()}
         row["fpr05_realised"] = metrics.rejected(clean, thresholds[0.05])
@@ -182,9 +263,7 @@ ATTACK_KEYS = ("attack", "settings", "norm", "eps")
 
 def attack_row(run: Run, file_name: str) -> Row:
     """The `attack` row of a done attack."""
-    row = run.info(f"attack {file_name}").get("row")
-    if not isinstance(row, dict) or not {"attack", "eps"} <= row.keys():
-        raise BadRun(f"{run.folder / MANIFEST} holds no row of attack {file_name}; delete {run.folder} and run again")
+    row: Row = run.info(f"attack {file_name}")["row"]
     return model_row(run) | row
 
 
@@ -192,15 +271,9 @@ def model_row(run: Run) -> Row:
     """The fields that say which model a row is about; of a supplied one, those of a training are None."""
     model = run.model
     own: Row = dict.fromkeys(("loss", "alpha", "lam", "covariance", "seed", "training"))
-    try:
-        if SUPPLIED in model:  # None: older than the key
-            own["test_part"] = run.steps.get("door", {"info": {}})["info"].get("test_part")
-        else:
-            own |= {key: model["loss"].get(key) for key in ("alpha", "lam", "covariance")}
-            own |= {"loss": model["loss"]["name"], "seed": model["seed"], "training": model["regime"]}
-        return {"dataset": model["dataset"], **own, "run": run.name}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BadRun(
-            f"{run.folder / MANIFEST} does not describe a model ({type(error).__name__}: {error}); delete "
-            f"{run.folder} and run again"
-        ) from error
+    if SUPPLIED in model:  # None: older than the key
+        own["test_part"] = run.steps.get("door", {"info": {}})["info"].get("test_part")
+    else:
+        own |= {key: model["loss"].get(key) for key in ("alpha", "lam", "covariance")}
+        own |= {"loss": model["loss"]["name"], "seed": model["seed"], "training": model["regime"]}
+    return {"dataset": model["dataset"], **own, "run": run.name}

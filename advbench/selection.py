@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from advbench import needs, runs, scoring, seals
-from advbench.errors import BadRun, BadSetting, UnknownName
+from advbench import needs, runs, scoring
+from advbench.errors import BadSetting, UnknownName
 from advbench.runs import Run
 
 ATTACK_STEP = "attack "
@@ -64,50 +63,37 @@ def _stored(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def find(runs_dir: Path, selection: Selection, say: Callable[[str], object] = lambda line: None) -> list[Found]:
-    """The attacked models that match; raises BadSetting where there is none; `say` is told of those `left_out`."""
-    found, absent = [], []
-    for run in _runs(runs_dir):
+    """The attacked models that match; raises BadSetting where there is none.
+
+    `say` is told of those `left_out`, and of runs that cannot be read.
+    """
+    found, absent, unread = [], [], list[str]()
+    for run in runs.find(runs_dir, unread.append):
         names = tuple(name for name, row in attack_rows(run).items() if row in selection)
         if names:
             found.append(Found(run, names))
         elif any(row in selection for row in _stored(run).values()):
             absent += left_out(run)
-    for line in absent:
+    for line in (*unread, *absent):
         say(line)
     if not found:
         none = f"no attacked model under {runs_dir} matches {selection}; make one, for example with: "
-        needed = f"a plug-in of every model that matches is missing; {absent[0]}" if absent else ""
+        needed = f"a plug-in of every model that matches is missing; {absent[0]}" if absent else "".join(unread[:1])
         raise BadSetting(f"nothing to verify: {needed or none + 'advbench attack --loss lgm --eps 0.3'}")
     return found
 
 
-def listing(runs_dir: Path) -> list[dict[str, Any]]:
+def listing(runs_dir: Path, say: Callable[[str], object]) -> list[dict[str, Any]]:
     """A row for every run: its model, whether it is trained, all its attacks."""
     return [
         scoring.model_row(run) | {"trained": "train" in run.steps, "attacks": list(_stored(run))}
-        for run in _runs(runs_dir)
+        for run in runs.find(runs_dir, say)
     ]
 
 
 def by_name(runs_dir: Path, name: str) -> Run:
     """The run of that name under `runs_dir`, or in the folder `name`; raises UnknownName with those there are."""
     for folder in (runs_dir / name, Path(name)):
-        if (folder / runs.MANIFEST).is_file():
-            return checked(runs.load(folder))
+        if (folder / runs.MANIFEST).exists():
+            return runs.load(folder)
     raise UnknownName(f"run under {runs_dir}", name, [run.name for run in runs.find(runs_dir)])
-
-
-def _runs(runs_dir: Path) -> list[Run]:
-    """Every run, its manifest's model checked against the digest at the end of the name it was given."""
-    return [checked(run) for run in runs.find(runs_dir)]
-
-
-def checked(run: Run) -> Run:
-    """The run itself; raises BadRun where its model is not the one that its name was given to."""
-    ending = str(run.manifest.get("name")).rpartition("-")[2]
-    if re.fullmatch("[0-9a-f]{8}", ending) and ending != seals.digest(run.model):
-        raise BadRun(
-            f"{run.folder / runs.MANIFEST} was altered: its model has the digest {seals.digest(run.model)}, its "
-            f"name ends in {ending}; restore the file, or delete {run.folder} and run again"
-        )
-    return run

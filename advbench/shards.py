@@ -2,15 +2,17 @@
 
 A shard is a block of whole evaluation batches, in a pair of files below the run's folder, the second written last:
 shards/<attack>/<i>-of-<n>.safetensors   as attacks/<attack>.safetensors, of its images alone
-shards/<attack>/<i>-of-<n>.json          sha256 of the first; i, n; weights, batch_size, seconds; members and info of
-                                         the attack; table: a spec of the model and the attack
+shards/<attack>/<i>-of-<n>.json          sha256 and bytes of the first; i, n; first: its first image; weights,
+                                         batch_size, seconds; members and info of the attack; table: a spec of the
+                                         model and the attack
 """
 
 from __future__ import annotations
 
-import shutil
+import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advbench import artifacts, disk, mending, runs, scoring, seals
+from advbench import artifacts, disk, mending, runs, scoring, seals, stored
 from advbench.cells import attack_table, model_table
 from advbench.errors import BadRun, BadSetting, Damaged
 from advbench.pipeline import Study
@@ -31,7 +33,7 @@ from advbench.types import Adversarials, Outputs
 
 FOLDER = "shards"
 CURE = "make the shard again with: advbench attack --shard"
-NOTED = {"sha256", "first", "weights", "batch_size", "seconds", "table"}
+OWN = re.compile(r"\d+-of-\d+\.(json|safetensors)|\..*\.part")
 Note = dict[str, Any]
 
 
@@ -94,7 +96,7 @@ def merge(study: Study, run: Run, model: Model, choice: AttackChoice) -> Row:
 
     Raises BadRun where an image is in none of them or in two, where they were not made alike, or one is damaged.
     """
-    folder = run.folder / FOLDER / choice.file_name
+    folder = folder_of(run, choice.file_name)
     if not run.has(f"attack {choice.file_name}"):
         began = time.perf_counter()
         notes = notes_of(folder)
@@ -104,30 +106,35 @@ def merge(study: Study, run: Run, model: Model, choice: AttackChoice) -> Row:
         _check_complete(folder, notes, made.index, n)
         began -= sum(note["seconds"] for note in notes)
         study.keep(run, model, choice, made, notes[0]["info"], began=began)
-    shutil.rmtree(folder, ignore_errors=True)
+    delete(folder)
     return scoring.attack_row(run, choice.file_name)
+
+
+def folder_of(run: Run, attack: str) -> Path:
+    """Where the shards of an attack lie; raises BadRun where that is a link."""
+    return disk.inside(run.folder, f"{FOLDER}/{attack}")
+
+
+def delete(folder: Path) -> None:
+    """Delete the shards in a folder, and it where nothing else lies there."""
+    for path in folder.glob("*"):
+        if OWN.fullmatch(path.name):
+            path.unlink()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def notes_of(folder: Path) -> list[Note]:
     """What is noted of each shard of an attack, in the order of their images; raises BadRun where that is altered."""
-    notes = []
-    for path in folder.glob("*.json"):
-        note = _read_note(path)
-        if note is not None:
-            notes.append(note)
+    notes = [note for path in folder.glob("*.json") if (note := _read_note(path)) is not None]
     return sorted(notes, key=lambda note: (note["first"], note["of"]))
 
 
 def _read_note(path: Path) -> Note | None:
     """What is noted of a shard, None where there is nothing; raises Damaged where that was altered."""
-    note: Note | None = disk.read_note(path, CURE)
-    try:
-        stated = note is None or path.name == f"{_name(Shard(note['shard'], note['of']))}.json"
-        sound = stated and (note is None or note.keys() >= NOTED)
-    except (KeyError, TypeError, BadSetting, AttributeError):
-        sound = False
-    if not sound or (note is None and path.exists()):
-        raise Damaged(f"{path} was altered; {CURE}")
+    note: Note | None = disk.read_note(path, stored.SHARD, CURE, is_sealed=True)
+    if note is not None and path.name != f"{note['shard']}-of-{note['of']}.json":
+        raise Damaged(f"{path} was altered: it is of another shard; {CURE}")
     return note
 
 
@@ -136,7 +143,7 @@ def _make(study: Study, run: Run, model: Model, choice: AttackChoice, shard: Sha
     images = len(study.splits.test.take(slice(choice.n)))
     batch = study.place.batch_size
     part = shard.part(images, batch)
-    folder, name = run.folder / FOLDER / choice.file_name, _name(shard)
+    folder, name = folder_of(run, choice.file_name), _name(shard)
     if _is_there(folder, shard, study.place.progress.say):
         return
     began = time.perf_counter()
@@ -145,6 +152,7 @@ def _make(study: Study, run: Run, model: Model, choice: AttackChoice, shard: Sha
     note = {
         "schema": runs.SCHEMA,
         "sha256": seals.sha256(data),
+        "bytes": len(data),
         "shard": shard.index,
         "of": shard.of,
         "first": part.start,
@@ -187,13 +195,14 @@ def _is_there(folder: Path, shard: Shard, say: mending.Say) -> bool:
 
 def read_shard(folder: Path, note: Note) -> Adversarials:
     """A shard's images and the rest; raises Damaged where the file is not the one that was noted."""
-    name = _name(Shard(note["shard"], note["of"]))
-    return artifacts.adversarials_of(disk.read_whole(folder / f"{name}.safetensors", note["sha256"], CURE))
+    path = folder / f"{_name(Shard(note['shard'], note['of']))}.safetensors"
+    data = disk.read_whole(path, note["sha256"], note["bytes"], CURE)
+    return artifacts.adversarials_of(data, path, note["first"])
 
 
 def _all_there(run: Run, choice: AttackChoice, of: int, say: mending.Say) -> bool:
     """Whether all shards are there, which are then looked at: a damaged one is not."""
-    folder, every = run.folder / FOLDER / choice.file_name, [Shard(i, of) for i in range(1, of + 1)]
+    folder, every = folder_of(run, choice.file_name), [Shard(i, of) for i in range(1, of + 1)]
     there = all((folder / f"{_name(shard)}.json").exists() for shard in every)
     return there and not [shard for shard in every if not _is_there(folder, shard, say)]  # all of them are looked at
 

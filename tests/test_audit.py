@@ -95,7 +95,7 @@ def test_other_runs_are_the_controls(attacked: Run) -> None:
 
 
 def test_commands_name_the_model_of_the_run(attacked: Run) -> None:
-    commands = [f.command for f in audit(attacked) if f.command and "advbench attack" in f.command]
+    commands = [c for f in audit(attacked) if "advbench attack" in (c := str(f.command))]
     own = [c for c in commands if "--loss lgm" in c]
     assert len(own) > 5
     assert all("--epochs 2" in c and "--dataset digits" in c for c in own)
@@ -105,7 +105,8 @@ def test_the_selftest_beside_the_runs_is_read(attacked: Run) -> None:
     note = attacked.folder.parent / "selftest.json"
     assert by_name(audit(attacked))["canaries"].state == "not run"
     for good, state in ((True, "met"), (False, "not met")):
-        disk.write_whole(note, seals.to_json({"advbench": "1", "rows": [{"canary": "constant", "met": good}]}))
+        row = {"canary": "constant", "expected": "x: met", "found": "x: met", "met": good, "evidence": ""}
+        disk.write_whole(note, seals.to_json({"schema": 1, "advbench": "1", "rows": [row]}))
         assert by_name(audit(attacked))["canaries"].state == state
     note.write_text("{")
     with pytest.raises(BadRun, match="selftest"):
@@ -114,8 +115,8 @@ def test_the_selftest_beside_the_runs_is_read(attacked: Run) -> None:
 
 
 def test_images_are_checked_against_all_clean_ones_where_the_data_are_at_hand(attacked: Run) -> None:
-    rows = cli_audit.rows_of(attacked.name, Place(runs_dir=attacked.folder.parent))
-    text = {r["name"]: r["evidence"] for r in rows}["rechecked"]
+    found = cli_audit.findings_of(attacked.name, Place(runs_dir=attacked.folder.parent))
+    text = by_name(found)["rechecked"].evidence
     attacks = selection.attack_rows(attacked)
     assert text.startswith(f"{len(attacks) * N} of {len(attacks) * N} stored images")
     few = by_name(audit(attacked))["rechecked"].evidence

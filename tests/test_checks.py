@@ -1,7 +1,6 @@
 """Each check on hand-made evidence: what it takes to be met, what breaks it, what it misses."""
 
 import math
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -472,10 +471,10 @@ def test_each_check_has_a_case_for_every_state_that_it_knows() -> None:
     assert {name for name, states in seen.items() if len(states) < 3} == {"seeds"}  # three seeds are there or not
 
 
-def commands() -> Iterator[str]:
+def commands() -> Iterator[tuple[str, ...]]:
     for _, make, _ in CASES:
         for found in table.findings(make()):
-            yield from (found.command or "").split(" && ") if found.command else ()
+            yield from found.command.commands if found.command else ()
 
 
 def test_every_command_that_a_check_gives_is_one_that_the_command_line_takes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -492,20 +491,17 @@ def test_every_command_that_a_check_gives_is_one_that_the_command_line_takes(mon
     monkeypatch.setattr(reporting, "verify_found", noted("verify"))
     monkeypatch.setattr(cli, "found_by", noted("found"))
     monkeypatch.setattr("advbench.canaries.selftest.selftest", noted("selftest"))
-    monkeypatch.setattr("advbench.cli_audit.rows_of", noted("audit"))
+    monkeypatch.setattr("advbench.cli_audit.findings_of", noted("audit"))
     given = sorted(set(commands()))
     assert len(given) > 30
-    for line in given:
-        words = shlex.split(line)
-        assert words[0] == "advbench"
-        assert cli.main(words[1:]) == 0, line
+    for words in given:
+        assert cli.main(words) == 0, words
     assert {"attack", "verify", "selftest", "audit"} <= set(seen)
 
 
 def test_outside_l_inf_no_command_names_an_attack_that_knows_no_other_norm() -> None:
     e = object.__new__(Evidence)
     e.__dict__.update(words=("attack", "--dataset", "digits"), at=("l2", 1.0), headline=None)
-    assert shlex.split(e.attack("fgsm", "pgd")) == [
-        "advbench", "attack", "--dataset", "digits", "--attack", "pgd", "--eps", "1", "--set", "norm=l2",
-    ]  # fmt: skip
-    assert "norm" not in e.attack("targeted-fgsm", eps="0.3")
+    text = "advbench attack --dataset digits --attack pgd --eps 1 --set norm=l2"
+    assert str(e.attack("fgsm", "pgd")) == text
+    assert "norm" not in str(e.attack("targeted-fgsm", eps="0.3"))

@@ -11,6 +11,7 @@ import torch
 from advbench import artifacts, attacking, guards, metrics, runs, selection
 from advbench.checks import Finding, State
 from advbench.report import adaptive, control, figures, findings, page, rejection, security
+from advbench.report.commands import Line
 from advbench.seals import sealed
 from advbench.types import Adversarials, Outputs
 from tests.test_report import Page, Reader, advbench, assert_loads_nothing, ends, outside_audits, per_cent
@@ -377,8 +378,8 @@ def test_each_finding_stands_with_its_state_evidence_and_command_as_text(known: 
     run, _ = stored(known, "lgm")
     made = [
         Finding("R1", "name", "threat model", "met", "eps 0.3, full knowledge", None),
-        Finding("R9", "name", EVIL, "not met", EVIL, f"advbench attack {EVIL}"),
-        Finding("R22", "name", "cost of rejection", "not run", "", "advbench attack --attack force-rejection"),
+        Finding("R9", "name", EVIL, "not met", EVIL, Line.of("attack", EVIL)),
+        Finding("R22", "name", "cost of rejection", "not run", "", Line.of("attack", "--attack", "force-rejection")),
     ]
     again = rendered(known, audits={run.name: made})
     head, *lines = again.table("What makes a detection result believable")

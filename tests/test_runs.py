@@ -15,16 +15,16 @@ import pytest
 from advbench import disk, locks, runs, seals
 from advbench.errors import BadRun, BadSetting
 from advbench.runs import Run
-
-MODEL = {"dataset": "digits", "loss": {"name": "softmax"}, "seed": 0}
+from tests.records import EPOCH, MADE_WITH, MODEL, TRAINED
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """A run with two done steps."""
-    made = runs.open_or_new(tmp_path, "one", MODEL, {"device": "cpu"})
-    made.write("train", {"model.bin": b"weights", "sub/log.txt": b"log"}, seconds=1.5, info={"n_train": 3})
-    made.write("verify", {"scores.bin": b"scores"})
+    made = runs.open_or_new(tmp_path, "one", MODEL, MADE_WITH)
+    files = {"model.safetensors": b"weights", "outputs/test.safetensors": b"log"}
+    made.write("train", files, seconds=1.5, info=TRAINED)
+    made.write("verify", {"scores.parquet": b"scores"})
     return made
 
 
@@ -127,9 +127,9 @@ def test_a_run_read_again_is_the_run_written(run: Run) -> None:
     assert again.manifest == run.manifest
     assert (again.name, again.model) == ("one", MODEL)
     assert list(again.steps) == ["train", "verify"]
-    assert again.info("train") == {"n_train": 3}
+    assert again.info("train") == TRAINED
     assert again.steps["train"]["seconds"] == 1.5
-    assert again.read("sub/log.txt") == b"log"
+    assert again.read("outputs/test.safetensors") == b"log"
 
 
 def test_a_run_that_exists_is_opened_and_not_begun_again(run: Run) -> None:
@@ -139,30 +139,30 @@ def test_a_run_that_exists_is_opened_and_not_begun_again(run: Run) -> None:
 
 
 def test_a_new_run_is_on_disk_only_after_its_first_step(tmp_path: Path) -> None:
-    new = runs.open_or_new(tmp_path, "new", MODEL, {})
+    new = runs.open_or_new(tmp_path, "new", MODEL, MADE_WITH)
     assert not new.has("train")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_altered_file_is_named_with_the_hash_found_and_the_hash_expected(run: Run) -> None:
-    (run.folder / "sub" / "log.txt").write_bytes(b"lot")
-    for attempt in (lambda: run.read("sub/log.txt"), lambda: run.has("train")):
+    (run.folder / "outputs" / "test.safetensors").write_bytes(b"lot")
+    for attempt in (lambda: run.read("outputs/test.safetensors"), lambda: run.has("train")):
         with pytest.raises(BadRun, match="altered") as caught:
             attempt()
         text = str(caught.value)
-        assert str(run.folder / "sub" / "log.txt") in text
+        assert str(run.folder / "outputs" / "test.safetensors") in text
         found, expected = (
             text.index(hashlib.sha256(b"lot").hexdigest()[:12]),
             text.index(hashlib.sha256(b"log").hexdigest()[:12]),
         )
         assert text.index("found", found) < expected < text.index("expected")
     assert run.has("verify")
-    assert run.read("model.bin") == b"weights"
+    assert run.read("model.safetensors") == b"weights"
 
 
 def test_a_missing_file_is_named(run: Run) -> None:
-    (run.folder / "model.bin").unlink()
-    with pytest.raises(BadRun, match=r"one/model\.bin"):
+    (run.folder / "model.safetensors").unlink()
+    with pytest.raises(BadRun, match=r"one/model\.safetensors"):
         run.has("train")
 
 
@@ -194,14 +194,9 @@ def test_a_file_that_no_step_lists_is_not_read(run: Run) -> None:
 def test_a_manifest_that_is_none_is_named_and_not_replaced(run: Run, manifest: bytes) -> None:
     path = run.folder / "manifest.json"
     path.write_bytes(manifest)
-    for attempt in (
-        lambda: runs.load(run.folder),
-        lambda: runs.find(run.folder.parent),
-        lambda: runs.open_or_new(run.folder.parent, "one", MODEL, {}),
-    ):
-        with pytest.raises(BadRun, match=r"one/manifest\.json") as caught:
-            attempt()
-        assert "\n" not in str(caught.value)
+    with pytest.raises(BadRun, match=r"one/manifest\.json") as caught:
+        runs.open_or_new(run.folder.parent, "one", MODEL, MADE_WITH)
+    assert "\n" not in str(caught.value)
     assert path.read_bytes() == manifest
 
 
@@ -230,18 +225,18 @@ def test_a_manifest_cannot_reach_outside_its_folder(run: Run, tmp_path: Path, na
 
 
 def test_a_replaced_step_keeps_only_its_new_files(run: Run) -> None:
-    run.write("train", {"model.bin": b"better", "other.txt": b"new"})
+    run.write("train", {"model.safetensors": b"better", "training.jsonl": b"new"}, seconds=1.0, info=TRAINED)
     on_disk = files(run.folder)
-    assert set(on_disk) == {"model.bin", "other.txt", "scores.bin", "manifest.json"}
-    assert runs.load(run.folder).read("model.bin") == b"better"
-    assert runs.load(run.folder).info("train") == {}
+    assert set(on_disk) == {"model.safetensors", "training.jsonl", "scores.parquet", "manifest.json"}
+    assert runs.load(run.folder).read("model.safetensors") == b"better"
+    assert runs.load(run.folder).info("train") == TRAINED
 
 
 def test_a_dropped_step_is_forgotten_and_its_files_deleted(run: Run) -> None:
     run.drop("train")
     run.drop("never done")
     assert not runs.load(run.folder).has("train")
-    assert set(files(run.folder)) == {"scores.bin", "manifest.json"}
+    assert set(files(run.folder)) == {"scores.parquet", "manifest.json"}
     assert runs.load(run.folder).has("verify")
 
 
@@ -263,9 +258,9 @@ def test_a_replacement_cut_short_costs_its_own_step_and_nothing_else(
         whole(path, data)
 
     monkeypatch.setattr(runs, "write_whole", write)
-    new = {"model.bin": b"better", "sub/log.txt": b"longer"}
+    new = {"model.safetensors": b"better", "outputs/test.safetensors": b"longer"}
     try:
-        run.write("train", new)
+        run.write("train", new, seconds=1.0, info=TRAINED)
     except Stop:
         assert last < 4
     else:
@@ -274,15 +269,15 @@ def test_a_replacement_cut_short_costs_its_own_step_and_nothing_else(
     again = runs.load(run.folder)
     assert again.has("verify")
     if again.has("train"):  # hashes hold: either all is old or all is new
-        expected = new if last == 4 else {"model.bin": b"weights", "sub/log.txt": b"log"}
+        expected = new if last == 4 else {"model.safetensors": b"weights", "outputs/test.safetensors": b"log"}
         assert {name: again.read(name) for name in new} == expected
-    again.write("train", new)
-    assert runs.load(run.folder).read("sub/log.txt") == b"longer"
+    again.write("train", new, seconds=1.0, info=TRAINED)
+    assert runs.load(run.folder).read("outputs/test.safetensors") == b"longer"
 
 
 @pytest.mark.parametrize("last", range(3))
 def test_a_checkpoint_cut_short_leaves_the_one_before(run: Run, monkeypatch: pytest.MonkeyPatch, last: int) -> None:
-    run.write("checkpoint", {"checkpoint-0001": b"one"}, info={"epochs": [1]})
+    run.write("checkpoint", {"checkpoint-0001.safetensors": b"one"}, info={"epochs": [EPOCH]})
     whole = disk.write_whole
     done: list[str] = []
 
@@ -294,29 +289,29 @@ def test_a_checkpoint_cut_short_leaves_the_one_before(run: Run, monkeypatch: pyt
 
     monkeypatch.setattr(runs, "write_whole", write)
     try:
-        run.write("checkpoint", {"checkpoint-0002": b"two"}, info={"epochs": [1, 2]})
+        run.write("checkpoint", {"checkpoint-0002.safetensors": b"two"}, info={"epochs": [EPOCH, EPOCH]})
     except Stop:
         assert last < 2
     monkeypatch.undo()
     again = runs.load(run.folder)
     assert again.has("checkpoint")
-    name = "checkpoint-0002" if last == 2 else "checkpoint-0001"
+    name = "checkpoint-0002.safetensors" if last == 2 else "checkpoint-0001.safetensors"
     assert list(again.steps["checkpoint"]["files"]) == [name]
     assert len(again.info("checkpoint")["epochs"]) == (2 if last == 2 else 1)
-    assert (run.folder / "checkpoint-0001").exists() == (last < 2)
+    assert (run.folder / "checkpoint-0001.safetensors").exists() == (last < 2)
 
 
 def test_a_full_disk_leaves_a_run_as_it_was(run: Run) -> None:
     before = files(run.folder)
     with largest_file(3000), pytest.raises(BadSetting, match="attack"):
-        run.write("attack x", {"small.bin": b"fits", "attack.bin": bytes(9000)})
+        run.write("step x", {"metrics.json": b"fits", "attacks/x.safetensors": bytes(9000)})
     on_disk = files(run.folder)
     assert {name: on_disk[name] for name in before} == before
     assert not [name for name in on_disk if name.endswith(".part")]
     again = runs.load(run.folder)
-    assert not again.has("attack x")
-    again.write("attack x", {"small.bin": b"fits", "attack.bin": bytes(9000)})
-    assert runs.load(run.folder).has("attack x")
+    assert not again.has("step x")
+    again.write("step x", {"metrics.json": b"fits", "attacks/x.safetensors": bytes(9000)})
+    assert runs.load(run.folder).has("step x")
 
 
 # -- two at once, and none ---------------------------------------------------------------------------------------
@@ -361,7 +356,7 @@ def test_an_error_lets_go_of_the_run(tmp_path: Path) -> None:
 
 def test_runs_are_found_in_the_order_of_their_names_and_only_where_there_is_a_manifest(tmp_path: Path) -> None:
     for name in ("b", "c", "a"):
-        runs.open_or_new(tmp_path, name, MODEL, {}).write("train", {})
+        runs.open_or_new(tmp_path, name, MODEL, MADE_WITH).write("verify", {})
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("mine")
     assert [run.name for run in runs.find(tmp_path)] == ["a", "b", "c"]
@@ -385,19 +380,19 @@ def test_steps_are_held_side_by_side_and_a_run_alone(tmp_path: Path) -> None:
         except BadRun:
             return True
 
-    with locks.hold(tmp_path, step="attack a"), locks.hold(tmp_path, step="attack b"):
+    with locks.hold(tmp_path, step="step a"), locks.hold(tmp_path, step="step b"):
         assert locks.is_held(tmp_path)
-        assert [refused(step) for step in ("attack a", "attack b", "attack c", None)] == [True, True, False, True]
+        assert [refused(step) for step in ("step a", "step b", "step c", None)] == [True, True, False, True]
     with locks.hold(tmp_path):
-        assert [refused(step) for step in ("attack a", None)] == [True, True]
+        assert [refused(step) for step in ("step a", None)] == [True, True]
     assert not locks.is_held(tmp_path)
 
 
 def test_what_two_processes_write_to_one_manifest_is_all_there(run: Run) -> None:
     one, other = runs.load(run.folder), runs.load(run.folder)
-    one.write("attack a", {"a": b"a"})
-    other.write("attack b", {"b": b"b"})
+    one.write("step a", {"outputs/a.safetensors": b"a"})
+    other.write("step b", {"outputs/b.safetensors": b"b"})
     one.drop("verify")
-    other.write("attack c", {"c": b"c"})
-    assert list(runs.load(run.folder).steps) == ["train", "attack a", "attack b", "attack c"]
-    assert list(other.steps) == ["train", "attack a", "attack b", "attack c"]
+    other.write("step c", {"outputs/c.safetensors": b"c"})
+    assert list(runs.load(run.folder).steps) == ["train", "step a", "step b", "step c"]
+    assert list(other.steps) == ["train", "step a", "step b", "step c"]

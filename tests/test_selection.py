@@ -8,19 +8,21 @@ import pytest
 from advbench import runs, selection
 from advbench.errors import BadRun, BadSetting
 from advbench.selection import Selection
+from tests.records import EPOCH, MADE_WITH, MODEL, ROW, TRAINED
 
 LGM = {"name": "lgm", "alpha": 1.0, "lam": 0.1, "covariance": "identity"}
 
 
 def make(folder: Path, name: str, loss: dict[str, Any], *attacks: tuple[str, float], seed: int = 0) -> None:
     """A run with a trained model and the rows of some attacks."""
-    model = {"dataset": "digits", "loss": loss, "regime": "standard", "seed": seed}
-    run = runs.open_or_new(folder, name, model, {})
-    run.write("train", {"model.safetensors": b"weights"})
-    fields = {k: loss.get(k) for k in ("alpha", "lam", "covariance")}
+    run = runs.open_or_new(folder, name, MODEL | {"loss": loss, "seed": seed}, MADE_WITH)
+    run.write("train", {"model.safetensors": b"weights"}, seconds=1.0, info=TRAINED)
     for attack, eps in attacks:
-        row = {"dataset": "digits", "loss": loss["name"], "seed": seed, "attack": attack, "eps": eps, **fields}
-        run.write(f"attack {attack}-eps{eps:g}", {}, info={"row": row})
+        write_attack(run, ROW | {"attack": attack, "eps": eps}, f"{attack}-eps{eps:g}")
+
+
+def write_attack(run: runs.Run, row: Any, name: str = "fgsm-eps0.1") -> None:
+    run.write(f"attack {name}", {f"attacks/{name}.safetensors": b"images"}, seconds=1.0, info={"row": row})
 
 
 @pytest.fixture
@@ -79,13 +81,13 @@ def test_an_empty_or_missing_folder_holds_nothing_to_verify(tmp_path: Path) -> N
 def test_an_attack_whose_row_is_gone_from_the_manifest_is_named(tmp_path: Path, row: object) -> None:
     make(tmp_path, "one", LGM, ("fgsm", 0.1))
     run = runs.load(tmp_path / "one")
-    run.write("attack fgsm-eps0.1", {}, info={"row": row})
-    with pytest.raises(BadRun, match=r"manifest.json holds no row of attack fgsm-eps0.1"):
-        found(tmp_path)
+    write_attack(run, row)
+    with pytest.raises(BadRun, match=r"manifest.json was altered: attack fgsm-eps0.1: row"):
+        runs.load(run.folder)
 
 
 def test_the_listing_has_every_run_attacked_or_not(folder: Path) -> None:
-    rows = selection.listing(folder)
+    rows = selection.listing(folder, print)
     assert [(row["run"], row["loss"], row["alpha"], row["trained"], row["attacks"]) for row in rows] == [
         ("a-softmax", "softmax", None, True, ["fgsm-eps0.3"]),
         ("b-lgm", "lgm", 1.0, True, ["fgsm-eps0.1", "targeted-fgsm-eps0.3"]),
@@ -94,9 +96,9 @@ def test_the_listing_has_every_run_attacked_or_not(folder: Path) -> None:
 
 
 def test_a_run_stopped_in_training_is_listed_as_not_trained(tmp_path: Path) -> None:
-    run = runs.open_or_new(tmp_path, "one", {"dataset": "digits", "loss": LGM, "regime": "standard", "seed": 0}, {})
-    run.write("checkpoint", {"checkpoint-0001.safetensors": b"state"})
-    (row,) = selection.listing(tmp_path)
+    run = runs.open_or_new(tmp_path, "one", MODEL, MADE_WITH)
+    run.write("checkpoint", {"checkpoint-0001.safetensors": b"state"}, info={"epochs": [EPOCH]})
+    (row,) = selection.listing(tmp_path, print)
     assert (row["trained"], row["attacks"]) == (False, [])
     with pytest.raises(BadSetting):
         found(tmp_path)

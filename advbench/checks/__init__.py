@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from advbench.checks.evidence import Evidence
+    from advbench.report.commands import Line
 
 State = Literal["met", "not met", "not run"]
 # a percentage point: what restarts, batches and the noise of kernels may move a rate by; a hair more, for rounding
@@ -20,12 +21,12 @@ class Verdict:
 
     state     `not run` where the evidence is missing, else whether the requirement is met
     evidence  figures with the number of images they come from
-    command   the command line that makes what is missing, or stronger evidence; None where all is well
+    command   what makes what is missing, or stronger evidence; None where all is well
     """
 
     state: State
     evidence: str
-    command: str | None = None
+    command: Line | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Finding:
     title: str
     state: State
     evidence: str
-    command: str | None
+    command: Line | None
 
 
 def met(evidence: str) -> Verdict:
@@ -55,16 +56,16 @@ def met(evidence: str) -> Verdict:
     return Verdict("met", evidence)
 
 
-def not_met(evidence: str, command: str) -> Verdict:
+def not_met(evidence: str, command: Line) -> Verdict:
     """It is not."""
     return Verdict("not met", evidence, command)
 
 
-def not_run(evidence: str, command: str) -> Verdict:
+def not_run(evidence: str, command: Line) -> Verdict:
     """What it takes to tell is missing."""
     return Verdict("not run", evidence, command)
 
 
-def either(good: bool, evidence: str, command: str) -> Verdict:
+def either(good: bool, evidence: str, command: Line) -> Verdict:
     """Met or not met."""
     return met(evidence) if good else not_met(evidence, command)

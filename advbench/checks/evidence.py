@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from advbench.contracts import Guard
 from advbench.guards import least_fpr, usual_fpr
 from advbench.metrics import Mask
 from advbench.parsing import DEFAULT_FPR
-from advbench.report.commands import attack_options
+from advbench.report.commands import Line, attack_options
 from advbench.scoring import Row
 from advbench.settings import as_text
 from advbench.types import ImageSet
@@ -166,32 +165,32 @@ class Evidence:
         n: int | None = None,
         words: tuple[str, ...] = (),
         **settings: Any,
-    ) -> str:
-        """The command line of attacks on this model, on as many images as the headline unless `n` says otherwise.
+    ) -> Line:
+        """The command of attacks on this model, on as many images as the headline unless `n` says otherwise.
 
         Outside L-inf, where there is no FGSM, PGD takes its place.
         """
         if self.at[0] != "linf":
             attacks = tuple(dict.fromkeys("pgd" if a == "fgsm" else a for a in attacks))
-        parts = ["advbench", *(words or self.words), "--attack", ",".join(attacks)]
+        parts = [*(words or self.words), "--attack", ",".join(attacks)]
         parts += ["--eps", f"{as_text(self.eps)}" if eps is None else eps]
         norm = {} if self.at[0] == "linf" or set(attacks) <= {"targeted-fgsm"} else {"norm": self.at[0]}
         parts += attack_options({**norm, **settings})
         wanted = n if n is not None else None if self.headline is None else self.headline.n
         if wanted is not None and wanted < len(self.clean):
             parts += ["--n", str(wanted)]
-        return shlex.join(parts)
+        return Line.of(*parts)
 
-    def aware(self, *attacks: str, **settings: Any) -> str:
-        """The command line of adaptive attacks on the audit's detector."""
+    def aware(self, *attacks: str, **settings: Any) -> Line:
+        """The command of adaptive attacks on the audit's detector."""
         fpr = self.fpr if self.calibration is None else max(self.fpr, least_fpr(self.calibration))
         return self.attack(*attacks, detector=self.detector, fpr=fpr, **settings)
 
-    def verification(self) -> str:
-        """The command line that scores with every detector what was attacked."""
+    def verification(self) -> Line:
+        """The command that scores with every detector what was attacked."""
         if self.supplied:
             return self.attack("fgsm", detector=",".join(self.detectors))
-        return shlex.join(["advbench", "verify", *(w for k in WHICH for w in (f"--{k}", str(self.model[k])))])
+        return Line.of("verify", *(w for k in WHICH for w in (f"--{k}", str(self.model[k]))))
 
     def other(self, loss: str, *more: str) -> tuple[str, ...]:
         """The words of a model of the same data set with another loss or other options."""

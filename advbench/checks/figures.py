@@ -10,6 +10,7 @@ from advbench.checks import Check, Verdict, either, met, not_run
 from advbench.checks.evidence import Evidence
 from advbench.checks.results import NOT_ATTACKS, percent
 from advbench.metrics import Array
+from advbench.report.commands import Line
 from advbench.settings import as_text
 
 SEEDS = 3
@@ -145,7 +146,7 @@ def seeds(e: Evidence) -> Verdict:
     said = f"undetected and wrong, {top.detector}, eps {as_text(e.eps)}: {said}"
     free = [s for s in range(SEEDS + 1) if s not in rates][: max(0, SEEDS - len(rates))]
     commands = [e.aware("detector-aware", words=e.with_seed(s), budget=top.setting("budget")) for s in free]
-    return met(said) if len(rates) >= SEEDS else not_run(said, " && ".join(commands))
+    return met(said) if len(rates) >= SEEDS else not_run(said, Line.joined(commands))
 
 
 CHECKS = (

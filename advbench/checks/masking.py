@@ -7,20 +7,21 @@ import torch
 from advbench.checks import POINT, Check, Verdict, either, met, not_met, not_run
 from advbench.checks.evidence import Evidence
 from advbench.checks.results import ENSEMBLE, ITERATIVE, Result, common, count, percent, worst
+from advbench.report.commands import Line
 from advbench.settings import as_text
 from advbench.types import Outputs
 
 FEW = 100  # images for attacks by queries alone
 
 
-def black_box(e: Evidence, attack: str, words: str, command: str) -> Verdict:
+def black_box(e: Evidence, attack: str, words: str, command: Line) -> Verdict:
     """R10: what an attack without the model's gradient finds, the gradient finds too; else the gradient is masked."""
     white = e.of(*ITERATIVE)
     found = e.of(attack)
     if not found or not white:
         missing = [words] * (not found) + ["a white-box attack"] * (not white)
         commands = [e.attack("pgd")] * (not white) + [command] * (not found)
-        return not_run(f"missing at eps {as_text(e.eps)}: {', '.join(missing)}", " && ".join(commands))
+        return not_run(f"missing at eps {as_text(e.eps)}: {', '.join(missing)}", Line.joined(commands))
     n = common(found[0], *white)
     blind, seeing = found[0].wrong[:n], worst(white, n)
     only = int((blind & ~seeing).sum())
@@ -59,7 +60,7 @@ def detector_gradient_free(e: Evidence) -> Verdict:
     top, found = e.headline, [r for r in e.of("detector-square") if r.detector == e.detector]
     if top is None or not found:
         commands = [e.aware(ENSEMBLE)] * (top is None) + [e.aware("detector-square", n=FEW)] * (not found)
-        return not_run("detector-square not run by itself", " && ".join(commands))
+        return not_run("detector-square not run by itself", Line.joined(commands))
     guard, n = e.guard(e.detector, e.fpr), common(found[0], top)
     blind, seeing = found[0].lost(guard)[:n], top.lost(guard)[:n]
     if top.made.member is not None and "detector-square" in top.row["members"]:
@@ -105,7 +106,7 @@ def zero_gradients(e: Evidence) -> Verdict:
         return not_run(f"no gradient attack at eps {as_text(e.eps)}", e.attack("fgsm"))
     said, good, commands = [], True, []
     for kind, results in kinds.items():
-        shares = [int(r.row["zero_gradients"]) / r.n for r in results]
+        shares = [(r.row["zero_gradients"] or 0) / r.n for r in results]
         said += [f"{r.label} {percent(share)} of {r.n}" for r, share in zip(results, shares, strict=True)]
         if not shares or min(shares) <= POINT:
             continue
@@ -119,7 +120,7 @@ def zero_gradients(e: Evidence) -> Verdict:
     text = f"images with an all-zero gradient: {'; '.join(said)}"
     if not commands:
         return met(text)
-    return not_run(text, " && ".join(commands)) if good else not_met(f"{text}: they vanish", commands[0])
+    return not_run(text, Line.joined(commands)) if good else not_met(f"{text}: they vanish", commands[0])
 
 
 def _exact(result: Result) -> bool:

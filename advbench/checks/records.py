@@ -11,13 +11,14 @@ from advbench.checks.evidence import Evidence
 from advbench.checks.results import ENSEMBLE, common, count, percent
 from advbench.errors import AdvbenchError
 from advbench.perturbation import check_perturbation
+from advbench.report.commands import Line
 from advbench.settings import as_text
 from advbench.types import Adversarials
 
 ART_PGD = "art:ProjectedGradientDescentPyTorch"
 PARITY_STEPS = 40
 ENOUGH = 1000  # images put through the model again
-SELFTEST = "advbench selftest"
+SELFTEST = Line.of("selftest")
 
 
 def eight_bit(e: Evidence) -> Verdict:
@@ -63,9 +64,8 @@ def rechecked(e: Evidence) -> Verdict:
     """R19: norm, range, type and labels of the stored images, checked anew against the clean ones."""
     if not e.results or e.images is None:
         why = "no attack" if not e.results else "the clean images are not at hand: name their folder with --data-dir"
-        return not_run(
-            why, e.aware(ENSEMBLE) if not e.results else f"advbench audit {e.model['run']} --data-dir data"
-        )
+        again = Line.of("audit", e.model["run"], "--data-dir", "data")
+        return not_run(why, again if e.results else e.aware(ENSEMBLE))
     held, failed = 0, []
     for r in e.results:
         n = min(r.n, len(e.images))
@@ -94,7 +94,7 @@ def parity(e: Evidence) -> Verdict:
     ]
     if not ours or not theirs:
         same = e.attack(ART_PGD, n=100, max_iter=PARITY_STEPS, eps_step=round(size, 8), num_random_init=1)
-        return not_run(f"not compared on this model; {tests}", " && ".join([e.attack("pgd")] * (not ours) + [same]))
+        return not_run(f"not compared on this model; {tests}", Line.joined([e.attack("pgd")] * (not ours) + [same]))
     n = common(ours[0], theirs[0])
     gap = abs(float(ours[0].wrong[:n].mean()) - float(theirs[0].wrong[:n].mean()))
     said = f"PGD {count(ours[0].wrong[:n])} wrong, ART's {percent(float(theirs[0].wrong[:n].mean()))}; {tests}"

@@ -9,6 +9,7 @@ from typing import Any
 from advbench.checks import POINT, Check, Verdict, either, met, not_run
 from advbench.checks.evidence import Evidence
 from advbench.checks.results import ENSEMBLE, ITERATIVE, Result, common, count, percent
+from advbench.report.commands import Line
 from advbench.settings import as_text
 
 OBJECTIVES = ("ce", "margin", "dlr", "logits")
@@ -22,7 +23,7 @@ def objectives(e: Evidence) -> Verdict:
     missing = [o for o in OBJECTIVES if o not in ran]
     if missing:
         said = f"run: {', '.join(ran) or 'none'}; missing: {', '.join(missing)}"
-        return not_run(said, " && ".join(e.attack("apgd", objective=o) for o in missing))
+        return not_run(said, Line.joined(e.attack("apgd", objective=o) for o in missing))
     n = common(*ran.values())
     errors = {o: float(r.wrong[:n].mean()) for o, r in ran.items()}
     spread = max(errors.values()) - min(errors.values())
@@ -45,7 +46,7 @@ def iterative(e: Evidence) -> Verdict:
     if not single or not many:
         missing = ["a single step"] * (not single) + ["pgd"] * (not many)
         commands = [e.attack(name, **step)] * (not single) + [e.attack("pgd")] * (not many)
-        return not_run(f"{' and '.join(missing)} not run at eps {as_text(e.eps)}", " && ".join(commands))
+        return not_run(f"{' and '.join(missing)} not run at eps {as_text(e.eps)}", Line.joined(commands))
     n = common(single[0], *many)
     best = max(many, key=lambda r: _rate(r, n))
     gain = _rate(best, n) - _rate(single[0], n)
@@ -64,7 +65,7 @@ def twice_the_iterations(e: Evidence) -> Verdict:
     if not pairs:
         own = e.of("pgd") or e.of(*ITERATIVE)
         if not own:
-            return not_run("no iterative attack", f"{e.attack('pgd')} && {e.attack('pgd', steps=80)}")
+            return not_run("no iterative attack", Line.joined([e.attack("pgd"), e.attack("pgd", steps=80)]))
         return not_run(f"{own[0].label} ran once", _again(e, own[0], steps=2 * own[0].setting("steps")))
     one, two = max(pairs, key=lambda pair: pair[0].setting("steps"))
     n = common(one, two)
@@ -88,8 +89,8 @@ def restarts(e: Evidence) -> Verdict:
     ]
     if not pairs:
         own = e.of("pgd", restarts=1)
-        also = "" if own else f"{e.attack('pgd')} && "
-        return not_run("no attack with and without restarts", also + e.attack("pgd", restarts=5))
+        also = [] if own else [e.attack("pgd")]
+        return not_run("no attack with and without restarts", Line.joined([*also, e.attack("pgd", restarts=5)]))
     one, more = max(pairs, key=lambda pair: pair[1].setting("restarts"))
     n = common(one, more)
     gain = _rate(more, n) - _rate(one, n)
@@ -143,8 +144,8 @@ def _same(one: Result, two: Result, *but: str) -> bool:
     }
 
 
-def _again(e: Evidence, result: Result, *, eps: str | None = None, **changes: Any) -> str:
-    """The command line of the same attack with other settings."""
+def _again(e: Evidence, result: Result, *, eps: str | None = None, **changes: Any) -> Line:
+    """The command of the same attack with other settings."""
     settings = {k: v for k, v in result.row["settings"].items() if k != "norm"} | changes
     return e.attack(result.attack, eps=eps, n=result.n, **settings)
 

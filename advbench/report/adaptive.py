@@ -8,7 +8,7 @@ from typing import Any
 
 from advbench import artifacts, catalog, metrics
 from advbench.guards import least_fpr, usual_fpr
-from advbench.report.commands import commands
+from advbench.report.commands import Line, commands
 from advbench.report.subject import Row, Subject
 from advbench.runs import Run
 from advbench.selection import attack_rows
@@ -24,12 +24,12 @@ COMMAND_N, COMMAND_BUDGET = 200, "quick"
 class Shown:
     """Of one model: adaptive attack rows by file name, and the detectors that the ensemble has not attacked.
 
-    command   the command line that would attack them; empty where none is missing
+    command   what would attack them; None where none is missing
     """
 
     rows: Mapping[str, Row]
     missing: Sequence[str]
-    command: str
+    command: Line | None
 
 
 def is_adaptive(row: Row) -> bool:
@@ -69,7 +69,7 @@ def shown(run: Run, selected: Collection[str], known: Mapping[str, Row], detecto
             else:
                 rows[name] = known[name]
     in_order = dict(sorted(rows.items(), key=lambda item: order(*item)))
-    return Shown(in_order, missing, command(run, missing) if missing else "")
+    return Shown(in_order, missing, command(run, missing) if missing else None)
 
 
 def beside(run: Run, rows: Sequence[Row]) -> Shown:
@@ -85,7 +85,7 @@ def order(name: str, row: Row) -> tuple[Any, ...]:
     return row["attack"] != AWARE, row["attack"], row["detector"], row["fpr"] or 0, row["eps"], name
 
 
-def command(run: Run, detectors: Sequence[str]) -> str:
+def command(run: Run, detectors: Sequence[str]) -> Line:
     """The command line that attacks this model and these detectors with the ensemble."""
     calibration = len(artifacts.read_part(run, "calibration"))
     fpr = usual_fpr(calibration) or least_fpr(calibration)

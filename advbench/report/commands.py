@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from advbench import artifacts, catalog
@@ -15,6 +16,29 @@ from advbench.runs import Run
 from advbench.settings import as_text, defaults
 from advbench.sources import recipe_of
 from advbench.sources.naming import option
+
+
+@dataclass(frozen=True)
+class Line:
+    """Commands of advbench to be given one after the other, as the words of each after `advbench`.
+
+    As text it can be pasted into a shell. advbench itself runs the words and never parses text.
+    """
+
+    commands: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def of(cls, *words: str) -> Line:
+        """One command."""
+        return cls((words,))
+
+    @classmethod
+    def joined(cls, lines: Iterable[Line]) -> Line:
+        """The commands of all, in their order."""
+        return cls(tuple(words for line in lines for words in line.commands))
+
+    def __str__(self) -> str:
+        return " && ".join(shlex.join(["advbench", *words]) for words in self.commands)
 
 
 def attacking(run: Run) -> list[str]:
@@ -60,8 +84,8 @@ def data_words(model: Mapping[str, Any]) -> list[str]:
     return ["--dataset", option(model["dataset"]), *([] if size is None else ["--image-size", str(size)])]
 
 
-def commands(run: Run, attacks: Mapping[str, Row]) -> list[str]:
-    """Command lines that make this run again: one for each attack and its settings."""
+def commands(run: Run, attacks: Mapping[str, Row]) -> list[Line]:
+    """Commands that make this run again: one for each attack and its settings."""
     words = attacking(run)
     groups: dict[tuple[str, str, int], list[Row]] = {}
     for row in attacks.values():
@@ -72,7 +96,7 @@ def commands(run: Run, attacks: Mapping[str, Row]) -> list[str]:
         eps = ",".join(as_text(r["eps"]) for r in sorted(rows, key=lambda r: r["eps"]))
         own = ["--attack", rows[0]["attack"], "--eps", eps, *attack_options(rows[0]["settings"])]
         own += ["--n", str(rows[0]["n"])] if rows[0]["n"] != n_test else []
-        lines.append(shlex.join(["advbench", *words, *own]))
+        lines.append(Line.of(*words, *own))
     return lines
 
 
