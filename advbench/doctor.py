@@ -9,7 +9,7 @@ from typing import Any
 
 from advbench import locks, mending, runs, selection, shards, stored
 from advbench.disk import inside
-from advbench.errors import AdvbenchError, BadRun, BadSetting, Damaged, Renamed
+from advbench.errors import AdvbenchError, BadRun, BadSetting, Renamed
 from advbench.locks import LOCK
 from advbench.runs import MANIFEST, Run
 
@@ -132,7 +132,7 @@ def _mend(folder: Path, found: Row) -> bool:
     """
     bad = {fault["file"] for fault in found["broken"]}
     if MANIFEST in bad:
-        return _forgotten(folder)
+        return mending.forget_manifest(folder, lambda line: None)
     for name in found["left"]:
         inside(folder, name).unlink(missing_ok=True)
     if not (folder / MANIFEST).exists():
@@ -141,15 +141,4 @@ def _mend(folder: Path, found: Row) -> bool:
     mending.forget(run, {step for step, note in run.steps.items() if bad & set(note["files"])})
     for name in (name for name in bad if name.startswith(shards.FOLDER)):
         shards.delete(inside(folder, name))
-    return True
-
-
-def _forgotten(folder: Path) -> bool:
-    try:
-        runs.load(folder)
-    except Damaged:
-        pass
-    except BadRun:
-        return False
-    inside(folder, MANIFEST).unlink()
     return True

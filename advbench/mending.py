@@ -62,16 +62,18 @@ def _past(why: str) -> str:
     return f"is {why}" if why == "missing" else f"was {why}"
 
 
-def forget_manifest(folder: Path, say: Say) -> None:
-    """Where a run's manifest is damaged, forget the run, which is held whole, and tell `say` so.
+def forget_manifest(folder: Path, say: Say) -> bool:
+    """Where a run's manifest is damaged, forget the run, which is held whole, and tell `say` so; whether it was.
 
-    Raises BadRun for a manifest of another schema, which is not damaged. Files are left to be written over.
+    Files are left to be written over. A manifest of another schema is not damaged, nor is one that cannot be read:
+    raises BadRun.
     """
-    if not (folder / MANIFEST).exists():
-        return
     try:
-        runs.load(folder)
+        if (folder / MANIFEST).exists():
+            runs.load(folder)
+        return False
     except Damaged as error:
         what, _, _ = str(error).removeprefix(f"{folder}/").partition("; ")
         say(f"{folder.name}: {what}; the run is begun anew")
         inside(folder, MANIFEST).unlink()
+        return True

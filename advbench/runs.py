@@ -100,6 +100,8 @@ class Run:
             return "missing"
         except Damaged:
             return "altered"
+        except BadRun as error:
+            return str(error)
         except OSError as error:
             return f"cannot be read: {error.strerror}"
         if sha256(data) == expected["sha256"]:

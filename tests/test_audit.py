@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from advbench.place import Place
 from advbench.progress import Quiet
 from advbench.reporting import verify_run
 from advbench.runs import Run
-from advbench.seals import sealed
+from advbench.seals import digest, sealed
 from tests.test_cli import Result, advbench
 
 N = 40
@@ -132,11 +131,12 @@ def test_the_model_is_rebuilt_from_its_record_and_weights(attacked: Run) -> None
 
 
 def test_runs_of_other_data_are_no_controls(attacked: Run, tmp_path: Path) -> None:
-    copy = tmp_path / "digits-softmax-elsewhere"
     (softmax,) = [r for r in others(attacked) if "softmax" in r.name]
-    shutil.copytree(softmax.folder, copy)
-    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest = json.loads((softmax.folder / "manifest.json").read_text())
     manifest["model"]["data_sha256"] = "0" * 64
+    manifest["name"] = f"digits-softmax-{digest(manifest['model'])}"
+    copy = tmp_path / manifest["name"]
+    shutil.copytree(softmax.folder, copy)
     (copy / "manifest.json").write_text(json.dumps(sealed(manifest)))
     assert by_name(audit(attacked, [runs.load(copy)]))["undefended"].state == "not run"
 
@@ -163,7 +163,7 @@ def test_json_has_a_row_for_each_finding(attacked: Run, place: Place) -> None:
         table.CHECKS
     )
     expected = audit(attacked, others(attacked), images=cli_audit._images(attacked, place))
-    assert done.rows == [asdict(f) for f in expected]
+    assert done.rows == cli_audit.rows_of(expected)
 
 
 def test_the_table_shows_state_evidence_and_the_whole_command(attacked: Run, place: Place) -> None:

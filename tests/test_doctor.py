@@ -101,12 +101,15 @@ def test_a_damaged_file_is_named_and_after_mending_made_again(
 
 def test_a_manifest_that_cannot_be_read_hides_no_other_run(copy: Path) -> None:
     first = only_run(copy).folder
-    shutil.copytree(first, first.parent / "deeper" / "z-run")
+    shutil.copytree(first, first.parent / "deeper" / first.name)
+    shutil.copytree(first, first.parent / "z-run")
     (first / runs.MANIFEST).write_bytes(b"{")
-    broken, other = examine(copy / "runs") if first.name < "deeper" else examine(copy / "runs")[::-1]
+    deeper, broken, renamed = examine(copy / "runs")
     assert broken["state"] == "broken"
     assert broken["broken"][0]["file"] == runs.MANIFEST
-    assert (other["run"], other["state"]) == ("deeper/z-run", "whole")
+    assert (deeper["run"], deeper["state"]) == (f"deeper/{first.name}", "whole")
+    assert (renamed["run"], renamed["state"]) == ("z-run", "skipped")
+    assert first.name in renamed["needs"][0]
 
 
 def test_a_manifest_of_another_schema_is_named_and_never_deleted(copy: Path) -> None:
