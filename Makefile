@@ -1,4 +1,4 @@
-# make run | test | test-long | check | bench | bench-full | soak | gpu | clean
+# make run | test | test-long | check | bench | bench-full | soak | fuzz | gpu | clean
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -8,8 +8,9 @@ TORCH  ?= default
 ARGS   ?=
 ROWS   ?=
 KILLS  ?= 200
+INPUTS ?= 10000
 
-.PHONY: run test test-long check bench bench-full soak gpu install clean
+.PHONY: run test test-long check bench bench-full soak fuzz gpu install clean
 .DEFAULT_GOAL := run
 
 install: $(STAMP)
@@ -56,6 +57,10 @@ bench-full: $(STAMP)
 # worker processes killed at random moments: make soak KILLS=1000
 soak: $(STAMP)
 	@$(BIN)/python -m tests.storm $(KILLS)
+
+# commands over damaged and forged runs folders: make fuzz INPUTS=1000
+fuzz: $(STAMP)
+	@$(BIN)/python -m tests.fuzz $(INPUTS)
 
 # the device tests on a GPU, by both of its names
 gpu: $(STAMP)
