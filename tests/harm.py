@@ -112,7 +112,8 @@ def _forge(path: Path, way: Way, draw: Random) -> str:
         whole = {} if value == MISSING else value
     elif value == MISSING or renamed:
         old = inner.pop(key)
-        inner |= {value: old} if renamed else {} if isinstance(inner, dict) else inner
+        if renamed:
+            inner[value] = old
     else:
         inner[key] = value
     path.write_text(json.dumps(whole))

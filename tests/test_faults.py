@@ -302,12 +302,12 @@ def test_a_manifest_of_a_later_advbench_is_refused_and_kept(copy: Path, text: st
     assert path.read_text() == text
 
 
-def test_a_manifest_written_before_there_were_digests_is_read(scored: Path, copy: Path) -> None:
+def test_a_manifest_without_its_digest_is_altered_and_not_old(scored: Path, copy: Path) -> None:
     path = run_of(copy, "softmax").folder / runs.MANIFEST
     path.write_bytes(seals.to_json(run_of(copy, "softmax").manifest))
     heard = Heard()
     assert heard_study(copy, heard, **TRANSFER).attack() == study(scored, **TRANSFER).attack()
-    assert heard.said == []
+    assert "manifest.json was altered: it is not what its digest was taken of; the run is begun anew" in heard.said[0]
 
 
 # -- commands that are stopped -----------------------------------------------------------------------------------
