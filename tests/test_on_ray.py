@@ -29,28 +29,31 @@ psutil = pytest.importorskip("psutil")
 
 
 HEAD = """
-import sys
-from advbench.engines.ray_cluster import connected, load_ray
-with connected(None, cpus=2, gpus=False) as own:
-    assert own
-    print(load_ray().get_runtime_context().gcs_address, flush=True)
-    sys.stdin.read()
+import sys, ray
+ray.init(address="local", num_cpus=2, num_gpus=0, include_dashboard=False, object_store_memory=80 * 2**20)
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
 """
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
+@contextmanager
+def users_ray() -> Iterator[str]:
     """The address of a Ray of two CPUs that another process started and that everybody here may use."""
     pipe, environment = subprocess.PIPE, os.environ | {"RAY_AUTH_MODE": "disabled"}
     with subprocess.Popen(
         [sys.executable, "-c", HEAD], stdin=pipe, stdout=pipe, text=True, env=environment
     ) as process:
         assert process.stdout
-        address = process.stdout.readline().strip()
+        yield process.stdout.readline().strip()
+        assert process.poll() is None
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    with users_ray() as address:
         yield address
         with connected(address, cpus=1, gpus=False) as own:  # whoever worked on it has left it running
             assert not own
-        assert process.poll() is None
 
 
 def gone(pid: int, *, within: float = 10) -> bool:
@@ -87,6 +90,12 @@ def test_without_ray_one_is_told_how_to_install_it(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(BadSetting, match=r"install advbench\[ray\]"):
         Ray(1, 1)
+
+
+def test_a_ray_that_asks_for_no_token_is_not_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(ray, "__version__", "2.51.2")
+    with pytest.raises(BadSetting, match=r"Ray 2\.51\.2 asks for no token, .*; install ray>=2\.52, or"):
+        go_through(cells_of(study(tmp_path)), Ray(1, 1), Quiet())
 
 
 @pytest.mark.parametrize("gpus", [-0.5, float("nan"), float("inf"), 1.5, 1e-5])
@@ -250,6 +259,44 @@ def test_what_a_ray_of_our_own_has_started_is_gone_with_it() -> None:
         started = [worker.pid for worker in ray_cluster.started()]
         assert pid in started
     assert all(gone(one, within=0) for one in started)
+
+
+STRANGER = """
+import sys
+from ray._raylet import GcsClient
+print(len(GcsClient(address=sys.argv[1]).get_all_node_info()))
+"""
+
+
+@pytest.mark.long
+def test_a_ray_of_our_own_listens_on_the_loopback_alone_and_wants_a_token_that_nobody_else_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def stranger(address: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")} | variables
+        words = [sys.executable, "-c", STRANGER, address]
+        return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    me = psutil.Process()
+    others = me.children(recursive=True)
+    with connected(None, cpus=1, gpus=False):
+        actor = ray.remote(Performing).remote(1)
+        assert ray.get(actor.pid.remote())
+        address, token = ray.get_runtime_context().gcs_address, os.environ["RAY_AUTH_TOKEN"]
+        listening = {}
+        for process in [me, *(child for child in me.children(recursive=True) if child not in others)]:
+            for socket_of in process.net_connections("tcp"):
+                if socket_of.status == psutil.CONN_LISTEN:
+                    listening[socket_of.laddr.port] = socket_of.laddr.ip.removeprefix("::ffff:")
+        refused = [stranger(address), stranger(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64)]
+        assert stranger(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token).stdout == "1\n"
+    assert len(listening) >= 5  # the GCS, the raylet, its agent, this process, the actor
+    assert set(listening.values()) <= {"127.0.0.1", "::1"}
+    assert all("InvalidAuthToken" in one.stderr and one.returncode == 1 for one in refused)
+    assert not (tmp_path / ".ray").exists()
+    assert ray._raylet.get_authentication_mode() == ray._raylet.AuthenticationMode.DISABLED
 
 
 def test_a_process_that_cannot_end_by_itself_is_ended() -> None:

@@ -13,6 +13,7 @@ from multiprocessing import connection, resource_tracker
 from multiprocessing.context import ForkServerContext, SpawnContext
 
 from advbench.cells import Cell
+from advbench.engines.import_path import without_current_folder
 from advbench.engines.pool import Message, Pool, Worker
 from advbench.engines.queue import Queue
 from advbench.engines.worker import serve
@@ -71,7 +72,7 @@ class Process:
         context = _context()
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, index, threads), daemon=True)
-        with _ctrl_c_waits():
+        with without_current_folder(), _ctrl_c_waits():
             self.process.start()
         theirs.close()
 

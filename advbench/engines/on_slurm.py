@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from advbench import disk
 from advbench.cells import Cell
+from advbench.engines.import_path import without_current_folder
 from advbench.engines.pool import Message, settle
 from advbench.engines.queue import TRIES, Queue
 from advbench.engines.slurm_asked import asks_gpu, parameters, resources
@@ -77,7 +79,8 @@ class Slurm:
         """submitit's, with what each job asks for."""
         with contextlib.redirect_stdout(sys.stderr):  # where its log goes from then on
             import submitit
-        executor = submitit.AutoExecutor(folder=folder, cluster=self.cluster)
+        python = f"{shlex.quote(sys.executable)} -P"  # as a cluster may not hand on the environment
+        executor = submitit.AutoExecutor(folder=folder, cluster=self.cluster, **{f"{self.cluster}_python": python})
         executor.update_parameters(**parameters(self.threads, int(self.gpus), self.asked))
         return executor
 
@@ -161,7 +164,7 @@ class _Work:
 
         texts = [cell.to_json() for cell in cells]
         try:
-            with undisturbed():
+            with undisturbed(), without_current_folder():
                 self.alive.append(Batch(self.executor.submit(perform, texts, self.engine.threads), cells))
         except (FailedJobError, FailedSubmissionError, OSError) as error:
             return " ".join(str(error).split())

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import logging
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -13,7 +14,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
+from advbench.engines.import_path import without_current_folder
 from advbench.errors import BadSetting
 
 ANSWERS_WITHIN = 10.0  # seconds for an address
@@ -22,6 +25,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to Ray's makers
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the later default, of which an earlier Ray warns until it is chosen
 }
+JOB = {"_client_job": True}  # for Ray's other jobs, workers import from this process's current folder
 SMALL_STORE = 80 * 2**20  # bytes of shared memory, about the least Ray takes; messages are smaller than it stores
 
 
@@ -42,7 +46,7 @@ def connected(address: str | None, *, cpus: int, gpus: bool) -> Iterator[bool]:
 
     A process that is connected already stays so, and `address` is then not looked at.
 
-    Raises BadSetting where no cluster answers.
+    Raises BadSetting where no cluster answers, or Ray is too old to be started safely.
     """
     ray = load_ray()
     if ray.is_initialized():
@@ -93,22 +97,35 @@ def alive(process: Any) -> bool:
 
 
 def _start(cpus: int, *, gpus: bool) -> None:
-    load_ray().init(
-        address="local",  # else one that the environment or a file names
-        num_cpus=cpus,
-        num_gpus=None if gpus else 0,
-        object_store_memory=SMALL_STORE,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    ray = load_ray()
+    if tuple(map(int, ray.__version__.split(".")[:2])) < (2, 52):
+        why = f"Ray {ray.__version__} asks for no token, so whoever reaches its ports could run code here"
+        raise BadSetting(f"{why}; install ray>=2.52, or take --on local")
+    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    _read_token()
+    constants = importlib.import_module("ray._private.ray_constants")
+    # It listens on the loopback alone, as it does anyway on macOS and Windows.
+    with without_current_folder(), patch.object(constants, "ENABLE_RAY_CLUSTER", False):
+        ray.init(
+            address="local",  # else one that the environment or a file names
+            num_cpus=cpus,
+            num_gpus=None if gpus else 0,
+            object_store_memory=SMALL_STORE,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            job_config=ray.job_config.JobConfig(**JOB),
+        )
 
 
 def _connect(address: str) -> None:
     if address != "auto":
         _knock(address)
+    ray = load_ray()
     try:
-        load_ray().init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        # Behind ray:// a job is of that kind anyway.
+        job = None if address.startswith("ray://") else ray.job_config.JobConfig(**JOB)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, job_config=job)
     except Exception as error:
         why = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         # of a missing token Ray says no more than that, after 20 s
@@ -154,10 +171,20 @@ def _as_it_was() -> Iterator[None]:
     try:
         yield
     finally:
+        token = os.environ.get("RAY_AUTH_TOKEN")
         os.environ.clear()
         os.environ.update(environment)
+        if token != environment.get("RAY_AUTH_TOKEN"):
+            _read_token()
         if main:
             signal.signal(signal.SIGTERM, handler)
+
+
+def _read_token() -> None:
+    """Have Ray look into the environment again: it keeps what it found there when it was imported."""
+    raylet: Any = importlib.import_module("ray._raylet")
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def check_fits(cpus: int, gpus: float) -> None:
