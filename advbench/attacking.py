@@ -94,7 +94,7 @@ def perturb(
     n, made = len(images), attack.passes / (attack.passes + 1)  # share of the passes; one more is for the outputs
     meter = Meter((surrogate or victim).model, lambda done: told(made * done), attack.passes)
     batches = victim.in_batches(n, work, meter)
-    names = [f.name for f in fields(Perturbed) if f.name != "members"]
+    names = [f.name for f in fields(Perturbed) if f.name not in ("members", "implementation")]
     joined: dict[str, Any] = {name: _joined([getattr(b, name) for b in batches]) for name in names}
     posterior = clean.logits[first : first + len(images)].softmax(dim=1)
     return Adversarials(
@@ -103,6 +103,7 @@ def perturb(
         outputs=victim.outputs(joined["images"], lambda done: told(made * n + (1 - made) * done)),
         saturated=posterior.gather(1, images.labels[:, None]).squeeze(1) == 1,
         members=batches[0].members,
+        implementation=batches[0].implementation,
         **joined,
     )
 
@@ -170,6 +171,7 @@ def effect(choice: AttackChoice, made: Adversarials, clean: Outputs) -> Row:
         "target_rate": metrics.rate(made.succeeded.numpy(), correct) if attack.targeted else None,
         "zero_gradients": None if made.zero_gradients is None else int(made.zero_gradients.sum()),
         "saturated": int(made.saturated.sum()),
+        "implementation": made.implementation,
     }
 
 
