@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from advbench import process
 from advbench.contracts import Attack
-from advbench.errors import BadSetting, UnknownName
+from advbench.errors import BadSetting, MissingLibrary, UnknownName
 from advbench.geometry import Norm, generator
 from advbench.types import Perturbed
 from advbench.victim import Victim
@@ -176,10 +176,15 @@ def names() -> list[str]:
 
 def load(name: str) -> type[ARTAttack]:
     """The class of ART's attack `name`, as a frozen dataclass; refuses those known to be broken, and says why."""
-    from art.attacks import evasion
+    from advbench.art_classifier import MISSING
 
     if name in BROKEN:
         raise BadSetting(f"attack {PREFIX}{name} is not offered: {BROKEN[name]}")
+    if MISSING:
+        packages = "adversarial-robustness-toolbox multiprocess packaging"  # the latter undeclared by the first
+        raise MissingLibrary(f"attack {PREFIX}{name}", "ART", MISSING, packages)
+    from art.attacks import evasion
+
     if name not in names():
         raise UnknownName("attack of ART", name, names())
     art_class = getattr(evasion, name)

@@ -94,7 +94,7 @@ def perturb(
     n, made = len(images), attack.passes / (attack.passes + 1)  # share of the passes; one more is for the outputs
     meter = Meter((surrogate or victim).model, lambda done: told(made * done), attack.passes)
     batches = victim.in_batches(n, work, meter)
-    names = [f.name for f in fields(Perturbed) if f.name != "members"]
+    names = [f.name for f in fields(Perturbed) if f.name not in ("members", "implementation")]
     joined: dict[str, Any] = {name: _joined([getattr(b, name) for b in batches]) for name in names}
     posterior = clean.logits[first : first + len(images)].softmax(dim=1)
     return Adversarials(
@@ -103,6 +103,7 @@ def perturb(
         outputs=victim.outputs(joined["images"], lambda done: told(made * n + (1 - made) * done)),
         saturated=posterior.gather(1, images.labels[:, None]).squeeze(1) == 1,
         members=batches[0].members,
+        implementation=batches[0].implementation,
         **joined,
     )
 
@@ -151,7 +152,7 @@ def effect(choice: AttackChoice, made: Adversarials, clean: Outputs) -> Row:
     """What an attack is, and what it did to the labels: the fields of an `attack` row after the model's."""
     attack = choice.attack
     own = {"attack": choice.choice.name, "settings": choice.settings, "norm": attack.norm, "eps": attack.eps}
-    return {**own, **counts(made, clean)}
+    return {**own, **counts(made, clean), "implementation": made.implementation}
 
 
 def evasion(choice: AttackChoice, made: Adversarials, clean: Outputs, guard: Guard, fgsm: Outputs | None) -> Row:

@@ -13,7 +13,7 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
-from advbench.errors import BrokenPlugin, UnknownName
+from advbench.errors import BrokenPlugin, MissingLibrary, UnknownName
 
 FOLDERS = {
     "attack": "advbench.attacks",
@@ -54,7 +54,7 @@ def summary(kind: str, name: str) -> str:
 
 
 def load(kind: str, name: str) -> Any:
-    """The class of plug-in `name`; raises UnknownName with the nearest name, or BrokenPlugin with the reason."""
+    """The class of plug-in `name`; raises UnknownName with the nearest name, or BrokenPlugin or MissingLibrary."""
     prefix, colon, rest = name.partition(":")
     if colon and (kind, prefix) in ELSEWHERE:
         return importlib.import_module(ELSEWHERE[kind, prefix]).load(rest)
@@ -64,6 +64,8 @@ def load(kind: str, name: str) -> Any:
     wanted = stem.replace("_", "")
     try:
         module = importlib.import_module(f"{FOLDERS[kind]}.{stem}")
+    except MissingLibrary:
+        raise
     except (Exception, SystemExit) as error:  # whatever a user's file raises
         raise BrokenPlugin(kind, name, f"{type(error).__name__}: {error}") from error
     for label, member in vars(module).items():

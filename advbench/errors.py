@@ -3,6 +3,7 @@
 AdvbenchError            one sentence: the value, the rule, the way out
 |-- BadSetting           a value given on the command line, in a spec or to a constructor (exit 2)
 |   |-- UnknownName      no plug-in, key or choice of that name (exit 2)
+|   |-- MissingLibrary   a library that what was asked for needs, and that cannot be imported (exit 2)
 |   |-- BrokenPlugin     a plug-in's file that cannot be imported, or lacks its class (exit 2)
 |   `-- TooFewImages     fewer calibration images than a false-positive rate needs (exit 2)
 |-- BadData              a data file that is missing, truncated or of another shape (exit 2)
@@ -43,6 +44,14 @@ class BrokenPlugin(BadSetting):
 
     def __init__(self, kind: str, name: str, why: str) -> None:
         super().__init__(f"{kind} {name!r} is broken: {' '.join(why.split())}; mend its file, or take it away")
+
+
+class MissingLibrary(BadSetting):
+    """A library that cannot be imported, because it is not there or does not fit the others."""
+
+    def __init__(self, what: str, library: str, why: str, packages: str) -> None:
+        why = " ".join(why.split())
+        super().__init__(f"{what} needs {library}, which cannot be imported ({why}); pip install -U {packages}")
 
 
 class TooFewImages(BadSetting):

@@ -3,8 +3,8 @@
 A shard is a block of whole evaluation batches, in a pair of files below the run's folder, the second written last:
 shards/<attack>/<i>-of-<n>.safetensors   as attacks/<attack>.safetensors, of its images alone
 shards/<attack>/<i>-of-<n>.json          sha256 and bytes of the first; i, n; first: its first image; weights,
-                                         batch_size, seconds; members and info of the attack; table: a spec of the
-                                         model and the attack
+                                         batch_size, seconds; members, info and implementation of the attack;
+                                         table: a spec of the model and the attack
 """
 
 from __future__ import annotations
@@ -160,6 +160,7 @@ def _make(study: Study, run: Run, model: Model, choice: AttackChoice, shard: Sha
         "batch_size": batch,
         "seconds": time.perf_counter() - began,
         "members": list(made.members),
+        "implementation": made.implementation,
         "info": info,
         "table": model_table(study.spec, model)
         | {"dataset": label(study.spec.dataset), "attacks": [attack_table(choice)]},
@@ -243,4 +244,6 @@ def _joined(parts: Sequence[Adversarials], notes: Sequence[Note]) -> Adversarial
 
     outputs = Outputs(*(torch.cat([getattr(p.outputs, k) for p in parts]) for k in ("features", "logits")))
     names = ("images", "index", "labels", "saturated", *artifacts.OPTIONAL)
-    return Adversarials(outputs=outputs, members=tuple(notes[0]["members"]), **{name: cat(name) for name in names})
+    used = " and ".join(sorted({note["implementation"] for note in notes if note.get("implementation")})) or None
+    members, tensors = tuple(notes[0]["members"]), {name: cat(name) for name in names}
+    return Adversarials(outputs=outputs, members=members, implementation=used, **tensors)

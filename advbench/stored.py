@@ -118,7 +118,7 @@ CANARY = {"canary expected found": TEXT, "met": YES, "evidence": LONG}
 SELFTEST = {"schema": choice(1), "advbench": TEXT, "rows": [CANARY]}
 SHARD = {
     "sha256 weights": SHA, "bytes first": COUNT, "shard of batch_size": POSITIVE, "seconds": SECONDS,
-    "members": [NAME], "info": SETTINGS, "table": {"*": ANYTHING},
+    "members": [NAME], "implementation?": (TEXT, NONE), "info": SETTINGS, "table": {"*": ANYTHING},
 }  # fmt: skip
 
 

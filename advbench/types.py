@@ -110,6 +110,7 @@ class Perturbed:
     misclassified   of an ensemble: bool [n], some point tried was misclassified, detected or not
     member          of an ensemble: int64 [n], place in `members` of the one that found the image returned
     members         of an ensemble: the names of those that took part
+    implementation  whose code took the step, "art" or "advbench"; None where there is no choice
     """
 
     images: Tensor
@@ -121,6 +122,7 @@ class Perturbed:
     misclassified: Tensor | None = None
     member: Tensor | None = None
     members: tuple[str, ...] = ()
+    implementation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ class Adversarials:
     zero_gradients, saturated   bool [n]: as in `Perturbed`; float32 posterior of the true class exactly 1
     gradients, forwards, first_success   int64 [n] as in `Perturbed`; None where a file does not hold them
     misclassified, member   as in `Perturbed`; None but for an ensemble
-    members      as in `Perturbed`; not in files, where the attack's row names them
+    members, implementation   as in `Perturbed`; not in files, where the attack's row names them
     """
 
     images: Tensor
@@ -151,6 +153,7 @@ class Adversarials:
     misclassified: Tensor | None = None
     member: Tensor | None = None
     members: tuple[str, ...] = ()
+    implementation: str | None = None
 
     @property
     def succeeded(self) -> Tensor:

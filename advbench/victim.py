@@ -209,8 +209,9 @@ class Victim:
     def _wrap(
         self, model: nn.Module, loss: nn.Module, *, clip: bool, known: Gradients | None = None
     ) -> GradientClassifier:
-        from advbench.art_classifier import wrap
+        from advbench.art_classifier import announce, wrap
 
+        announce(self._say)
         return wrap(model, loss, shape=self.shape, classes=self.classes, device=self.device, clip=clip, known=known)
 
     def head_in_float64(self) -> Head:

@@ -7,10 +7,15 @@ import torch
 from torch import Tensor
 
 from advbench.contracts import Attack
-from advbench.errors import BadSetting
+from advbench.errors import BadSetting, MissingLibrary
 from advbench.geometry import Norm, generator
 from advbench.types import Perturbed
 from advbench.victim import Victim
+
+try:
+    import pyautoattack
+except Exception as error:  # whatever a library raises that was made for another torch
+    raise MissingLibrary("autoattack", "pyautoattack", f"{type(error).__name__}: {error}", "pyautoattack") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +44,6 @@ class AutoAttack(Attack):
 
     def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
         """Passes are counted for the batch and shared out evenly: the authors' code tells them apart no further."""
-        import pyautoattack
-
         from advbench.art_attacks import Counted, seeded
 
         if victim.classes < 4:

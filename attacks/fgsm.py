@@ -12,7 +12,7 @@ from advbench.victim import Victim
 
 @dataclass(frozen=True, kw_only=True)
 class FGSM(Attack):
-    """`x + eps * sign(grad CE(logits, z))` (Goodfellow et al. 2015; Wan et al. 2018, sec. 4.3), through ART.
+    """`x + eps * sign(grad CE(logits, z))` (Goodfellow et al. 2015; Wan et al. 2018, sec. 4.3), by ART if present.
 
     The loss is the cross-entropy of the evaluation logits; for L-GM that is L_cls without the margin.
     exact_gradient   take the logit gradient in float64, where float32 would round it to zero

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetedFGSM(Attack):
-    """`x - eps * sign(grad L(x, t))` (Wan et al. 2018, sec. 4.3), through ART.
+    """`x - eps * sign(grad L(x, t))` (Wan et al. 2018, sec. 4.3), by ART if present.
 
     t is the class with the second largest clean posterior, even where that is the true class. L is the head's
     full loss without its margin: L_cls + lambda L_lkd for L-GM, cross-entropy + weighted centre distance for

@@ -30,7 +30,7 @@ from advbench.spec import Spec
 MODEL_FIELDS = {"dataset", "loss", "alpha", "lam", "covariance", "seed", "training", "run"}
 ATTACK_FIELDS = MODEL_FIELDS | {
     "attack", "settings", "norm", "eps", "n", "clean_error_rate", "error_rate", "success_rate", "target_rate",
-    "zero_gradients", "saturated", "eight_bit_error_rate",
+    "zero_gradients", "saturated", "implementation", "eight_bit_error_rate",
 }  # fmt: skip
 VERIFY_FIELDS = MODEL_FIELDS | {
     "attack", "settings", "norm", "eps", "detector", "population", "n_clean", "n_attacked", "n_nonfinite",

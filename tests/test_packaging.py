@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import advbench
 from advbench import catalog
@@ -72,6 +74,26 @@ def test_whatever_is_imported_is_declared(project: dict[str, Any]) -> None:
         assert any(name.startswith(package) for name in declared), package
     installed = requires("advbench") or []
     assert any(requirement.startswith("torch>=") for requirement in installed)
+
+
+# why a new major version of these is not refused: pyproject.toml says it beside each
+UNBOUNDED = {"pillow", "pyarrow", "packaging", "rich"}
+
+
+def test_a_new_major_version_of_a_library_is_refused_until_it_was_tried(project: dict[str, Any]) -> None:
+    extras = project["project"]["optional-dependencies"]
+    needed = [Requirement(r) for r in (*project["project"]["dependencies"], *extras["models"], *extras["slurm"])]
+    open_ended = {r.name for r in needed if r.specifier.contains("999999")}
+    assert open_ended == UNBOUNDED
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for name in UNBOUNDED:
+        assert [line for line in text.splitlines() if line.startswith(f'  "{name}>') and "no upper bound: " in line]
+
+
+def test_what_the_tests_run_with_is_what_is_asked_for(project: dict[str, Any]) -> None:
+    extras = project["project"]["optional-dependencies"]
+    needed = {Requirement(r) for r in (*project["project"]["dependencies"], *(r for e in extras.values() for r in e))}
+    assert {str(r): version(r.name) for r in needed if Version(version(r.name)) not in r.specifier} == {}
 
 
 def test_help_is_answered_without_loading_torch_or_matplotlib() -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from advbench import attacking, guards, metrics, scoring
+from advbench import attacking, catalog, guards, metrics, scoring
 from advbench.artifacts import Part
 from advbench.checks.evidence import Evidence
 from advbench.checks.results import Result
 from advbench.contracts import NO_DETECTOR, AcceptAll, FittedDetector, Guard
+from advbench.errors import MissingLibrary
 from advbench.parsing import attack_choices
 from advbench.perturbation import check_perturbation
 from advbench.scoring import Row
@@ -72,6 +73,8 @@ def evaluate(
 
     target, results = attacking.Target(victim, clean, splits.test, guard), []
     for entry in entries:
+        if lacking(entry["name"]):
+            continue
         (choice,) = attack_choices({**entry, **({"detector": NO_DETECTOR} if "detector" in entry else {})})
         if "detector" in entry:
             own = entry["detector"] != NO_DETECTOR
@@ -94,6 +97,15 @@ def evaluate(
         victim=lambda: victim,
         images=splits.test,
     )
+
+
+def lacking(attack: str) -> bool:
+    """Whether the library of an attack cannot be imported."""
+    try:
+        catalog.load("attack", attack)
+    except MissingLibrary:
+        return True
+    return False
 
 
 def result_of(row: Row, made: Adversarials) -> Result:

@@ -9,7 +9,7 @@ import torch
 from advbench.checks import POINT, Check, Verdict, either, met, not_met, not_run
 from advbench.checks.evidence import Evidence
 from advbench.checks.results import ENSEMBLE, common, count, percent
-from advbench.errors import AdvbenchError
+from advbench.errors import AdvbenchError, MissingLibrary
 from advbench.perturbation import check_perturbation
 from advbench.report.commands import Line
 from advbench.settings import as_text
@@ -44,10 +44,13 @@ def settings(e: Evidence) -> Verdict:
     """R18: each row's settings make the same attack again, and each image's result is kept."""
     if not e.results:
         return not_run("no attack", e.aware(ENSEMBLE))
-    broken = []
+    broken, unseen = [], list[str]()
     for r in e.results:
         try:
             choice = r.choice
+        except MissingLibrary:
+            unseen.append(r.attack)
+            continue
         except (AdvbenchError, TypeError, ValueError) as error:
             broken.append(f"{r.label}: {error}")
             continue
@@ -57,6 +60,7 @@ def settings(e: Evidence) -> Verdict:
         if not len(r.made.outputs) == len(r.made.images) == r.n:
             broken.append(f"{r.label}: {len(r.made.images)} images where its row says {r.n}")
     said = f"{len(e.results)} attacks, {sum(r.n for r in e.results)} results of single images"
+    said += f"; without their library, not looked at: {', '.join(unseen)}" * bool(unseen)
     return either(not broken, f"{said}; broken: {'; '.join(broken) or 'none'}", e.aware(ENSEMBLE))
 
 
@@ -76,6 +80,8 @@ def rechecked(e: Evidence) -> Verdict:
         try:
             check_perturbation(r.choice.attack, e.images.take(slice(n)), part)
             held += n
+        except MissingLibrary:
+            continue  # `held` says so
         except AdvbenchError as error:
             failed.append(str(error))
     said = f"{held} of {sum(r.n for r in e.results)} stored images of {len(e.results)} attacks checked"
@@ -90,7 +96,7 @@ def parity(e: Evidence) -> Verdict:
     theirs = [
         r
         for r in e.of(ART_PGD, max_iter=PARITY_STEPS)
-        if abs(r.setting("eps_step") - size) < 1e-6 and r.setting("num_random_init") == 1
+        if abs((r.setting("eps_step") or 0) - size) < 1e-6 and r.setting("num_random_init") == 1
     ]
     if not ours or not theirs:
         same = e.attack(ART_PGD, n=100, max_iter=PARITY_STEPS, eps_step=round(size, 8), num_random_init=1)
