@@ -18,6 +18,7 @@ from advbench.data import fingerprint, for_supplied
 from advbench.errors import BadData, BadRun, BadSetting, FailedCheck, UnknownName
 from advbench.guards import SUPPLIED
 from advbench.place import Place
+from advbench.printable import printable
 from advbench.report.commands import Line
 from advbench.runs import Run
 from advbench.sources import label, source
@@ -80,9 +81,9 @@ def show_audit(findings: Sequence[Finding], options: Options) -> None:
     indent = " " * 6
     for f in findings:
         print(f"{f.requirement:4}  {f.state.upper() if f.state != 'met' else 'met'}: {f.title}")
-        print(textwrap.fill(f.evidence, 80, initial_indent=indent, subsequent_indent=indent))
+        print(textwrap.fill(printable(f.evidence), 80, initial_indent=indent, subsequent_indent=indent))
         if f.command:
-            print(f"{indent}$ {pasteable(f.command, options)}")
+            print(f"{indent}$ {printable(pasteable(f.command, options))}")
     states = Counter(f.state for f in findings)
     print(f"\n{len(findings)} checks: {', '.join(f'{n} {state}' for state, n in states.items())}")
 
