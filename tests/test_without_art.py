@@ -123,6 +123,7 @@ def test_stored_attacks_of_art_stay_readable_without_it(monkeypatch: pytest.Monk
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("trouble", TROUBLE)
 def test_studies_evaluations_audits_and_the_selftest_go_on_without_art(trouble: str, tmp_path: Path) -> None:
     pages, small = ("--reports-dir", "pages", "--overwrite"), ("--n", "30", "--eps", "0.1", *SMALL)
