@@ -36,7 +36,7 @@ def evidence_of(run: Run, others: tuple[Evidence, ...] = (), images: ImageSet | 
     """What a run holds, to be read by the checks; its arrays are read when they are asked for."""
     clean = artifacts.read_part(run, "test")
     results = tuple(
-        Result(row, partial(artifacts.read_adversarials, run, n), n) for n, row in attack_rows(run).items()
+        Result(row, partial(scoring.checked_attack, run, n), n) for n, row in attack_rows(run).items()
     )
     verify = tuple(scoring.known(run))
     aware = [r.detector for r in results if r.detector is not None]

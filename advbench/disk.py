@@ -13,7 +13,8 @@ from advbench import stored
 from advbench.errors import BadRun, BadSetting, Damaged
 from advbench.seals import DIGEST, is_intact, sha256
 
-UNFOLLOWED = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)  # flags of opening what may be a link
+# flags of opening what may be a link, or a pipe that nobody writes to; not all are there on every system
+UNFOLLOWED = sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK"))
 MOST_JSON = 2**28  # bytes of a manifest or note: a run of 100,000 attacks has 2**26
 
 
@@ -73,7 +74,7 @@ def read_regular(path: Path, most: int) -> bytes:
     larger one. Nothing beyond `most` is read, and nothing that never ends is waited for.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | UNFOLLOWED | getattr(os, "O_NONBLOCK", 0))
+        handle = os.open(path, os.O_RDONLY | UNFOLLOWED)
     except OSError as error:
         raise is_link(path, error) or error from None
     with open(handle, "rb") as file:

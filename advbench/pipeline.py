@@ -126,7 +126,7 @@ class Study:
         ):
             self._attack(run, model, choice)
         else:
-            scoring.check_row(run, choice.file_name)
+            scoring.checked_attack(run, choice.file_name)
 
     def train(self) -> list[Row]:
         """Every model of the spec trained, with its outputs stored; a row each."""

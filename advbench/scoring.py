@@ -37,7 +37,7 @@ def verify(run: Run, attacks: Sequence[str], detectors: Sequence[str], progress:
     for step in ("train", "outputs"):
         run.has(step)
     for attack in attacks:
-        check_row(run, attack)
+        checked_attack(run, attack)
     known = _stored(run) if mending.is_whole(run, "verify", progress.say) else {}
     hashes = {a: run.steps[f"attack {a}"]["files"][f"attacks/{a}.safetensors"]["sha256"] for a in attacks}
     wanted = [(a, d) for a in attacks for d in detectors]
@@ -99,17 +99,16 @@ def _stored(run: Run) -> dict[tuple[str, str], dict[str, Any]]:
     return {(cell["source"], cell["detector"]): cell for cell in value["cells"]}
 
 
-def check_row(run: Run, attack: str) -> None:
-    """Raise BadRun where the row of a stored attack is not what its outputs say, or its images are not the test's."""
-    made, test, row = (
-        artifacts.read_adversarials(run, attack),
-        artifacts.read_part(run, "test"),
-        attack_row(run, attack),
-    )
-    n, path = len(made.labels), run.folder / f"attacks/{attack}.safetensors"
+def checked_attack(run: Run, attack: str) -> Adversarials:
+    """A stored attack; raises BadRun where its row is not what its outputs say, or its labels are not the test's."""
+    made, test = artifacts.read_adversarials(run, attack), artifacts.read_part(run, "test")
+    n = len(made.labels)
     if not torch.equal(made.labels, test.labels[:n]) or made.outputs.logits.shape[1] != test.outputs.logits.shape[1]:
+        path = run.folder / f"attacks/{attack}.safetensors"
         raise artifacts.unsound(path, "its labels are not those of the test images")
-    _compare(row, counts(made, test.outputs.take(slice(n))), run.folder / MANIFEST, f"attack {attack}")
+    counted = counts(made, test.outputs.take(slice(n)))
+    _compare(attack_row(run, attack), counted, run.folder / MANIFEST, f"attack {attack}")
+    return made
 
 
 def _check_cells(run: Run, cells: Mapping[tuple[str, str], dict[str, Any]]) -> None:
