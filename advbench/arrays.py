@@ -17,6 +17,9 @@ from advbench.types import ImageSet
 CHANNELS = (1, 3)
 MOST_CLASSES = 2**16  # where their number is not stated
 AT_ONCE = 4096  # images looked through at a time
+# torch's other types have no arithmetic
+WHOLE_NUMBERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+COMPUTED = (*WHOLE_NUMBERS, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LOOKS = "images are float32 [n, channels, height, width] in [0, 1]"
 
 
@@ -56,7 +59,13 @@ def _tensor(values: Tensor | ArrayLike, what: str) -> Tensor:
     """A tensor on the CPU that autograd may keep, of a type that torch has."""
     try:
         if isinstance(values, Tensor):
-            return (values.clone() if values.is_inference() else values).detach().cpu().to_dense()
+            if values.is_complex() or values.is_quantized or values.is_nested:
+                kind = "nested" if values.is_nested else _type(values)
+                raise BadData(f"{what} are {kind}, not plain numbers; give a numeric tensor")
+            dense = (values.clone() if values.is_inference() else values).detach().cpu().to_dense()
+            if dense.dtype in COMPUTED:
+                return dense
+            return dense.to(torch.float32 if dense.is_floating_point() else torch.int64)
         array = np.asarray(values)
         if array.dtype == object or array.dtype.kind not in "biuf":
             raise BadData(f"{what} are of type {array.dtype}, not numbers; give a numeric array")

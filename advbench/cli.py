@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -39,6 +40,8 @@ from advbench.cli_parse import attack_entries, model_table, study_table
 from advbench.cli_place import detectors_of, found_by, place_of, study_of
 from advbench.cli_takes import Options, takes
 from advbench.errors import AdvbenchError, FailedCheck, UnknownName
+from advbench.limits import check_limits, refused
+from advbench.printable import one_line
 
 app = typer.Typer(
     help="How far can an image classifier and its adversarial-example detector be trusted?",
@@ -232,23 +235,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; the process's exit status."""
     # tiny kernels on busy cores: spinning threads cost more than they save (read when torch is imported)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.pop("MPLBACKEND", None)  # a page needs none, and a wrong one ends the import of matplotlib
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # faults of a matplotlibrc, which changes no page
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not every terminal can write every name
             stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
+        if not {"-h", "--help"} & {*words} and (words[0] != "list" or "runs" in words):  # those import no torch
+            check_limits()
         # without standalone mode typer hands over its errors; Ctrl-C it turns into a result of 130
         code = app(words, prog_name="advbench", standalone_mode=False) or 0
     except AdvbenchError as error:
-        sys.stderr.write(f"advbench: {error}\n")
-        return error.exit_code
-    except PermissionError as error:
-        sys.stderr.write(f"advbench: no permission to read {error.filename}; make it readable, or name another\n")
-        return 2
+        return _tell(str(error), error.exit_code)
+    except OSError as error:
+        if not (why := refused(error)):
+            raise
+        return _tell(why)
     except TyperException as error:
         said = " ".join(error.format_message().split()).rstrip(".")
-        sys.stderr.write(f"advbench: {said}; --help lists what there is\n")
-        return 2
+        return _tell(f"{said}; --help lists what there is")
     if code == INTERRUPTED:
-        sys.stderr.write("advbench: stopped; the same command goes on from the last whole epoch or step\n")
+        _tell("stopped; the same command goes on from the last whole epoch or step")
     return int(code)
+
+
+def _tell(text: str, exit_code: int = 2) -> int:
+    """One line on stderr; the exit status."""
+    sys.stderr.write(f"advbench: {one_line(text)}\n")
+    return exit_code

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advbench.cli_takes import Options
+from advbench.printable import printable
 
 if TYPE_CHECKING:
     from advbench.report.adaptive import Shown
@@ -25,7 +26,7 @@ def emit(command: str, rows: list[Row], options: Options, page: Path | None = No
     if options["json"]:
         sys.stdout.write(json.dumps({"schema": 1, "command": command, "rows": rows}, allow_nan=False) + "\n")
         if page is not None:
-            sys.stderr.write(f"{page}\n")
+            sys.stderr.write(f"{printable(str(page))}\n")
         return
     from advbench.cli_tables import show
 
@@ -35,7 +36,7 @@ def emit(command: str, rows: list[Row], options: Options, page: Path | None = No
         aware_of(rows, options) if command in ("verify", "run", "evaluate", "report") else None,
     )
     if page is not None:
-        sys.stdout.write(f"{page}\n")
+        sys.stdout.write(f"{printable(str(page))}\n")
 
 
 def filled(words: Sequence[str], options: Options) -> tuple[list[str], list[str]]:

@@ -11,6 +11,7 @@ from advbench.engines import go_through as through
 from advbench.engines.local import Local, cores
 from advbench.engines.slurm_asked import asks_gpu, resources
 from advbench.errors import BadSetting, UnknownName
+from advbench.limits import check_limits
 from advbench.pipeline import Study
 
 ENGINES = ("local", "ray", "slurm")
@@ -47,6 +48,7 @@ def engine_of(options: Options) -> Engine | None:
             folder=Path(options["runs_dir"]) / ".slurm",
             asked=resources(options["slurm"] or ()),
         )
+    check_limits(jobs)
     return Local(jobs, threads)
 
 

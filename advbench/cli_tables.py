@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from advbench.printable import printable
 from advbench.settings import as_text
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def show(command: str, rows: list[Row], aware: Mapping[str, Shown] | None = None
         groups.setdefault(TITLES[command](row) if command in TITLES else "", []).append(row)
     for title, members in groups.items():
         if title:
-            console.print(Text(title, "bold"), soft_wrap=True)
+            console.print(Text(printable(title), "bold"), soft_wrap=True)
         if columns is not VERIFY:
             _print(console, command, members)
             continue
@@ -204,7 +205,8 @@ def _beside(console: Console, aware: Shown) -> None:
         _print(console, "evasion", list(aware.rows.values()))
     if aware.missing:
         against = ", ".join(aware.missing)
-        console.print(f"detector-aware: not run against {against}; {aware.command}", markup=False, soft_wrap=True)
+        left = f"detector-aware: not run against {against}; {aware.command}"
+        console.print(printable(left), markup=False, soft_wrap=True)
         console.print()
 
 
@@ -216,6 +218,6 @@ def _print(console: Console, command: str, rows: Sequence[Row]) -> None:
         whole = numeric or columns is COLUMNS["evasion"]
         table.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=whole)
     for row in rows:
-        table.add_row(*(Text(cell(row)) for _, cell in columns))
+        table.add_row(*(Text("\n".join(map(printable, cell(row).split("\n")))) for _, cell in columns))
     console.print(table)
     console.print()

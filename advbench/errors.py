@@ -16,11 +16,16 @@ AdvbenchError            one sentence: the value, the rule, the way out
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from advbench.printable import one_line
+
 
 class AdvbenchError(Exception):
     """Base of every error whose text is meant for a user; `exit_code` is the process's exit status."""
 
     exit_code = 2
+
+    def __init__(self, text: str) -> None:
+        super().__init__(one_line(text))
 
 
 class BadSetting(AdvbenchError):
@@ -32,7 +37,7 @@ class UnknownName(BadSetting):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
-        near = get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+        near = get_close_matches(name[:100].lower(), known, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         super().__init__(f"no {kind} named {name!r}.{hint} Known: {', '.join(known) or 'none'}.")
 

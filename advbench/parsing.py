@@ -55,10 +55,12 @@ DEFAULTS: dict[str, Any] = {
 def read_toml(path: Path) -> dict[str, Any]:
     """The table in a spec file; raises BadSetting where it is missing or not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        repr(table)  # a message can say everything in it: no 5,000 digits in hexadecimal, no depth of 1,000 tables
+        return table
     except OSError as error:
         raise BadSetting(f"spec {path}: {error.strerror}; name an existing TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise BadSetting(f"spec {path} is not valid TOML: {error}") from error
 
 
@@ -235,9 +237,5 @@ def folder_name(value: object) -> str:
 
 
 def unique(values: Any) -> tuple[Any, ...]:
-    """In order, each once."""
-    result: list[Any] = []
-    for value in values:
-        if value not in result:
-            result.append(value)
-    return tuple(result)
+    """In order, each once; records of the same settings are the same, though dicts within have no hash."""
+    return tuple({repr(value): value for value in values}.values())

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from advbench.printable import one_line, printable
+
 Advance = Callable[[float, str], None]  # done so far, a note
 EVERY = 30  # seconds between two lines about one piece of work, where there is no terminal
 
@@ -48,9 +50,9 @@ class Terminal:
         self._said = ""
 
     def say(self, text: str) -> None:
-        """One line, as it is."""
-        self._said = text
-        self.console.print(text, markup=False, soft_wrap=True)
+        """One line."""
+        self._said = one_line(text)
+        self.console.print(self._said, markup=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, label: str, total: int) -> Iterator[Advance]:
@@ -58,6 +60,7 @@ class Terminal:
         from rich.progress import BarColumn, Progress, TextColumn
         from rich.table import Column
 
+        label = one_line(label)
         lines, began, told, first, most = not self.console.is_terminal, self.now(), 0.0, 0.0, 0.0
         room = Column(no_wrap=True, max_width=max(12, self.console.width - 64))
         texts = ("{task.percentage:.2f}%", "{task.fields[note]}", "{task.fields[left]}")
@@ -73,7 +76,7 @@ class Terminal:
                 spent, most = self.now() - began, max(most, done)
                 first = most if spent < 0.05 else first  # told so soon, it was done before
                 left = f"{duration(spent * (total - most) / (most - first))} left" if first < most < total else ""
-                progress.update(task, completed=most, note=note, left=left)
+                progress.update(task, completed=most, note=printable(note), left=left)
                 if lines and spent - told >= EVERY:
                     told = spent
                     self.say(", ".join(filter(None, (f"{label}: {most / total:.1%}", note, left))))

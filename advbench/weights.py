@@ -8,6 +8,7 @@ names one set of several.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -34,8 +35,10 @@ Say = Callable[[str], object]
 
 def read(path: Path) -> Any:
     """What a weights file holds, its tensors on the CPU; raises BadData where it cannot be read as data."""
-    if not path.is_file():
-        what = f"{path} is a folder, not a weights file" if path.is_dir() else f"there is no weights file {path}"
+    if not os.path.isfile(path):  # False for too long a name too
+        what = (
+            f"{path} is a folder, not a weights file" if os.path.isdir(path) else f"there is no weights file {path}"
+        )
         raise BadData(f"{what}; check the path")
     kind = "PyTorch weights"
     try:
@@ -81,6 +84,10 @@ def sets_of(found: Any, file: str, at: str, depth: int, seen: set[int]) -> dict[
         return {}
     seen.add(id(found))  # the same object may be held a million times
     own = {str(key): value for key, value in inside.items() if isinstance(value, Tensor)}
+    if nested := [key for key, value in own.items() if value.is_nested]:
+        raise BadData(
+            f"{at} holds nested tensors, which have no shape: {few(nested)}; save the weights alone: {SAVE}"
+        )
     sets = {at: own} if any(tensor.ndim for tensor in own.values()) else {}
     for key, value in inside.items():
         sets |= sets_of(value, file, within(file, at, key), depth - 1, seen)
@@ -93,7 +100,7 @@ def chosen(given: Path, own: Tensors, say: Say) -> tuple[str, Tensors]:
     Those count that have most of the model's shapes. A key may also be the first parts of names within a set.
     """
     file = Path(str(given).rpartition(":")[0])
-    path = file if file.is_file() and not given.exists() else given
+    path = file if os.path.isfile(file) and not os.path.exists(given) else given
     found = read(path)
     sets = sets_of(found, path.name, path.name, DEPTH, set())
     if not sets:
@@ -133,7 +140,8 @@ def renamed(tensors: Tensors, own: Tensors) -> dict[str, str]:
 
 def misfit(tensor: Tensor, mine: Tensor) -> str:
     """How a tensor differs from the model's so that it cannot be copied into it; empty where it can."""
-    if tensor.is_meta or tensor.layout != torch.strided or mine.is_floating_point() > tensor.is_floating_point():
+    less = mine.is_floating_point() > tensor.is_floating_point() or tensor.is_complex() > mine.is_complex()
+    if tensor.is_meta or tensor.layout != torch.strided or less:
         return f"{tensor.dtype}, {tensor.layout}, {tensor.device} and must be plain {mine.dtype}"
     return "" if tensor.shape == mine.shape else f"{list(tensor.shape)} and must be {list(mine.shape)}"
 
@@ -150,7 +158,11 @@ def put(module: nn.Module, given: Path, say: Say = lambda text: None) -> None:
     fault = f"; of another shape or type: {few(wrong)}" if wrong else ""
     if not wrong:
         # strict=False: the faults come back as lists; BatchNorm fills in the counter that old files lack
-        missing, unexpected = module.load_state_dict(tensors, strict=False)
+        try:
+            missing, unexpected = module.load_state_dict(tensors, strict=False)
+        except RuntimeError as error:  # a type that torch cannot copy from, such as packed float4
+            why = " ".join(str(error).split())
+            raise BadData(f"{where} does not fit the model: {why}; save the weights as float32: {SAVE}") from error
         missing = [name for name in missing if not name.endswith("_extra_state")]  # no tensor, and part of the code
         fault += f"; missing: {few(missing)}" if missing else ""
         fault += f"; not in the model: {few(unexpected)}" if unexpected else ""

@@ -14,7 +14,7 @@ import advbench
 ROOT = Path(advbench.__file__).parent
 # A module may import from its own layer and from those before it.
 LAYERS = (
-    {"errors", "settings", "seals"},
+    {"printable", "errors", "limits", "settings", "seals"},
     {"disk", "locks", "process", "isolation"},
     {"streaming", "findings", "meter"},
     {"types", "recipes", "checkpoints", "prelu", "objectives", "geometry", "moments"},

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import io
 import re
+import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from advbench.metrics import Array, Roc
+
+try:
+    import matplotlib as mpl
+except (OSError, ValueError):  # a matplotlibrc that cannot be read; in this folder lies the library's own
+    for part in [name for name in sys.modules if name.startswith("matplotlib.")]:
+        del sys.modules[part]
+    with contextlib.chdir(Path(str(find_spec("matplotlib").origin)).parent / "mpl-data"):  # type: ignore[union-attr]
+        import matplotlib as mpl
+from matplotlib.figure import Figure
 
 # Okabe and Ito's palette (2008), each with a line style of its own so that colour is never the only sign
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -23,6 +35,7 @@ DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)
 CLEAN, ATTACKED = COLOURS[0], COLOURS[1]
 BINS = 20
 RASTER_DPI = 150  # of scatters inside a vector figure
+own_style = mpl.rc_context(mpl.rcParamsDefault)  # decorates what draws a page, which nobody's matplotlibrc changes
 
 
 @dataclass(frozen=True)
@@ -76,7 +89,7 @@ def roc_chart(curves: Sequence[Curve]) -> Figure:
     for i, curve in enumerate(curves):
         points = _thin(curve.roc)
         colour, dash = COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]
-        name = f"{curve.label}: EER {curve.roc.eer:.1%}"
+        name = f"{_named(curve.label)}: EER {curve.roc.eer:.1%}"
         axes.plot(curve.roc.fpr[points], curve.roc.tpr[points], color=colour, linestyle=dash, label=name)
         axes.plot([curve.roc.eer], [1 - curve.roc.eer], "o", color=colour, markersize=4)
     axes.set(
@@ -106,7 +119,7 @@ def line_chart(
     end = max(float(line.x[-1]) for line in lines) if width is None else width
     for line in lines:
         colour, dash = COLOURS[line.style % len(COLOURS)], DASHES[line.style % len(DASHES)]
-        name = f"{line.label}: {line.y[-1]:.1%}"
+        name = f"{_named(line.label)}: {line.y[-1]:.1%}"
         if steps:
             axes.step(line.x, line.y, where="post", color=colour, linestyle=dash, label=name)
             continue
@@ -141,6 +154,11 @@ def canvas(width: float, height: float) -> tuple[Figure, Any]:
     return figure, axes
 
 
+def _named(label: str) -> str:
+    """A label that has its place in a legend: one that begins with `_` is left out of it."""
+    return f" {label}" if label.startswith("_") else label
+
+
 def _thin(roc: Roc) -> NDArray[np.int64]:
     """Points enough for the eye: one for each half per cent of the way along the curve."""
     way = np.round((roc.fpr + roc.tpr) * 200)
@@ -153,7 +171,12 @@ def to_svg(figure: Figure, label: str, key: str, *, sized: bool = False) -> str:
     `sized` keeps its width and height in print units, for use outside a page.
     """
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": key, "font.size": 9}):
+    for name in (text for axes in figure.axes if (legend := axes.get_legend()) for text in legend.get_texts()):
+        name.set_parse_math(False)  # a file's or a model's name is no formula
+    with (
+        warnings.catch_warnings(action="ignore", category=UserWarning),  # letters that only the browser's fonts have
+        mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": key, "font.size": 9}),
+    ):
         dateless = {"Date": None, "Creator": None}
         figure.savefig(buffer, format="svg", metadata=dateless, transparent=True, dpi=RASTER_DPI)
     text = buffer.getvalue()

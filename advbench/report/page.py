@@ -10,11 +10,13 @@ import jinja2
 from advbench import artifacts, catalog, metrics
 from advbench.checks import Finding
 from advbench.guards import SUPPLIED
+from advbench.printable import printable
 from advbench.regimes import regime_options, words
 from advbench.report import adaptive
 from advbench.report.charts import charts, pictures
 from advbench.report.commands import commands
 from advbench.report.control import compare
+from advbench.report.figures import own_style
 from advbench.report.findings import block
 from advbench.report.security import security
 from advbench.report.subject import Row, Subject, describe, percent
@@ -25,6 +27,7 @@ from advbench.settings import as_text, defaults
 from advbench.sources import recipe_of
 
 
+@own_style
 def render(
     name: str, found: Sequence[Found], rows: Sequence[Row], audits: Mapping[str, Sequence[Finding]] | None = None
 ) -> str:
@@ -35,7 +38,7 @@ def render(
         chosen = attack_rows(one.run)
         subject = Subject(
             run=one.run,
-            label=labels[one.run.name],
+            label=printable(labels[one.run.name]),
             attacks={a: chosen[a] for a in one.attacks},
             rows=[r for r in rows if r["run"] == one.run.name],
             scores=artifacts.read_scores(one.run),

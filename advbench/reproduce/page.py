@@ -38,6 +38,7 @@ def write_rows(grid: Grid) -> list[Row]:
     return found
 
 
+@figures.own_style
 def write_page(grid: Grid, evaluated: Mapping[str, Run]) -> Path:
     """index.html and all that lies beside it; figures of cells that are not here stay as they were drawn before."""
     found, kept = write_rows(grid), grid.records()

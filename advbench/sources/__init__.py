@@ -1,5 +1,6 @@
 """From what `--dataset` says to a data set: a catalog name, or `folder:`, `npz:` or `safetensors:` and a path."""
 
+import os
 from pathlib import Path
 
 from advbench import catalog
@@ -25,7 +26,7 @@ def source(name: str, image_size: int | None = None) -> DataSource:
     from advbench.sources.array_file import ArrayFile
     from advbench.sources.folder import ImageFolder
 
-    where = Path(path).expanduser()
+    where = Path(os.path.expanduser(path))  # an unknown ~user stays
     return ImageFolder(where, label(name), image_size) if prefix == "folder" else ArrayFile(where, label(name))
 
 

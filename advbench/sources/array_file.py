@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,8 +17,8 @@ from advbench.arrays import check
 from advbench.data import COLOUR, QUIET, SHARES, WHOLE, DataSource, listed, part_of, parts_of, shown
 from advbench.errors import BadData
 from advbench.findings import Finding
+from advbench.printable import printable
 from advbench.progress import Progress
-from advbench.sources.naming import printable
 from advbench.types import ImageSet, Splits
 
 KINDS = ("images", "labels")
@@ -46,8 +47,8 @@ class ArrayFile(DataSource):
 
         Raises BadData for a file that is missing, cannot be read or holds other arrays, and as `arrays.check` does.
         """
-        if not self.path.is_file():
-            wrong = "is a folder; for images write folder:PATH" if self.path.is_dir() else "does not exist"
+        if not os.path.isfile(self.path):  # False for too long a name too
+            wrong = "is a folder; for images write folder:PATH" if os.path.isdir(self.path) else "does not exist"
             raise BadData(
                 f"{self.path} {wrong}; write --dataset {self.name.partition(':')[0]}:PATH with a file's path"
             )

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from advbench.data import COLOUR, QUIET, SHARES, SPLIT_SEED, DataSource, lacking, left_out, parts_of, shown
 from advbench.errors import BadData, BadSetting
+from advbench.printable import printable
 from advbench.progress import Progress
 from advbench.sources.files import PORTION, Pixels, Unusable, batch_of, decode_all
 from advbench.sources.listing import Listing, listing
-from advbench.sources.naming import printable
 from advbench.streaming import Streamed
 from advbench.types import ImageSet, Splits
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from advbench.data import SHARES, WHOLE, left_out, listed, part_of, shown
 from advbench.errors import BadData
-from advbench.sources.naming import printable
+from advbench.printable import printable
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,10 @@ def listing(root: Path) -> Listing:
     Where no folder of such a name holds folders, `<class>/` directly: all of it is then in one piece. Raises BadData
     for a folder that is missing, cannot be read or holds fewer than two classes.
     """
-    if not root.is_dir():
-        wrong = "is a file, not a folder; for arrays write npz:PATH or safetensors:PATH" if root.exists() else None
+    if not os.path.isdir(root):  # False for too long a name too
+        wrong = (
+            "is a file, not a folder; for arrays write npz:PATH or safetensors:PATH" if os.path.exists(root) else None
+        )
         raise BadData(f"{root} {wrong or 'does not exist; write --dataset folder:PATH with an existing folder'}")
     excluded: Counter[str] = Counter()
     faults: list[str] = []

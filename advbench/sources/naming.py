@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 
 from advbench.errors import BadSetting, UnknownName
+from advbench.printable import printable
 
 PREFIXES = ("folder", "npz", "safetensors")
+LONGEST_PATH = 4096  # characters that a system takes
 LONGEST = 60  # bytes of a data set's name in the name of a run or a study
-JOINERS = "\u200c\u200d"  # spelling of Persian and of many emoji
 
 
 def parted(name: str) -> tuple[str | None, str]:
@@ -22,21 +23,15 @@ def parted(name: str) -> tuple[str | None, str]:
         return None, name
     if prefix not in PREFIXES:
         raise UnknownName("kind of data set", prefix, PREFIXES)
-    if not path.strip() or "\0" in path:
+    if not path.strip() or "\0" in path or len(path) > LONGEST_PATH:
         raise BadSetting(f"data set {name!r} names no path; write for example {prefix}:PATH")
     return prefix, path
 
 
 def label_of(prefix: str, path: str) -> str:
     """The prefix and the last part of the path."""
-    last = Path(os.path.abspath(Path(path).expanduser())).name
+    last = Path(os.path.abspath(os.path.expanduser(path))).name
     return f"{prefix}:{printable(last) or 'root'}"
-
-
-def printable(name: str) -> str:
-    """A file's name as text that every page and file can hold: what is no character is written by its number."""
-    text = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    return "".join(c if c.isprintable() or c in JOINERS else c.encode("unicode_escape").decode() for c in text)
 
 
 def slug(label: str) -> str:
