@@ -1,7 +1,9 @@
 """What the tests share: one thread, a seeded generator, digits, small trained models, the real MNIST's folder."""
 
 import os
+import shutil
 import signal
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,3 +128,20 @@ def mnist_dir() -> Path:
     if "ADVBENCH_DATA" not in os.environ or not (folder / "MNIST" / "raw").is_dir():
         pytest.skip("ADVBENCH_DATA names no folder with MNIST/raw")
     return folder
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs that an earlier version made, see test_kept_runs."""
+    folder = tmp_path_factory.mktemp("kept")
+    with tarfile.open(Path(__file__).with_name("kept_runs.tar.xz")) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture
+def here(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the runs and of what made them, as the current folder."""
+    shutil.copytree(kept, tmp_path / "kept")
+    monkeypatch.chdir(tmp_path / "kept")
+    return tmp_path / "kept"

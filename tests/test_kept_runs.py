@@ -7,8 +7,6 @@ model with three), what made them (spec.toml, m.py, w.safetensors) and `expected
 import json
 import math
 import re
-import shutil
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +22,6 @@ ATTACKS = (
     "--attack pgd --eps 0.1 --set steps=5",
     f"{AWARE} --detector likelihood,max-posterior",
 )
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("kept")
-    with tarfile.open(Path(__file__).with_name("kept_runs.tar.xz")) as archive:
-        archive.extractall(folder, filter="data")
-    return folder
-
-
-@pytest.fixture
-def here(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the runs and of what made them, as the current folder."""
-    shutil.copytree(kept, tmp_path / "kept")
-    monkeypatch.chdir(tmp_path / "kept")
-    return tmp_path / "kept"
 
 
 def printed(capsys: pytest.CaptureFixture[str], command: str) -> Any:

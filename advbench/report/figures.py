@@ -7,6 +7,8 @@ import contextlib
 import html
 import io
 import re
+import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -21,6 +23,8 @@ from advbench.metrics import Array, Roc
 try:
     import matplotlib as mpl
 except (OSError, ValueError):  # a matplotlibrc that cannot be read; in this folder lies the library's own
+    for part in [name for name in sys.modules if name.startswith("matplotlib.")]:
+        del sys.modules[part]
     with contextlib.chdir(Path(str(find_spec("matplotlib").origin)).parent / "mpl-data"):  # type: ignore[union-attr]
         import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -169,7 +173,10 @@ def to_svg(figure: Figure, label: str, key: str, *, sized: bool = False) -> str:
     buffer = io.StringIO()
     for name in (text for axes in figure.axes if (legend := axes.get_legend()) for text in legend.get_texts()):
         name.set_parse_math(False)  # a file's or a model's name is no formula
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": key, "font.size": 9}):
+    with (
+        warnings.catch_warnings(action="ignore", category=UserWarning),  # letters that only the browser's fonts have
+        mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": key, "font.size": 9}),
+    ):
         dateless = {"Date": None, "Creator": None}
         figure.savefig(buffer, format="svg", metadata=dateless, transparent=True, dpi=RASTER_DPI)
     text = buffer.getvalue()
