@@ -46,7 +46,7 @@ def _folders(runs_dir: Path) -> Iterator[Path]:
     for top, below, _ in os.walk(runs_dir):
         for name in list(below):
             folder = Path(top, name)
-            if any((folder / file).is_file() for file in (MANIFEST, LOCK)) and runs.holds_run(folder):
+            if any(os.path.lexists(folder / file) for file in (MANIFEST, LOCK)) and runs.holds_run(folder):
                 below.remove(name)
                 yield folder
 

@@ -243,8 +243,9 @@ def holds_run(folder: Path) -> bool:
             return True
     except (OSError, ValueError, BadRun):
         pass
-    own = all(OWN.fullmatch(name) or stored.FILE.holds(name) or name == MANIFEST for name in os.listdir(folder))
-    return own and (folder / LOCK).is_file() and re.search("-[0-9a-f]{8}$", folder.name) is not None
+    names = set(os.listdir(folder)) - {MANIFEST}
+    own = all(OWN.fullmatch(name) or stored.FILE.holds(name) for name in names)
+    return bool(names) and own and re.search("-[0-9a-f]{8}$", folder.name) is not None
 
 
 def find(runs_dir: Path, say: Callable[[str], object] = lambda line: None) -> list[Run]:
