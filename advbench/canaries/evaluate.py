@@ -39,9 +39,9 @@ class Subject:
 
 def model_row(loss: str, seed: int, training: str = "standard", run: str = "in memory") -> Row:
     """The fields that say which model a row is about."""
-    settings = {"alpha": 1.0, "lam": 0.1, "covariance": "identity"} if loss == "lgm" else {}
-    none = {"alpha": None, "lam": None, "covariance": None}
-    return {"dataset": "digits", "loss": loss, **none, **settings, "seed": seed, "training": training, "run": run}
+    own: Row = dict.fromkeys(("alpha", "lam", "covariance"))
+    own |= {"alpha": 1.0, "lam": 0.1, "covariance": "identity"} if loss == "lgm" else {}
+    return {"dataset": "digits", "loss": loss, **own, "seed": seed, "training": training, "run": run}
 
 
 def evaluate(
@@ -58,18 +58,15 @@ def evaluate(
     """
     victim = subject.victim
     clean = victim.outputs(splits.test.images)
-    calibration = victim.outputs(splits.calibration.images)
+    calibration = victim.outputs(splits.calibration.images), splits.calibration.labels
 
     @cache
     def guard(name: str, fpr: float | None) -> Guard:
         if name == NO_DETECTOR or fpr is None:
-            return Guard(NO_DETECTOR, AcceptAll(), 1.0, False, calibration, splits.calibration.labels)
-        scores = guards.score(name, subject.detector, calibration, "calibration")
-        threshold = metrics.threshold_at(fpr, scores)
+            return Guard(NO_DETECTOR, AcceptAll(), 1.0, False, *calibration)
+        threshold = metrics.threshold_at(fpr, guards.score(name, subject.detector, calibration[0], "calibration"))
         assert threshold is not None
-        return Guard(
-            name, subject.detector, threshold, subject.differentiable, calibration, splits.calibration.labels
-        )
+        return Guard(name, subject.detector, threshold, subject.differentiable, *calibration)
 
     target, results = attacking.Target(victim, clean, splits.test, guard), []
     for entry in entries:
@@ -86,17 +83,8 @@ def evaluate(
     part = Part(clean, splits.test.labels, splits.test.images[:8])
     words = ("attack", "--dataset", "digits", "--loss", subject.model["loss"], "--seed", str(subject.model["seed"]))
     rows = [row for r in results if r.attack in verified for row in verify_rows(r, guard(subject.name, 0.05), clean)]
-    return Evidence(
-        model=subject.model,
-        words=words,
-        results=tuple(results),
-        verify=tuple(rows),
-        clean=part,
-        detectors=(subject.name,),
-        guard=guard,
-        victim=lambda: victim,
-        images=splits.test,
-    )
+    evidence = Evidence(subject.model, words, tuple(results), tuple(rows), part, (subject.name,), guard)
+    return replace(evidence, victim=lambda: victim, images=splits.test)
 
 
 def lacking(attack: str) -> bool:

@@ -87,18 +87,17 @@ ALL = (
     "settings", "rechecked", "parity", "canaries", "forced-rejection",
 )  # fmt: skip
 NEEDS_NOTHING = ("settings", "rechecked", "eight-bit", "stand-ins", "zero-gradients", "learned-detectors")
+FORGED = (
+    "threshold", "headline", "targeted", "sign", "eer-definition", "intervals", "populations", "settings",
+    "rechecked", "eight-bit", "canaries", "learned-detectors", "forced-rejection", "decision-based",
+    "adversarially-trained",
+)  # fmt: skip
 
 
 def careless(good: Evidence) -> Canary:
     """FGSM, once, and no more: the audit must miss all the rest."""
-    bare = replace(
-        good,
-        results=tuple(r for r in good.results if r.attack == "fgsm"),
-        verify=(),
-        others=(),
-        selftest=None,
-        detectors=(),
-    )
+    fgsm = tuple(r for r in good.results if r.attack == "fgsm")
+    bare = replace(good, results=fgsm, verify=(), others=(), selftest=None, detectors=())
     states: dict[str, State] = {name: "not run" for name in ALL if name not in NEEDS_NOTHING}
     return Canary("careless", "FGSM at one eps", bare, states | {"threat-model": "not met"})
 
@@ -111,8 +110,7 @@ def inert(result: Result, good: Evidence) -> Result:
     made = replace(
         result.made, images=good.images.images[:n], outputs=clean, misclassified=None, member=None, targets=None
     )
-    row = dict(result.row)
-    row["error_rate"] = float(good.clean_wrong[:n].mean())
+    row = result.row | {"error_rate": float(good.clean_wrong[:n].mean())}
     if result.detector is not None:
         lost = float(Result(row, lambda: made).lost(good.guard(result.detector, 0.05)).mean())
         spread = metrics.wilson(round(lost * n), n)
@@ -122,54 +120,43 @@ def inert(result: Result, good: Evidence) -> Result:
     return result_of(row, made)
 
 
+def without(e: Evidence, which: Callable[[Result], bool]) -> Evidence:
+    """The same, had these attacks moved no image."""
+    return replace(e, results=tuple(inert(r, e) if which(r) else r for r in e.results))
+
+
+def unmet(*checks: str) -> dict[str, State]:
+    """What is expected of these checks."""
+    return dict.fromkeys(checks, "not met")
+
+
 def spoilt(good: Evidence) -> list[Canary]:
     """Attacks that do nothing, in some places or in all: what they leave standing must not pass for robust."""
-
-    def without(which: Callable[[Result], bool]) -> Evidence:
-        return replace(good, results=tuple(inert(r, good) if which(r) else r for r in good.results))
-
-    def plain(r: Result) -> bool:
-        return r.attack == "pgd" and not r.row["settings"]
-
-    ensemble = without(lambda r: r.attack == "detector-aware")
-    white_box = without(lambda r: r.attack in (*ITERATIVE, "detector-aware"))
     stripped = tuple(
         replace(o, results=tuple(inert(r, o) for r in o.results if r.attack != "autoattack")) for o in good.others
     )
+    white_box = replace(without(good, lambda r: r.attack in (*ITERATIVE, "detector-aware")), others=stripped)
+    expected = unmet("iterative-over-single-step", "large-eps", "gradient-free", "transfer", "undefended")
+    expected |= {"adversarially-trained": "not run", "parity": "not met"}
     return [
-        Canary(
-            "attack without effect",
-            "no iterative attack moves anything",
-            replace(white_box, others=stripped),
-            {
-                "iterative-over-single-step": "not met",
-                "large-eps": "not met",
-                "gradient-free": "not met",
-                "transfer": "not met",
-                "undefended": "not met",
-                "adversarially-trained": "not run",
-                "parity": "not met",
-            },
-        ),
+        Canary("attack without effect", "no iterative attack moves anything", white_box, expected),
         Canary(
             "attack that stalls",
             "40 steps do nothing, 80 steps or five starts do all",
-            without(lambda r: plain(r) and r.row["eps"] != EPS / 2),
-            {"twice-the-iterations": "not met", "restarts": "not met", "monotone-in-eps": "not met"},
+            without(good, lambda r: r.attack == "pgd" and not r.row["settings"] and r.row["eps"] != EPS / 2),
+            unmet("twice-the-iterations", "restarts", "monotone-in-eps"),
         ),
         Canary(
             "ensemble without effect",
             "the headline is that of clean images",
-            ensemble,
-            {
-                "worst-case": "not met",
-                "adaptive-attacks": "not met",
-                "objective-spread": "not met",
-                "detector-gradient-free": "not met",
-                "half-eps": "not met",
-            },
+            without(good, _is_ensemble),
+            unmet("worst-case", "adaptive-attacks", "objective-spread", "detector-gradient-free", "half-eps"),
         ),
     ]
+
+
+def _is_ensemble(r: Result) -> bool:
+    return r.attack == "detector-aware"
 
 
 def forged(good: Evidence) -> Canary:
@@ -195,41 +182,14 @@ def forged(good: Evidence) -> Canary:
     verify = tuple(
         row | {"auroc": 1 - row["auroc"], "eer": 1 - row["eer"]} if row["auroc"] is not None else row
         for row in good.verify
-        if row["population"] != "failed"
+        if row["population"] != "failed" and row["attack"] == "fgsm"
     )
-    white = tuple(inert(r, good) if r.attack in ITERATIVE else r for r in map(break_row, good.results))
-    others = tuple(
-        replace(o, results=tuple(inert(r, o) if r.attack == "detector-aware" else r for r in o.results))
-        for o in good.others
-    )
+    broken = replace(good, results=tuple(map(break_row, good.results)))
     evidence = replace(
-        good,
-        results=white,
+        without(broken, lambda r: r.attack in ITERATIVE),
         verify=verify,
-        others=others,
+        others=tuple(without(o, _is_ensemble) for o in good.others),
         learned=frozenset({"likelihood"}),
         selftest={"advbench": "in memory", "rows": [{"canary": "none", "met": False}]},
     )
-    evidence = replace(evidence, verify=tuple(r for r in verify if r["attack"] == "fgsm"))
-    return Canary(
-        "forged",
-        "rows and images that do not fit one another",
-        evidence,
-        {
-            "threshold": "not met",
-            "headline": "not met",
-            "targeted": "not met",
-            "sign": "not met",
-            "eer-definition": "not met",
-            "intervals": "not met",
-            "populations": "not met",
-            "settings": "not met",
-            "rechecked": "not met",
-            "eight-bit": "not met",
-            "canaries": "not met",
-            "learned-detectors": "not met",
-            "forced-rejection": "not met",
-            "decision-based": "not met",
-            "adversarially-trained": "not met",
-        },
-    )
+    return Canary("forged", "rows and images that do not fit one another", evidence, unmet(*FORGED))

@@ -44,33 +44,20 @@ def compare(canaries: Sequence[Canary]) -> list[Row]:
 
     A check that no canary expects anything of is a row too, one that is not met.
     """
-    rows: list[Row] = []
+    rows: list[tuple[str, str, str, bool, str]] = []
     blocked = {check for check, attack in OF_OTHERS.items() if lacking(attack)}
     for canary in canaries:
         found = {f.name: f for f in table.findings(canary.evidence)}
         for name, usual in canary.findings.items():
             state = "not run" if name in blocked else usual
-            finding = found.get(name)
-            rows.append(
-                {
-                    "canary": canary.name,
-                    "expected": f"{name}: {state}",
-                    "found": "no such check" if finding is None else f"{name}: {finding.state}",
-                    "met": finding is not None and finding.state == state,
-                    "evidence": canary.what if finding is None else finding.evidence,
-                }
-            )
-        rows += [
-            {"canary": canary.name, "expected": f.expected, "found": f.found, "met": f.met, "evidence": canary.what}
-            for f in canary.figures
-        ]
+            said, evidence, met = "no such check", canary.what, False
+            if (finding := found.get(name)) is not None:
+                said, evidence, met = f"{name}: {finding.state}", finding.evidence, finding.state == state
+            rows.append((canary.name, f"{name}: {state}", said, met, evidence))
+        rows += [(canary.name, f.expected, f.found, f.met, canary.what) for f in canary.figures]
     expected = {name for canary in canaries for name in canary.findings}
-    rows += [
-        {"canary": "-", "expected": f"a canary for {c.name}", "found": "none", "met": False, "evidence": c.title}
-        for c in table.CHECKS
-        if c.name not in expected
-    ]
-    return rows
+    rows += [("-", f"a canary for {c.name}", "none", False, c.title) for c in table.CHECKS if c.name not in expected]
+    return [dict(zip(("canary", "expected", "found", "met", "evidence"), row, strict=True)) for row in rows]
 
 
 def selftest(runs_dir: Path, progress: Progress = QUIET) -> list[Row]:

@@ -26,8 +26,7 @@ def noise(e: Evidence) -> Verdict:
     The attacks are those that know no detector, the one counts that the detector flags most.
     """
     controls = [r for name in NOISE for r in e.of(name)[:1]]
-    attacks = [r for r in e.results if (r.row["norm"], r.row["eps"]) == e.at and r.detector is None]
-    attacks = [r for r in attacks if r.attack not in NOT_ATTACKS]
+    attacks = [r for r in e.results if r.ball == e.at and r.detector is None and r.attack not in NOT_ATTACKS]
     if len({r.attack for r in controls}) < len(NOISE) or not attacks:
         missing = [name for name in NOISE if not e.of(name)] + ["fgsm"] * (not attacks)
         return not_run(f"missing at eps {as_text(e.eps)}: {', '.join(missing)}", e.attack(*missing))
@@ -57,8 +56,8 @@ def sees_the_clean_image(e: Evidence) -> Verdict:
         return not_run("no noise of a grey level", e.attack("uniform-noise", eps="1/255"))
     said, good = [], True
     for name in e.detectors:
-        guard, n = e.guard(name, e.fpr), found[0].n
-        clean = float((guard.slack(e.clean.outputs.take(slice(n))) < 0).double().mean())
+        guard = e.guard(name, e.fpr)
+        clean = float((guard.slack(e.clean.outputs.take(slice(found[0].n))) < 0).double().mean())
         flagged = found[0].flagged(guard)
         good &= bool(flagged.mean() <= clean + 0.5)
         said.append(f"{name} flags {count(flagged)}, clean {percent(clean)}")
@@ -69,18 +68,14 @@ def sees_the_clean_image(e: Evidence) -> Verdict:
 
 def _robust(e: Evidence, of: Evidence, names: tuple[str, ...]) -> Result | None:
     """The strongest of these attacks, of those on most images, on another model at the audit's norm and eps."""
-    found = [r for r in of.results if r.attack in names and r.detector is None and _ball(r) == e.at]
+    found = [r for r in of.results if r.attack in names and r.detector is None and r.ball == e.at]
     return max(found, key=lambda r: (r.n, float(r.wrong.mean())), default=None)
-
-
-def _ball(r: Result) -> tuple[str, float]:
-    return r.row["norm"], r.row["eps"]
 
 
 def undefended(e: Evidence) -> Verdict:
     """R12: the attack of this audit leaves a softmax model, trained as usual, no accuracy."""
     models = [o for o in (e, *e.others) if (o.model["loss"], o.model["training"]) == ("softmax", "standard")]
-    ran = {r.attack for r in e.results if _ball(r) == e.at}
+    ran = {r.attack for r in e.results if r.ball == e.at}
     names = tuple(a for a in (*ITERATIVE, ENSEMBLE) if a in ran or a == "pgd")
     tried = [(o, r) for o in models if (r := _robust(e, o, names)) is not None]
     if not tried:
@@ -95,23 +90,21 @@ def hardened(e: Evidence) -> Verdict:
     """R12: on an adversarially trained model our ensemble without detector agrees with the published AutoAttack."""
     models = [o for o in (e, *e.others) if o.model["training"] == "adversarial"]
     command = e.attack(ENSEMBLE, "autoattack", words=e.other("softmax", "--adversarial"), detector=NO_DETECTOR, n=200)
-    said = []
+    said = ""
     for other in models:
         ours, published = (_robust(e, other, (a,)) for a in (ENSEMBLE, "autoattack"))
         if ours is None or published is None:
             continue
         n = common(ours, published)
-        gap = float(published.wrong[:n].mean()) - float(ours.wrong[:n].mean())
-        said = [
-            f"{other.model['run']}: robust accuracy under the ensemble {count(~ours.wrong[:n])}, under AutoAttack "
-            f"{percent(1 - float(published.wrong[:n].mean()))}"
-        ]
-        if gap > AGREEMENT + 1e-9:
-            return not_met(said[0], command)
-    if not said:
-        names, at = ", ".join(str(o.model["run"]) for o in models) or "none", as_text(e.eps)
-        return not_run(f"adversarially trained models: {names}; not attacked by both at eps {at}", command)
-    return met(said[0])
+        theirs = float(published.wrong[:n].mean())
+        said = f"{other.model['run']}: robust accuracy under the ensemble {count(~ours.wrong[:n])}, under AutoAttack "
+        said += percent(1 - theirs)
+        if theirs - float(ours.wrong[:n].mean()) > AGREEMENT + 1e-9:
+            return not_met(said, command)
+    if said:
+        return met(said)
+    names = ", ".join(str(o.model["run"]) for o in models) or "none"
+    return not_run(f"adversarially trained models: {names}; not attacked by both at eps {as_text(e.eps)}", command)
 
 
 def half_eps(e: Evidence) -> Verdict:
@@ -168,17 +161,16 @@ def learned(e: Evidence) -> Verdict:
 def forced_rejection(e: Evidence) -> Verdict:
     """R22: how many images a fraction of eps makes the detector reject (Chen et al. 2023, arXiv:2305.01139)."""
     radii = ",".join(f"{share * e.eps:.4g}" for share in RADII)
-    rows: dict[float, Result] = {}
-    for by_eps, _ in e.at_any_eps("force-rejection"):
-        rows |= {x: r for x, r in by_eps.items() if x < e.eps and r.detector == e.detector}
+    found = {
+        x: r for by_eps, _ in e.at_any_eps("force-rejection") for x, r in by_eps.items() if r.detector == e.detector
+    }
+    rows = {x: r for x, r in sorted(found.items()) if x < e.eps}
     if not rows:
         return not_run(f"no radius below eps {as_text(e.eps)}", e.aware("force-rejection", eps=radii))
-    rows = dict(sorted(rows.items()))
     guard, n = e.guard(e.detector, e.fpr), common(*rows.values())
     shares = {x: float(r.flagged(guard)[:n].mean()) for x, r in rows.items()}
     said = ", ".join(f"{x:g}: {percent(y)}" for x, y in shares.items())
-    rates = list(shares.values())
-    rising = all(b >= a - POINT for a, b in pairwise(rates))
+    rising = all(b >= a - POINT for a, b in pairwise(shares.values()))
     counted = all(abs(float(r.flagged(guard).mean()) - r.row["rejected_rate"]) < 1e-9 for r in rows.values())
     command = e.aware("force-rejection", eps=radii, steps=100, restarts=3)
     return either(rising and counted, f"{e.detector} made to reject, by radius: {said} of {n}", command)

@@ -68,11 +68,11 @@ class Evidence:
         the usual false-positive rate, of the detector that it leaves best.
         """
         aware = [r for r in self.results if r.attack == ENSEMBLE and r.detector is not None]
-        beside = Counter(self._ball(r) for r in self.results)
+        beside = Counter(r.ball for r in self.results)
 
         def weight(r: Result) -> tuple[Any, ...]:
             usual, left = r.row["fpr"] == DEFAULT_FPR, -r.row["undetected_error_rate"]
-            return r.n, BUDGETS.index(r.setting("budget")), beside[self._ball(r)], usual, left, r.row["eps"]
+            return r.n, BUDGETS.index(r.setting("budget")), beside[r.ball], usual, left, r.row["eps"]
 
         return max(aware, key=weight, default=None)
 
@@ -80,13 +80,9 @@ class Evidence:
     def at(self) -> tuple[str, float]:
         """Norm and eps that the audit is about: the headline's, or those at which most attacks were run."""
         if self.headline is not None:
-            return self._ball(self.headline)
-        balls = Counter(self._ball(r) for r in self.results)
+            return self.headline.ball
+        balls = Counter(r.ball for r in self.results)
         return max(balls, key=lambda ball: (balls[ball], ball), default=("linf", 0.3))
-
-    @staticmethod
-    def _ball(result: Result) -> tuple[str, float]:
-        return str(result.row["norm"]), float(result.row["eps"])
 
     @property
     def eps(self) -> float:
@@ -135,15 +131,12 @@ class Evidence:
 
         Those on most images come first; images that left [0, 1] are never among them.
         """
-        wanted = (self.at[0], self.eps if eps is None else eps)
+        at = self.eps if eps is None else eps
         found = [
             r
             for r in self.results
-            if r.attack in attacks
-            and (r.row["norm"], wanted[1]) == wanted
-            and abs(r.row["eps"] - wanted[1]) < 1e-9
-            and r.setting("clip") is not False
-            and all(r.setting(k) == v for k, v in settings.items())
+            if r.attack in attacks and r.row["norm"] == self.at[0] and abs(r.row["eps"] - at) < 1e-9
+            if r.setting("clip") is not False and all(r.setting(k) == v for k, v in settings.items())
         ]
         return sorted(found, key=lambda r: -r.n)
 
@@ -153,8 +146,7 @@ class Evidence:
         for r in sorted(self.results, key=lambda r: r.n):
             if r.attack in attacks and r.row["norm"] == self.at[0] and r.setting("clip") is not False:
                 groups.setdefault(r.label, {})[float(r.row["eps"])] = r
-        for label, by_eps in groups.items():
-            yield dict(sorted(by_eps.items())), label
+        yield from ((dict(sorted(by_eps.items())), label) for label, by_eps in groups.items())
 
     # -- what would close a gap ----------------------------------------------------------------------------
 

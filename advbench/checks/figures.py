@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,20 +28,27 @@ def scores(e: Evidence, row: dict[str, object]) -> tuple[Array, Array] | None:
     return guard.score(e.clean.outputs).numpy()[: len(attacked)], attacked
 
 
+def _anew(e: Evidence, name: str, figure: Callable[[Array, Array], float], missing: str, said: str) -> Verdict:
+    """Whether the rows of all images state the figure that their scores give; `said` has {} for their number."""
+    rows = [r for r in e.verify if r["population"] == "all" and (r["norm"], r["eps"]) == e.at]
+    found = [(row[name], both) for row in rows if (both := scores(e, row)) is not None and row[name] is not None]
+    if not found:
+        return not_run(f"{missing} at {e.at[0]} eps {as_text(e.eps)}", e.verification())
+    worst = max([0.0, *(abs(figure(*both) - stated) for stated, both in found)])
+    return either(worst < 1e-6, f"{said.format(len(found))} differ by at most {worst:.1e}", e.verification())
+
+
 def sign(e: Evidence) -> Verdict:
     """R3: AUROCs counted anew, pair by pair, with adversarial as positive and higher as more suspicious."""
-    rows = [r for r in e.verify if r["population"] == "all" and (r["norm"], r["eps"]) == e.at]
-    worst, n = 0.0, 0
-    for row in rows:
-        both = scores(e, row)
-        if both is not None:
-            clean, attacked = np.sort(both[0]), both[1]
-            wins = np.searchsorted(clean, attacked, side="left") + np.searchsorted(clean, attacked, side="right")
-            worst, n = max(worst, abs(wins.mean() / (2 * len(clean)) - row["auroc"])), n + 1
-    if not n:
-        return not_run(f"no EER or AUROC at {e.at[0]} eps {as_text(e.eps)}", e.verification())
-    said = f"positive = adversarial, higher = more suspicious: {n} AUROCs counted anew differ by at most {worst:.1e}"
-    return either(worst < 1e-6, said, e.verification())
+    said = "positive = adversarial, higher = more suspicious: {} AUROCs counted anew"
+    return _anew(e, "auroc", auroc, "no EER or AUROC", said)
+
+
+def auroc(clean: Array, attacked: Array) -> float:
+    """The share of pairs in which the attacked image has the higher score; a tie counts half."""
+    clean = np.sort(clean)
+    wins = np.searchsorted(clean, attacked, side="left") + np.searchsorted(clean, attacked, side="right")
+    return float(wins.mean() / (2 * len(clean)))
 
 
 def better_than_chance(e: Evidence) -> Verdict:
@@ -54,39 +62,25 @@ def better_than_chance(e: Evidence) -> Verdict:
         # one row, chosen before its figure is seen: of many rows the best beats a coin by chance
         best = max((r for r in rows if r["detector"] == name), key=lambda r: _plainness(e, r))
         good &= best["auroc_low"] > 0.5
-        tpr = best["tpr_at_fpr05"]
+        tpr = "n/a" if best["tpr_at_fpr05"] is None else percent(best["tpr_at_fpr05"])
         found = f"{best['attack']} {as_text(best['eps'])}, {best['n_clean']}+{best['n_attacked']}"
-        said.append(
-            f"{name}: AUROC {percent(best['auroc'])} [{100 * best['auroc_low']:.1f}, {100 * best['auroc_high']:.1f}]"
-        )
-        said[-1] += f", EER {percent(best['eer'])}, TPR {'n/a' if tpr is None else percent(tpr)} at 5 % FPR ({found})"
+        around = f"[{100 * best['auroc_low']:.1f}, {100 * best['auroc_high']:.1f}]"
+        figures = f"AUROC {percent(best['auroc'])} {around}, EER {percent(best['eer'])}, TPR {tpr} at 5 % FPR"
+        said.append(f"{name}: {figures} ({found})")
     return either(good, "; ".join(said), e.verification())
 
 
 def _plainness(e: Evidence, row: dict[str, Any]) -> tuple[bool, bool, int]:
     """FGSM first, then the audit's eps, then many images."""
-    return (
-        (row["attack"], row["settings"]) == ("fgsm", {}),
-        (row["norm"], row["eps"]) == e.at,
-        int(row["n_attacked"]),
-    )
+    plain, here = (row["attack"], row["settings"]) == ("fgsm", {}), (row["norm"], row["eps"]) == e.at
+    return plain, here, int(row["n_attacked"])
 
 
 def eer_definition(e: Evidence) -> Verdict:
     """R16: EERs computed anew from the definition: the crossing of FPR and FNR, linear between thresholds."""
-    rows = [r for r in e.verify if r["population"] == "all" and (r["norm"], r["eps"]) == e.at]
-    worst, n = 0.0, 0
-    for row in rows:
-        both = scores(e, row)
-        if both is not None and row["eer"] is not None:
-            worst, n = max(worst, abs(eer(*both) - row["eer"])), n + 1
-    if not n:
-        return not_run(f"no EER at {e.at[0]} eps {as_text(e.eps)}", e.verification())
-    said = (
-        "linear interpolation of the ROC where FPR = FNR, ties as one threshold, threshold chosen with the attack in "
-        f"view; {n} EERs computed anew differ by at most {worst:.1e}"
-    )
-    return either(worst < 1e-6, said, e.verification())
+    said = "linear interpolation of the ROC where FPR = FNR, ties as one threshold, "
+    said += "threshold chosen with the attack in view; {} EERs computed anew"
+    return _anew(e, "eer", eer, "no EER", said)
 
 
 def eer(clean: Array, attacked: Array) -> float:
@@ -134,14 +128,14 @@ def seeds(e: Evidence) -> Verdict:
         return not_run("no headline to repeat", e.aware("detector-aware"))
     if e.supplied:
         return met("one supplied model: its figures are its own and claim nothing of a loss")
-    own = {k: v for k, v in e.model.items() if k not in ("seed", "run")}
-    rates = {}
-    for one in (e, *e.others):
-        alike = {k: v for k, v in one.model.items() if k not in ("seed", "run")} == own
-        for r in one.results if alike else ():
-            ball = r.row["norm"], r.row["eps"]
-            if (r.attack, r.detector, ball) == (top.attack, top.detector, e.at):
-                rates[int(one.model["seed"])] = float(r.row["undetected_error_rate"])
+    anyone = dict.fromkeys(("seed", "run"))
+    rates = {
+        int(one.model["seed"]): float(r.row["undetected_error_rate"])
+        for one in (e, *e.others)
+        for r in one.results
+        if one.model | anyone == e.model | anyone
+        and (r.attack, r.detector, r.ball) == (top.attack, top.detector, e.at)
+    }
     said = ", ".join(f"seed {k} {percent(v)}" for k, v in sorted(rates.items()))
     said = f"undetected and wrong, {top.detector}, eps {as_text(e.eps)}: {said}"
     free = [s for s in range(SEEDS + 1) if s not in rates][: max(0, SEEDS - len(rates))]

@@ -6,7 +6,7 @@ import torch
 
 from advbench.checks import POINT, Check, Verdict, either, met, not_met, not_run
 from advbench.checks.evidence import Evidence
-from advbench.checks.results import ENSEMBLE, ITERATIVE, Result, common, count, percent, worst
+from advbench.checks.results import ENSEMBLE, ITERATIVE, common, count, percent, worst
 from advbench.report.commands import Line
 from advbench.settings import as_text
 from advbench.types import Outputs
@@ -74,17 +74,13 @@ def stand_ins(e: Evidence) -> Verdict:
     """R10: EoT where passes differ, BPDA where a score has no gradient; that it has one is tried out."""
     if e.victim is None:
         return not_run("the model is not at hand", e.attack("pgd", samples=20))
-    victim, said, good = e.victim(), [], True
+    victim, said, good = e.victim(), ["two passes over an image agree"], True
     if victim.stochastic:
         averaged = [r for r in e.results if (r.setting("samples") or 1) > 1]
-        good &= bool(averaged)
-        said.append(f"two passes differ; {len(averaged)} attacks average over several")
-    else:
-        said.append("two passes over an image agree")
+        said, good = [f"two passes differ; {len(averaged)} attacks average over several"], bool(averaged)
     for name in e.detectors:
-        guard = e.guard(name, e.fpr)
+        guard, n = e.guard(name, e.fpr), min(FEW, len(e.clean))
         if guard.has_gradient:
-            n = min(FEW, len(e.clean))
             clean = e.clean.outputs.take(slice(n))
             outputs = Outputs(clean.features.clone().requires_grad_(), clean.logits.clone().requires_grad_())
             leaves = (outputs.features, outputs.logits)
@@ -111,7 +107,7 @@ def zero_gradients(e: Evidence) -> Verdict:
         if not shares or min(shares) <= POINT:
             continue
         if kind == "fgsm":
-            tried, command = any(_exact(r) for r in results), e.attack("fgsm", exact_gradient=True)
+            tried, command = any(r.setting("exact_gradient") for r in results), e.attack("fgsm", exact_gradient=True)
         else:
             tried = any(r.setting("objective") not in (None, "ce") for r in results)
             command = e.attack("apgd", objective="margin")
@@ -121,10 +117,6 @@ def zero_gradients(e: Evidence) -> Verdict:
     if not commands:
         return met(text)
     return not_run(text, Line.joined(commands)) if good else not_met(f"{text}: they vanish", commands[0])
-
-
-def _exact(result: Result) -> bool:
-    return bool(result.setting("exact_gradient"))
 
 
 CHECKS = (

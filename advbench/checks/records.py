@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import torch
 
-from advbench.checks import POINT, Check, Verdict, either, met, not_met, not_run
+from advbench.checks import POINT, Check, Verdict, either, not_run
 from advbench.checks.evidence import Evidence
 from advbench.checks.results import ENSEMBLE, common, count, percent
 from advbench.errors import AdvbenchError, MissingLibrary
 from advbench.perturbation import check_perturbation
 from advbench.report.commands import Line
 from advbench.settings import as_text
-from advbench.types import Adversarials
 
 ART_PGD = "art:ProjectedGradientDescentPyTorch"
 PARITY_STEPS = 40
@@ -54,8 +53,8 @@ def settings(e: Evidence) -> Verdict:
         except (AdvbenchError, TypeError, ValueError) as error:
             broken.append(f"{r.label}: {error}")
             continue
-        names = {choice.file_name, replace(choice, n=None).file_name if r.n == len(e.clean) else choice.file_name}
-        if r.name is not None and r.name not in names:
+        whole = replace(choice, n=None) if r.n == len(e.clean) else choice
+        if r.name not in (None, choice.file_name, whole.file_name):
             broken.append(f"{r.name} is not what its settings make")
         if not len(r.made.outputs) == len(r.made.images) == r.n:
             broken.append(f"{r.label}: {len(r.made.images)} images where its row says {r.n}")
@@ -73,9 +72,8 @@ def rechecked(e: Evidence) -> Verdict:
     held, failed = 0, []
     for r in e.results:
         n = min(r.n, len(e.images))
-        made = r.made
-        part = Adversarials(
-            made.images[:n], made.index[:n], made.labels[:n], None, made.outputs, made.zero_gradients, made.saturated
+        part = replace(
+            r.made, images=r.made.images[:n], index=r.made.index[:n], labels=r.made.labels[:n], targets=None
         )
         try:
             check_perturbation(r.choice.attack, e.images.take(slice(n)), part)
@@ -112,10 +110,9 @@ def canaries(e: Evidence) -> Verdict:
     if e.selftest is None:
         return not_run("no selftest beside this run", SELFTEST)
     rows = e.selftest["rows"]
-    missed = [r for r in rows if not r["met"]]
-    said = f"{len({r['canary'] for r in rows})} canaries, {len(rows)} expectations, missed {len(missed)} "
-    said += f"(advbench {e.selftest['advbench']})"
-    return not_met(said, SELFTEST) if missed or not rows else met(said)
+    missed, whose = sum(not r["met"] for r in rows), len({r["canary"] for r in rows})
+    said = f"{whose} canaries, {len(rows)} expectations, missed {missed} (advbench {e.selftest['advbench']})"
+    return either(bool(rows) and not missed, said, SELFTEST)
 
 
 CHECKS = (

@@ -59,6 +59,11 @@ class Result:
         return int(self.row["n"])
 
     @property
+    def ball(self) -> tuple[str, float]:
+        """Norm and eps."""
+        return str(self.row["norm"]), float(self.row["eps"])
+
+    @property
     def detector(self) -> str | None:
         """The detector that an adaptive attack knows; None for another attack, and for one that was told of none."""
         known = self.row.get("detector")
@@ -72,8 +77,7 @@ class Result:
     @property
     def label(self) -> str:
         """Name and unusual settings, for a sentence."""
-        own = {k: v for k, v in self.row["settings"].items() if k not in ("fpr",)}
-        return " ".join([self.attack, *(f"{k}={v}" for k, v in own.items())])
+        return " ".join([self.attack, *(f"{k}={v}" for k, v in self.row["settings"].items() if k != "fpr")])
 
     def lost(self, guard: Guard) -> Mask:
         """Bool [n]: misclassified, and not rejected by the guard."""

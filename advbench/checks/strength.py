@@ -56,12 +56,7 @@ def iterative(e: Evidence) -> Verdict:
 
 def twice_the_iterations(e: Evidence) -> Verdict:
     """R9: an attack with twice the steps, all else equal, gains at most a percentage point."""
-    pairs = [
-        (one, two)
-        for one in e.of(*ITERATIVE)
-        for two in e.of(one.attack)
-        if two.setting("steps") == 2 * one.setting("steps") and _same(one, two, "steps", "step")
-    ]
+    pairs = [(a, b) for a, b in _pairs(e, "steps", "step") if b.setting("steps") == 2 * a.setting("steps")]
     if not pairs:
         own = e.of("pgd") or e.of(*ITERATIVE)
         if not own:
@@ -70,10 +65,8 @@ def twice_the_iterations(e: Evidence) -> Verdict:
     one, two = max(pairs, key=lambda pair: pair[0].setting("steps"))
     n = common(one, two)
     gain = _rate(two, n) - _rate(one, n)
-    said = (
-        f"{one.attack}, {one.setting('steps')} steps {percent(_rate(one, n))}, "
-        f"{two.setting('steps')} steps {count(two.wrong[:n])} wrong"
-    )
+    said = f"{one.attack}, {one.setting('steps')} steps {percent(_rate(one, n))}, "
+    said += f"{two.setting('steps')} steps {count(two.wrong[:n])} wrong"
     return either(gain <= POINT, said, _again(e, two, steps=2 * two.setting("steps")))
 
 
@@ -81,22 +74,17 @@ def restarts(e: Evidence) -> Verdict:
     """R9: further random starts gain at most a percentage point."""
     pairs = [
         (one, more)
-        for one in e.of(*ITERATIVE)
-        for more in e.of(one.attack)
-        if (one.setting("restarts") or 1) == 1
-        and (more.setting("restarts") or 1) > 1
-        and _same(one, more, "restarts", "stop")
+        for one, more in _pairs(e, "restarts", "stop")
+        if (one.setting("restarts") or 1) == 1 and (more.setting("restarts") or 1) > 1
     ]
     if not pairs:
-        own = e.of("pgd", restarts=1)
-        also = [] if own else [e.attack("pgd")]
+        also = [] if e.of("pgd", restarts=1) else [e.attack("pgd")]
         return not_run("no attack with and without restarts", Line.joined([*also, e.attack("pgd", restarts=5)]))
     one, more = max(pairs, key=lambda pair: pair[1].setting("restarts"))
-    n = common(one, more)
+    n, starts = common(one, more), more.setting("restarts")
     gain = _rate(more, n) - _rate(one, n)
-    starts = f"with {more.setting('restarts')} starts {count(more.wrong[:n])}"
-    said = f"{one.attack} {percent(_rate(one, n))}, {starts} wrong"
-    return either(gain <= POINT, said, _again(e, more, restarts=4 * more.setting("restarts")))
+    said = f"{one.attack} {percent(_rate(one, n))}, with {starts} starts {count(more.wrong[:n])} wrong"
+    return either(gain <= POINT, said, _again(e, more, restarts=4 * starts))
 
 
 def monotone(e: Evidence) -> Verdict:
@@ -123,13 +111,11 @@ def large_eps(e: Evidence) -> Verdict:
     large = [r for by_eps, _ in e.at_any_eps(*CLIMBERS) for x, r in by_eps.items() if x >= least - 1e-9]
     if not large:
         return not_run(f"nothing at eps {as_text(least)}", e.attack("pgd", eps=as_text(least), objective="margin"))
-    best = max(large, key=lambda r: float(r.wrong.mean()))
-    said = f"{best.label} at eps {as_text(best.row['eps'])}: {count(best.wrong)} wrong; a guess "
-    said += percent(1 - e.chance)
+    best, guess = max(large, key=lambda r: float(r.wrong.mean())), percent(1 - e.chance)
+    said = f"{best.label} at eps {as_text(best.row['eps'])}: {count(best.wrong)} wrong; a guess {guess}"
     chance = 1 - e.chance - 2 * math.sqrt(e.chance * (1 - e.chance) / len(best.wrong))
-    return either(
-        float(best.wrong.mean()) >= chance, said, e.attack("apgd", eps=as_text(least), objective="margin", targets=9)
-    )
+    stronger = e.attack("apgd", eps=as_text(least), objective="margin", targets=9)
+    return either(float(best.wrong.mean()) >= chance, said, stronger)
 
 
 def _rate(result: Result, n: int) -> float:
@@ -137,11 +123,13 @@ def _rate(result: Result, n: int) -> float:
     return float(result.wrong[:n].mean())
 
 
-def _same(one: Result, two: Result, *but: str) -> bool:
-    """Whether two results of an attack differ in nothing but these settings."""
-    return {k: v for k, v in one.row["settings"].items() if k not in but} == {
-        k: v for k, v in two.row["settings"].items() if k not in but
-    }
+def _pairs(e: Evidence, *but: str) -> list[tuple[Result, Result]]:
+    """Pairs of results of one iterative attack that differ in nothing but these settings."""
+
+    def others(r: Result) -> dict[str, Any]:
+        return {k: v for k, v in r.row["settings"].items() if k not in but}
+
+    return [(a, b) for a in e.of(*ITERATIVE) for b in e.of(a.attack) if others(a) == others(b)]
 
 
 def _again(e: Evidence, result: Result, *, eps: str | None = None, **changes: Any) -> Line:

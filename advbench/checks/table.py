@@ -16,13 +16,7 @@ CHECKS: tuple[Check, ...] = tuple(
 
 def findings(evidence: Evidence) -> list[Finding]:
     """What every check says of this evidence."""
-    found = []
-    for check in CHECKS:
-        verdict = _judge(check, evidence)
-        found.append(
-            Finding(check.requirement, check.name, check.title, verdict.state, verdict.evidence, verdict.command)
-        )
-    return found
+    return [Finding(c.requirement, c.name, c.title, **vars(_judge(c, evidence))) for c in CHECKS]
 
 
 def _judge(check: Check, evidence: Evidence) -> Verdict:

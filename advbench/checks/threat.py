@@ -16,7 +16,7 @@ DEVIATIONS = 4  # standard errors beyond which a realised false-positive rate is
 
 def threat_model(e: Evidence) -> Verdict:
     """R1: zero-knowledge rows alone support no claim of robustness."""
-    here = [r for r in e.results if (r.row["norm"], r.row["eps"]) == e.at and r.attack not in NOT_ATTACKS]
+    here = [r for r in e.results if r.ball == e.at and r.attack not in NOT_ATTACKS]
     full = sorted({f"{r.attack} ({r.detector})" for r in here if r.detector is not None})
     zero = sorted({r.attack for r in here if r.detector is None})
     said = f"{e.at[0]}, eps {as_text(e.eps)}; zero knowledge: {', '.join(zero) or 'none'}; "
@@ -34,21 +34,20 @@ def threshold(e: Evidence) -> Verdict:
     if not rows and not e.verify:
         return not_run("no threshold was used", e.aware("detector-aware"))
     said, good = [], True
-    for name, fpr in sorted({(str(r.detector), float(r.row["fpr"])) for r in rows}) or [
-        (d, e.fpr) for d in e.detectors
-    ]:
+    used_by = sorted({(str(r.detector), float(r.row["fpr"])) for r in rows})
+    for name, fpr in used_by or [(d, e.fpr) for d in e.detectors]:
         guard = e.guard(name, fpr)
         rejected = (guard.slack(e.clean.outputs) < 0).numpy()
         m, n = len(guard.clean), len(rejected)
         error = math.sqrt(fpr * (1 - fpr) * (1 / m + 1 / n))
         good &= bool(rejected.mean() - fpr <= DEVIATIONS * error)
         used = {r.row["threshold"] for r in rows if (r.detector, r.row["fpr"]) == (name, fpr)}
-        same = all(t is not None and math.isclose(t, guard.threshold, rel_tol=1e-6, abs_tol=1e-9) for t in used)
-        good &= same
         said.append(
             f"{name} at {100 * fpr:g} % of {m} calibration images rejects {count(rejected)} clean test images"
-            + ("" if same else f"; a row used another threshold ({', '.join(map(str, sorted(used, key=str)))})")
         )
+        if not all(t is not None and math.isclose(t, guard.threshold, rel_tol=1e-6, abs_tol=1e-9) for t in used):
+            good = False
+            said[-1] += f"; a row used another threshold ({', '.join(map(str, sorted(used, key=str)))})"
     return either(good, "; ".join(said), e.aware("detector-aware"))
 
 
@@ -60,13 +59,12 @@ def populations(e: Evidence) -> Verdict:
         groups.setdefault(key, {})[row["population"]] = row["n_attacked"]
     if not groups:
         return not_run("no verify rows", e.verification())
-    good = True
-    for counts in groups.values():
-        correct = int((~e.clean_wrong[: counts.get("all", 0)]).sum())
-        whole = counts.keys() == {"all", "successful", "failed"}
-        good &= whole and counts["successful"] + counts["failed"] == correct
-    one = next(iter(groups.values()))
-    said = ", ".join(f"{k} {v}" for k, v in one.items())
+    good = all(
+        counts.keys() == {"all", "successful", "failed"}
+        and counts["successful"] + counts["failed"] == int((~e.clean_wrong[: counts["all"]]).sum())
+        for counts in groups.values()
+    )
+    said = ", ".join(f"{k} {v}" for k, v in next(iter(groups.values())).items())
     return either(good, f"{len(groups)} attacks x detectors; the first: {said}", e.verification())
 
 
@@ -97,7 +95,7 @@ def worst_case(e: Evidence) -> Verdict:
         return not_run("no headline", e.aware("detector-aware"))
     guard = e.guard(e.detector, e.fpr)
     lost = top.lost(guard)
-    more = [r for r in e.results if r is not top and (r.row["norm"], r.row["eps"]) == e.at]
+    more = [r for r in e.results if r is not top and r.ball == e.at]
     more = [r for r in more if r.attack != "force-rejection" and r.setting("clip") is not False]
     if not more:
         return not_run(f"nothing beside the headline at eps {as_text(e.eps)}", e.attack("fgsm", "pgd"))
@@ -106,8 +104,7 @@ def worst_case(e: Evidence) -> Verdict:
         m = min(r.n, len(union))
         union[:m] |= r.lost(guard)[:m]
     said = f"headline {count(lost)}; with {len(more)} further attacks at this eps {count(union)}"
-    stronger = e.aware("detector-aware", budget="thorough")
-    return either(bool(union.mean() - lost.mean() <= POINT), said, stronger)
+    return either(bool(union.mean() - lost.mean() <= POINT), said, e.aware("detector-aware", budget="thorough"))
 
 
 def targeted(e: Evidence) -> Verdict:
@@ -116,16 +113,11 @@ def targeted(e: Evidence) -> Verdict:
     command = e.attack("targeted-fgsm", eps=None if e.at[0] == "linf" else "0.3")  # L-inf only, at its usual eps
     if not rows:
         return not_run("no targeted attack", command)
-    good = all(
-        r["success_rate"] is not None and 0 <= r["target_rate"] <= 1 and r["error_rate"] is not None for r in rows
-    )
+    good = all(None not in (r["success_rate"], r["error_rate"]) and 0 <= r["target_rate"] <= 1 for r in rows)
     row = max(rows, key=lambda r: ((r["norm"], r["eps"]) == e.at, r["n"]))
-    said = (
-        f"{row['attack']} {as_text(row['eps'])}: target reached {percent(row['target_rate'])}, wrong label "
-        f"{percent(row['success_rate'] if row['success_rate'] is not None else math.nan)} of the clean-correct of "
-        f"{row['n']}"
-    )
-    return either(good, said, command)
+    wrong = percent(math.nan if row["success_rate"] is None else row["success_rate"])
+    said = f"{row['attack']} {as_text(row['eps'])}: target reached {percent(row['target_rate'])}, "
+    return either(good, f"{said}wrong label {wrong} of the clean-correct of {row['n']}", command)
 
 
 def adaptive(e: Evidence) -> Verdict:
@@ -134,7 +126,7 @@ def adaptive(e: Evidence) -> Verdict:
         return not_run("no detector", e.aware("detector-aware"))
     ran: dict[str, float | None] = {}
     for r in e.results:
-        if r.detector == e.detector and (r.row["norm"], r.row["eps"]) == e.at:
+        if r.detector == e.detector and r.ball == e.at:
             own = r.row.get("members")
             ran = {r.attack: r.row["undetected_error_rate"]} | ran if own is None else ran | own
     wanted = FAMILIES if e.guard(e.detector, e.fpr).has_gradient else WITHOUT_GRADIENT

@@ -60,14 +60,9 @@ def _weight(row: Row) -> tuple[Any, ...]:
 def shown(run: Run, selected: Collection[str], known: Mapping[str, Row], detectors: Sequence[str]) -> Shown:
     """The selected adaptive files of `known`, and the headline's for a detector that they leave out."""
     rows = {a: known[a] for a in selected if is_adaptive(known[a]) and known[a]["attack"] != REJECTION}
-    missing = []
-    for detector in differentiable(detectors):
-        if headline(rows, detector) is None:
-            name = headline(known, detector)
-            if name is None:
-                missing.append(detector)
-            else:
-                rows[name] = known[name]
+    left_out = {d: headline(known, d) for d in differentiable(detectors) if headline(rows, d) is None}
+    rows |= {name: known[name] for name in left_out.values() if name is not None}
+    missing = [d for d, name in left_out.items() if name is None]
     in_order = dict(sorted(rows.items(), key=lambda item: order(*item)))
     return Shown(in_order, missing, command(run, missing) if missing else None)
 
@@ -106,10 +101,9 @@ def results(subjects: Sequence[Subject], detectors: Sequence[str]) -> dict[str, 
         for name, row in sorted(first.items(), key=lambda item: order(*item))
     ]
     ran = {row["detector"] for row in first.values() if row["attack"] == AWARE}
-    absent = [d for d in differentiable(detectors) if d not in ran]
     return {
         "lines": lines,
-        "absent": absent,
+        "absent": [d for d in differentiable(detectors) if d not in ran],
         "members": _members(subjects, first),
         "commands": [one.command for one in of if one.missing],
     }
@@ -117,12 +111,10 @@ def results(subjects: Sequence[Subject], detectors: Sequence[str]) -> dict[str, 
 
 def beside_eers(subjects: Sequence[Subject], detectors: Sequence[str]) -> list[dict[str, Any]]:
     """For each differentiable detector of an EER table, the ensemble's headline row of each model, or None."""
-    lines = []
-    for detector in differentiable(detectors):
-        names = [headline(s.known, detector) for s in subjects]
-        cells = [None if name is None else s.known[name] for s, name in zip(subjects, names, strict=True)]
-        lines.append({"detector": detector, "cells": cells})
-    return lines
+    return [
+        {"detector": d, "cells": [s.known[name] if (name := headline(s.known, d)) else None for s in subjects]}
+        for d in differentiable(detectors)
+    ]
 
 
 def entry(row: Row) -> str:
@@ -179,10 +171,5 @@ def _at(s: Subject, name: str, detector: str, fpr: float) -> dict[str, Any] | No
     interval = metrics.wilson(int(lost.sum()), len(lost))
     if aimed:
         interval = metrics.Interval(row["undetected_error_low"], row["undetected_error_high"])
-    clean = s.score(detector, "test")[: row["n"]]
-    return {
-        "rate": float(lost.mean()),
-        "interval": interval,
-        "rejected": metrics.rejected(clean, threshold),
-        "aimed": aimed,
-    }
+    rejected = metrics.rejected(s.score(detector, "test")[: row["n"]], threshold)
+    return {"rate": float(lost.mean()), "interval": interval, "rejected": rejected, "aimed": aimed}

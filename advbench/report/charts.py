@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from advbench import artifacts, catalog, metrics
+from advbench import artifacts, metrics
 from advbench.report import figures
-from advbench.report.axes import LOW, LikelihoodAxis
+from advbench.report.axes import LOW, SURE, LikelihoodAxis
 from advbench.report.subject import Subject, describe, percent
 
 PAPER_EPS = 0.3
@@ -42,41 +42,33 @@ def charts(
     return sections
 
 
-def _index(subject: Subject, name: str) -> slice:
-    return slice(subject.attacks[name]["n"])
-
-
 def _posterior(s: Subject, name: str, about: str, key: str) -> dict[str, Any]:
     p_max = np.exp(-s.score("max-posterior", name))
-    sure = float(np.mean(np.exp(-s.score("max-posterior", "test")) > 0.98))
+    sure = float(np.mean(np.exp(-s.score("max-posterior", "test")) > SURE))
     label = f"Histogram of the largest posterior of adversarial images: {about}; median {np.median(p_max):.3f}"
     svg = figures.to_svg(figures.histogram(None, p_max, xlabel="p_max"), label, key)
-    return {"title": s.label, "svg": svg, "note": f"clean images with p_max > 0.98: {percent(sure)}"}
+    return {"title": s.label, "svg": svg, "note": f"clean images with p_max > {SURE}: {percent(sure)}"}
 
 
 def _likelihood(s: Subject, name: str, about: str, key: str) -> dict[str, Any]:
-    clean, attacked = -s.score("likelihood", "test")[_index(s, name)], -s.score("likelihood", name)
-    density = catalog.load("loss", s.run.model["loss"]["name"]).is_density
-    axis = LikelihoodAxis.of(clean, attacked, density=density)
+    axis = LikelihoodAxis.of_run(s.run, s.scores, name)
     clean, attacked, xlabel = axis.clean, axis.attacked, axis.label
-    if density:
+    if axis.is_density:
         shares = percent((clean < LOW).mean()), percent((attacked < LOW).mean())
         note = f"likelihood under {LOW}: clean {shares[0]}, adversarial {shares[1]}"
     else:
         note = f"affinity, not a likelihood; {axis.non_positive} non-positive values stand in the first bin"
-    label = (
-        f"Histograms of the {xlabel}: {about}; median clean {np.median(clean):.3f}, "
-        f"adversarial {np.median(attacked):.3f}"
-    )
+    medians = f"median clean {np.median(clean):.3f}, adversarial {np.median(attacked):.3f}"
+    label = f"Histograms of the {xlabel}: {about}; {medians}"
     svg = figures.to_svg(figures.histogram(clean, attacked, xlabel=xlabel), label, key)
     return {"title": s.label, "svg": svg, "note": note}
 
 
 def _roc(holders: Sequence[Subject], name: str, detector: str, key: str) -> dict[str, Any]:
-    curves = [
-        figures.Curve(s.label, metrics.roc(s.score(detector, "test")[_index(s, name)], s.score(detector, name)))
-        for s in holders
-    ]
+    curves = []
+    for s in holders:
+        attacked = s.score(detector, name)
+        curves.append(figures.Curve(s.label, metrics.roc(s.score(detector, "test")[: len(attacked)], attacked)))
     eers = ", ".join(f"{c.label} EER {percent(c.roc.eer)}" for c in curves)
     label = f"ROC curves of the {detector} detector: {eers}"
     return {"title": detector, "svg": figures.to_svg(figures.roc_chart(curves), label, key), "note": ""}
@@ -92,13 +84,8 @@ def pictures(s: Subject) -> dict[str, Any] | None:
     before, after = s.test.outputs.predictions[:m], made.outputs.predictions[:m]
     names = s.run.info("outputs").get("classes") or [str(k) for k in range(s.test.outputs.logits.shape[1])]
     pairs = [
-        {
-            "clean": figures.picture(s.test.examples[i].numpy()),
-            "moved": figures.picture(made.images[i].numpy()),
-            "label": names[made.labels[i]],
-            "before": names[before[i]],
-            "after": names[after[i]],
-        }
+        {"clean": figures.picture(s.test.examples[i].numpy()), "moved": figures.picture(made.images[i].numpy())}
+        | {"label": names[made.labels[i]], "before": names[before[i]], "after": names[after[i]]}
         for i in range(m)
     ]
     return {"label": s.label, "attack": describe(s.attacks[name]), "pairs": pairs}

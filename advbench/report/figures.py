@@ -65,18 +65,11 @@ def histogram(clean: Array | None, attacked: Array, *, xlabel: str) -> Figure:
     """Shares of images over [0, 1] in 20 bins; `clean` left out where None."""
     figure, axes = canvas(3.4, 2.5)
     edges = np.linspace(0, 1, BINS + 1)
-    if clean is not None:
-        axes.hist(clean, edges, weights=np.full(len(clean), 1 / len(clean)), color=CLEAN, alpha=0.55, label="clean")
-    axes.hist(
-        attacked,
-        edges,
-        weights=np.full(len(attacked), 1 / len(attacked)),
-        histtype="step",
-        hatch="////",
-        linewidth=1.5,
-        color=ATTACKED,
-        label="adversarial",
-    )
+    filled = {"color": CLEAN, "alpha": 0.55, "label": "clean"}
+    hatched = {"color": ATTACKED, "histtype": "step", "hatch": "////", "linewidth": 1.5, "label": "adversarial"}
+    for values, style in ((clean, filled), (attacked, hatched)):
+        if values is not None:
+            axes.hist(values, edges, weights=np.full(len(values), 1 / len(values)), **style)
     axes.set(xlabel=xlabel, ylabel="share of images", xlim=(0, 1), ylim=(0, 1))
     axes.legend(loc="upper center", frameon=False)
     return figure
@@ -92,13 +85,8 @@ def roc_chart(curves: Sequence[Curve]) -> Figure:
         name = f"{_named(curve.label)}: EER {curve.roc.eer:.1%}"
         axes.plot(curve.roc.fpr[points], curve.roc.tpr[points], color=colour, linestyle=dash, label=name)
         axes.plot([curve.roc.eer], [1 - curve.roc.eer], "o", color=colour, markersize=4)
-    axes.set(
-        xlabel="false-positive rate (clean rejected)",
-        ylabel="true-positive rate (adversarial rejected)",
-        xlim=(0, 1),
-        ylim=(0, 1),
-        aspect="equal",
-    )
+    axes.set(xlabel="false-positive rate (clean rejected)", ylabel="true-positive rate (adversarial rejected)")
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     axes.legend(loc="lower right", fontsize=8)
     return figure
 

@@ -74,21 +74,8 @@ def _labels(runs: Sequence[Run]) -> dict[str, str]:
     plain = {r.name: _plain_label(r) for r in runs}
     if len(set(plain.values())) == len(runs):
         return plain
-    full = {}
-    for run in runs:
-        if SUPPLIED in run.model:
-            full[run.name] = run.name
-            continue
-        loss = run.model["loss"]
-        usual = defaults(catalog.load("loss", loss["name"]))
-        unusual = [f"{k} {v}" for k, v in loss.items() if k != "name" and usual.get(k) != v]
-        dim = ["2-D"] if run.model["feature_dim"] == 2 else []
-        attack = regime_options(run.model.get("adversarial"), recipe_of(run.model["dataset"]).adversarial)
-        unusual += [f"{k.replace('adversarial_', 'training ')} {v}" for k, v in attack.items() if v is not True]
-        full[run.name] = ", ".join([plain[run.name], *dim, *unusual, f"seed {run.model['seed']}"])
-    if len(set(full.values())) == len(runs):
-        return full
-    return {r.name: r.name for r in runs}
+    full = {r.name: _full_label(r) for r in runs}
+    return full if len(set(full.values())) == len(runs) else {r.name: r.name for r in runs}
 
 
 def _plain_label(run: Run) -> str:
@@ -97,11 +84,22 @@ def _plain_label(run: Run) -> str:
     return " ".join([*words(run.model["regime"]), run.model["loss"]["name"]])
 
 
+def _full_label(run: Run) -> str:
+    if SUPPLIED in run.model:
+        return run.name
+    loss, dim = run.model["loss"], ["2-D"] if run.model["feature_dim"] == 2 else []
+    usual = defaults(catalog.load("loss", loss["name"]))
+    unusual = [f"{k} {v}" for k, v in loss.items() if k != "name" and usual.get(k) != v]
+    attack = regime_options(run.model.get("adversarial"), recipe_of(run.model["dataset"]).adversarial)
+    unusual += [f"{k.replace('adversarial_', 'training ')} {v}" for k, v in attack.items() if v is not True]
+    return ", ".join([_plain_label(run), *dim, *unusual, f"seed {run.model['seed']}"])
+
+
 def _study(dataset: str, subjects: Sequence[Subject], audits: Mapping[str, Sequence[Finding]]) -> dict[str, Any]:
     key = dataset.replace(" ", "-")
-    known = {a: row for s in subjects for a, row in s.attacks.items()}
-    names = sorted(known, key=lambda a: (known[a]["attack"], known[a]["eps"], a))
-    blind = [a for a in names if not adaptive.is_adaptive(known[a])]
+    found = {a: row for s in subjects for a, row in s.attacks.items()}
+    known = dict(sorted(found.items(), key=lambda item: (item[1]["attack"], item[1]["eps"], item[0])))
+    blind = {a: row for a, row in known.items() if not adaptive.is_adaptive(row)}
     detectors = list(dict.fromkeys(r["detector"] for s in subjects for r in s.rows))
     return {
         "dataset": dataset,
@@ -127,9 +125,9 @@ def _study(dataset: str, subjects: Sequence[Subject], audits: Mapping[str, Seque
         "audits": [block(s.label, s.run.name, audits.get(s.run.name)) for s in subjects],
         "summary": _summary(subjects, blind, detectors),
         "beside_eers": adaptive.beside_eers(subjects, detectors),
-        "errors": _errors(subjects, names),
+        "errors": _errors(subjects, known),
         "details": [r | {"label": s.label} for s in subjects for r in s.rows],
-        "charts": charts(key, subjects, blind, detectors),
+        "charts": charts(key, subjects, list(blind), detectors),
         "pictures": [p for s in subjects if (p := pictures(s))],
     }
 
@@ -138,8 +136,7 @@ def _training(run: Run) -> dict[str, Any] | None:
     """How a model was trained: seconds, n_train, validation_error; None for a supplied one."""
     if "train" not in run.steps:
         return None
-    info = run.info("train")
-    known = {k: info[k] for k in ("n_train", "validation_error")}
+    known = {k: run.info("train")[k] for k in ("n_train", "validation_error")}
     return {"seconds": run.steps["train"]["seconds"], **known}
 
 
@@ -148,40 +145,34 @@ def _clean_error(test: artifacts.Part) -> dict[str, Any]:
     return {"wrong": wrong, "n": len(test), "rate": wrong / len(test), "interval": metrics.wilson(wrong, len(test))}
 
 
-def _summary(subjects: Sequence[Subject], names: Sequence[str], detectors: Sequence[str]) -> list[dict[str, Any]]:
+def _summary(subjects: Sequence[Subject], known: Mapping[str, Row], detectors: Sequence[str]) -> list[dict[str, Any]]:
     """A line per attack and detector, a cell per model: the `all` population, the paper's setting."""
-    lines = []
-    for name in names:
-        for detector in detectors:
-            cells, attack = [], None
-            for s in subjects:
-                attack = s.attacks.get(name, attack)
-                row = None if name not in s.attacks else _find(s, name, detector, "all")
-                cells.append(row)
-            if attack is not None:
-                lines.append({"attack": describe(attack), "n": attack["n"], "detector": detector, "cells": cells})
-    return lines
+    return [
+        {"attack": describe(row), "n": row["n"], "detector": d, "cells": [_find(s, name, d) for s in subjects]}
+        for name, row in known.items()
+        for d in detectors
+    ]
 
 
-def _find(subject: Subject, name: str, detector: str, population: str) -> Row | None:
-    attack = subject.attacks[name]
-    for row in subject.rows:
-        same = all(row[k] == attack[k] for k in ("attack", "settings", "eps"))
-        if same and row["detector"] == detector and row["population"] == population and row["n_clean"] == attack["n"]:
-            return row
-    return None
+def _find(subject: Subject, name: str, detector: str) -> Row | None:
+    attack = subject.attacks.get(name)
+    if attack is None:
+        return None
+    wanted = {k: attack[k] for k in ("attack", "settings", "eps")}
+    wanted |= {"detector": detector, "population": "all", "n_clean": attack["n"]}
+    return next((row for row in subject.rows if all(row[k] == v for k, v in wanted.items())), None)
 
 
-def _errors(subjects: Sequence[Subject], names: Sequence[str]) -> list[dict[str, Any]]:
+def _errors(subjects: Sequence[Subject], known: Mapping[str, Row]) -> list[dict[str, Any]]:
     """A line per attack, a cell per model (Table 6 of the paper)."""
-    lines = []
-    for name in names:
-        cells = []
-        for s in subjects:
-            row = s.attacks.get(name)
-            if row is not None:
-                wrong = round(row["error_rate"] * row["n"])
-                row = row | {"wrong": wrong, "interval": metrics.wilson(wrong, row["n"])}
-            cells.append(row)
-        lines.append({"attack": describe(next(c for c in cells if c)), "cells": cells})
-    return lines
+    return [
+        {"attack": describe(row), "cells": [_error(s.attacks.get(name)) for s in subjects]}
+        for name, row in known.items()
+    ]
+
+
+def _error(row: Row | None) -> Row | None:
+    if row is None:
+        return None
+    wrong = round(row["error_rate"] * row["n"])
+    return row | {"wrong": wrong, "interval": metrics.wilson(wrong, row["n"])}

@@ -40,8 +40,7 @@ class Subject:
 
     def wrong(self, detector: str, source: str) -> metrics.Mask:
         """Whether each image of `source` is misclassified, in the order of its scores."""
-        chosen = self.scores[(self.scores.detector == detector) & (self.scores.source == source)]
-        chosen = chosen.sort_values("index")
+        chosen = self.scores[(self.scores.detector == detector) & (self.scores.source == source)].sort_values("index")
         mask: metrics.Mask = (chosen["prediction"] != chosen["label"]).to_numpy()
         return mask
 
@@ -53,5 +52,6 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 def describe(row: Row) -> str:
     """An attack row's attack, eps and settings in words."""
-    extra = [f"{k} {v}" for k, v in row["settings"].items()]
-    return ", ".join([f"{row['attack']} eps {as_text(row['eps'])}", *extra])
+    return ", ".join(
+        [f"{row['attack']} eps {as_text(row['eps'])}", *(f"{k} {v}" for k, v in row["settings"].items())]
+    )

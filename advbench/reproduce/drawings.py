@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from advbench import artifacts, catalog, guards, metrics
+from advbench import artifacts, guards, metrics
 from advbench.report import figures
 from advbench.report.axes import LikelihoodAxis
 from advbench.reproduce.cells import HEADLINE, LOSSES, SEEDS, SHOWN
@@ -55,7 +56,7 @@ def _embedding(loss: str, run: Run) -> Drawing:
     part = artifacts.read_part(run, "train")
     x, z = part.outputs.features.numpy(), part.labels.numpy()
     figure, axes = figures.canvas(3.4, 3.2)
-    colours = _digit_colours()
+    colours = colormaps["tab10"].colors  # type: ignore[attr-defined]
     for k in range(10):
         axes.scatter(*x[z == k].T, s=0.5, color=colours[k], linewidths=0, rasterized=True)
         axes.annotate(str(k), x[z == k].mean(axis=0), ha="center", va="center", fontweight="bold")
@@ -133,10 +134,7 @@ def _posterior(loss: str, run: Run) -> Drawing:
 
 
 def _likelihood(loss: str, run: Run, attack: str, key: str) -> Drawing:
-    table = artifacts.read_scores(run)
-    density = catalog.load("loss", run.model["loss"]["name"]).is_density
-    clean, attacked = (-artifacts.scores_of(table, "likelihood", source) for source in ("test", attack))
-    axis = LikelihoodAxis.of(clean, attacked, density=density)
+    axis = LikelihoodAxis.of_run(run, artifacts.read_scores(run), attack)
     kind = "targeted FGSM" if attack == TARGETED else "FGSM"
     label = (
         f"Fig. {key[-1]}: {LABELS[loss]}. Histograms of the {axis.label} under {kind} eps 0.3, "
@@ -152,12 +150,5 @@ def _rocs(held: Mapping[str, Run]) -> Drawing:
         both = (artifacts.scores_of(table, "likelihood", source) for source in ("test", FGSM))
         curves.append(figures.Curve(LABELS[loss], metrics.roc(*both)))
     eers = ", ".join(f"{c.label} {c.roc.eer:.1%}" for c in curves)
-    return Drawing(
-        "fig5-roc", f"Fig. 5: ROC of the likelihood, FGSM eps 0.3; EERs: {eers}", figures.roc_chart(curves)
-    )
-
-
-def _digit_colours() -> Any:
-    import matplotlib as mpl
-
-    return mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
+    label = f"Fig. 5: ROC of the likelihood, FGSM eps 0.3; EERs: {eers}"
+    return Drawing("fig5-roc", label, figures.roc_chart(curves))

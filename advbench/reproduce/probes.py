@@ -110,14 +110,13 @@ def _aware(
     part: str,
     loss: str,
     *,
-    budget: str = "quick",
     eps: float = HEADLINE,
     n: int = FEW,
     detector: str = LIKELIHOOD,
     fpr: float = FPR,
-    **more: str,
+    **own: str,
 ) -> Probe:
-    return Probe(part, loss, "detector-aware", eps, n, detector, fpr, {"budget": budget, **more})
+    return Probe(part, loss, "detector-aware", eps, n, detector, fpr, {"budget": "quick", **own})
 
 
 def _square(loss: str, queries: int) -> Probe:

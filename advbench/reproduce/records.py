@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from advbench import artifacts, catalog
+from advbench import artifacts
 from advbench.errors import BadRun
 from advbench.report.axes import LOW, SURE, LikelihoodAxis
 from advbench.reproduce.cells import Cell
@@ -51,25 +51,13 @@ def within_variance(part: artifacts.Part) -> float:
 
 def shares(run: Run, attacks: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """For each attack: shares of clean and attacked images with a low likelihood and with a large p_max."""
-    table = artifacts.read_scores(run)
-    density = catalog.load("loss", run.model["loss"]["name"]).is_density
-    found = []
+    table, found = artifacts.read_scores(run), []
     for name, row in attacks.items():
-        clean, attacked = (-artifacts.scores_of(table, "likelihood", source)[: row["n"]] for source in ("test", name))
-        axis = LikelihoodAxis.of(clean, attacked, density=density)
-        sure = [
-            np.exp(-artifacts.scores_of(table, "max-posterior", source)[: row["n"]]) > SURE
-            for source in ("test", name)
-        ]
-        found.append(
-            {key: row[key] for key in ("attack", "eps", "settings", "n")}
-            | {
-                "low_clean": float((axis.clean < LOW).mean()),
-                "low_attacked": float((axis.attacked < LOW).mean()),
-                "sure_clean": float(sure[0].mean()),
-                "sure_attacked": float(sure[1].mean()),
-            }
-        )
+        axis = LikelihoodAxis.of_run(run, table, name)
+        low = {"low_clean": float((axis.clean < LOW).mean()), "low_attacked": float((axis.attacked < LOW).mean())}
+        p_max = [np.exp(-artifacts.scores_of(table, "max-posterior", s)[: row["n"]]) for s in ("test", name)]
+        sure = {k: float((p > SURE).mean()) for k, p in zip(("sure_clean", "sure_attacked"), p_max, strict=True)}
+        found.append({key: row[key] for key in ("attack", "eps", "settings", "n")} | low | sure)
     return found
 
 

@@ -41,19 +41,16 @@ def _row(
     values = np.array([f[0] for f in known.values()], dtype=float)
     intervals = [f[1] for f in known.values() if f[1] is not None]
     ends = np.mean(intervals, axis=0).tolist() if intervals and len(intervals) == len(known) else [None, None]
-    return {
-        "table": table,
-        "loss": loss,
-        "setting": setting,
-        "seeds": list(known),
-        "mean": float(values.mean()) if len(values) else None,
-        "std": float(values.std(ddof=1)) if len(values) > 1 else None,
-        "low": ends[0],
-        "high": ends[1],
-        "n": next(iter(known.values()))[2] if known else None,
-        "paper": published,
-        **more,
-    }
+    mean = float(values.mean()) if len(values) else None
+    std = float(values.std(ddof=1)) if len(values) > 1 else None
+    figures = {"std": std, "low": ends[0], "high": ends[1], "n": next(iter(known.values()))[2] if known else None}
+    return row_of(table, loss, setting, list(known), mean, **figures, paper=published, **more)
+
+
+def row_of(table: str, loss: str, setting: str, seeds: Sequence[int], mean: float | None, **more: Any) -> Row:
+    """A row of results.json; figures that are not given are null."""
+    figures = {"mean": mean, **dict.fromkeys(("std", "low", "high", "n", "paper"))}
+    return {"table": table, "loss": loss, "setting": setting, "seeds": seeds, **figures, **more}
 
 
 def _rate(share: float, n: int) -> tuple[float, Interval, int]:
@@ -72,50 +69,45 @@ def _table1(cells: Cells) -> Iterator[Row]:
             yield _row("table1", loss, f"{dim}-D", cells, _clean_error, mean, paper_std=std)
 
 
-def _match(row: Mapping[str, Any], attack: str, eps: float, *, clip: bool, exact: bool) -> bool:
-    settings = {} if clip else {"clip": False}
-    settings |= {"exact_gradient": True} if exact else {}
-    return bool(row["attack"] == attack and abs(row["eps"] - eps) < 1e-9 and row["settings"] == settings)
+def _found(rows: list[Row], attack: str, eps: float, *, clip: bool = True, exact: bool = False) -> Row | None:
+    """The first of these rows that is of this attack."""
+    settings = ({} if clip else {"clip": False}) | ({"exact_gradient": True} if exact else {})
+    found = (r for r in rows if r["attack"] == attack and abs(r["eps"] - eps) < 1e-9 and r["settings"] == settings)
+    return next(found, None)
 
 
-def _attack(attack: str, eps: float, *, clip: bool, exact: bool, key: str) -> Figure:
+def _attack(attack: str, eps: float, *, key: str, **options: bool) -> Figure:
     def figure(record: Record) -> tuple[float, Interval, int] | None:
-        for row in record["attacks"]:
-            if _match(row, attack, eps, clip=clip, exact=exact):
-                if key == "target_rate":  # over the clean-correct images
-                    return _rate(row[key], row["n"] - round(row["clean_error_rate"] * row["n"]))
-                if key in ("zero_gradients", "saturated"):
-                    return row[key] / row["n"], None, row["n"]
-                return _rate(row[key], row["n"])
-        return None
+        row = _found(record["attacks"], attack, eps, **options)
+        if row is None:
+            return None
+        if key in ("zero_gradients", "saturated"):
+            return row[key] / row["n"], None, row["n"]
+        # a target is reached from the clean-correct images
+        among = row["n"] - (round(row["clean_error_rate"] * row["n"]) if key == "target_rate" else 0)
+        return _rate(row[key], among)
 
     return figure
 
 
-def _verify(attack: str, eps: float, detector: str, *, clip: bool, exact: bool, key: str) -> Figure:
+def _verify(attack: str, eps: float, detector: str, *, key: str, **options: bool) -> Figure:
     def figure(record: Record) -> tuple[float, Interval, int] | None:
-        for row in record["verify"]:
-            if row["detector"] == detector and _match(row, attack, eps, clip=clip, exact=exact):
-                return row[key], (row[f"{key}_low"], row[f"{key}_high"]), row["n_attacked"]
-        return None
+        row = _found([r for r in record["verify"] if r["detector"] == detector], attack, eps, **options)
+        return None if row is None else (row[key], (row[f"{key}_low"], row[f"{key}_high"]), row["n_attacked"])
 
     return figure
 
 
 def fgsm_eer(record: Record) -> tuple[float, tuple[float, float], int] | None:
     """A model's EER of the likelihood under FGSM at the paper's eps, its interval, and the images attacked."""
-    found = _verify("fgsm", HEADLINE, "likelihood", clip=True, exact=False, key="eer")(record)
-    if found is None or found[0] is None or found[1] is None:
-        return None
-    return found[0], found[1], found[2]
+    found = _verify("fgsm", HEADLINE, "likelihood", key="eer")(record)
+    return None if found is None or found[0] is None or found[1] is None else (found[0], found[1], found[2])
 
 
 def _share(attack: str, key: str) -> Figure:
     def figure(record: Record) -> tuple[float, Interval, int] | None:
-        for row in record["shares"]:
-            if _match(row, attack, HEADLINE, clip=True, exact=False):
-                return _rate(row[key], row["n"])
-        return None
+        row = _found(record["shares"], attack, HEADLINE)
+        return None if row is None else _rate(row[key], row["n"])
 
     return figure
 
@@ -134,11 +126,8 @@ def _variants(*epses: float) -> Iterator[tuple[float, dict[str, bool]]]:
 
 
 def _counts(cells: Cells, loss: str, attack: str, eps: float, options: dict[str, bool]) -> dict[str, float | None]:
-    def share(key: str) -> float | None:
-        found: float | None = _row("", loss, "100-D", cells, _attack(attack, eps, key=key, **options))["mean"]
-        return found
-
-    return {key: share(key) for key in ("zero_gradients", "saturated")}
+    figures = {key: _attack(attack, eps, key=key, **options) for key in ("zero_gradients", "saturated")}
+    return {key: _row("", loss, "100-D", cells, figure)["mean"] for key, figure in figures.items()}
 
 
 def _table6(cells: Cells) -> Iterator[Row]:
@@ -149,9 +138,8 @@ def _table6(cells: Cells) -> Iterator[Row]:
             setting = f"100-D, FGSM {name_of(eps, **options)}"
             figure = _attack("fgsm", eps, key="error_rate", **options)
             published = None if options["exact"] else paper.TABLE6.get((loss, round(stated, 6)))
-            yield _row(
-                "table6", loss, setting, cells, figure, published, **_counts(cells, loss, "fgsm", eps, options)
-            )
+            counts = _counts(cells, loss, "fgsm", eps, options)
+            yield _row("table6", loss, setting, cells, figure, published, **counts)
 
 
 def _eer(cells: Cells) -> Iterator[Row]:
@@ -161,9 +149,8 @@ def _eer(cells: Cells) -> Iterator[Row]:
                 headline = reading({"clip": options["clip"]}, eps)[0] == HEADLINE and not options["exact"]
                 published = paper.EER.get(loss) if headline and detector == "likelihood" else None
                 setting = f"100-D, {detector}, FGSM {name_of(eps, **options)}"
-                yield _row(
-                    "eer", loss, setting, cells, _verify("fgsm", eps, detector, key="eer", **options), published
-                )
+                figure = _verify("fgsm", eps, detector, key="eer", **options)
+                yield _row("eer", loss, setting, cells, figure, published)
 
 
 def _targeted(cells: Cells) -> Iterator[Row]:
@@ -191,14 +178,8 @@ def _figures(cells: Cells) -> Iterator[Row]:
         setting = f"2-D, {who} images with likelihood under 0.2, FGSM {default}"
         yield _row("fig1", "lgm1.0", setting, cells, _share("fgsm", f"low_{who}"))
     for loss, alpha in (("lgm0.0", 0.0), ("lgm0.3", 0.3), ("lgm1.0", 1.0)):
-        yield {
-            "table": "fig2",
-            "loss": loss,
-            "setting": "2-D, distance of a class's training boundary from its mean over that of the means (formula)",
-            "seeds": [],
-            "mean": boundary(alpha),
-            **dict.fromkeys(("std", "low", "high", "n", "paper")),
-        }
+        setting = "2-D, distance of a class's training boundary from its mean over that of the means (formula)"
+        yield row_of("fig2", loss, setting, [], boundary(alpha))
     for loss in SHOWN:
         for who, published in (("clean", paper.SURE_SHARE.get(loss)), ("attacked", None)):
             setting = f"100-D, {who} images with p_max > 0.98, FGSM {default}"
@@ -206,7 +187,7 @@ def _figures(cells: Cells) -> Iterator[Row]:
         for who in ("clean", "attacked"):
             setting = f"100-D, {who} images with likelihood under 0.2, FGSM {default}"
             yield _row("fig4", loss, setting, cells, _share("fgsm", f"low_{who}"))
-        figure = _verify("fgsm", HEADLINE, "likelihood", clip=True, exact=False, key="auroc")
+        figure = _verify("fgsm", HEADLINE, "likelihood", key="auroc")
         yield _row("fig5", loss, f"100-D, AUROC, likelihood, FGSM {default}", cells, figure)
     for who in ("clean", "attacked"):
         setting = f"100-D, {who} images with likelihood under 0.2, targeted FGSM {default}"

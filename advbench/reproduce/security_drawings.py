@@ -99,14 +99,8 @@ def _chart(lines: Sequence[Line], xlabel: str, *, log: bool = False) -> Figure:
             axes.plot(line.x, heights, label=line.label, linewidth=0.8, marker="x", markersize=4, **style)
             continue
         axes.plot(line.x, heights, label=line.label, marker="o", markersize=3, **style)
-        axes.fill_between(
-            line.x,
-            [r["low"] for r in line.rows],
-            [r["high"] for r in line.rows],
-            color=colour,
-            alpha=0.12,
-            linewidth=0,
-        )
+        ends = ([r[end] for r in line.rows] for end in ("low", "high"))
+        axes.fill_between(line.x, *ends, color=colour, alpha=0.12, linewidth=0)
     if log:
         axes.set_xscale("log")
     axes.set(xlabel=xlabel, ylabel="share of images", ylim=(-0.02, 1.02))

@@ -12,7 +12,7 @@ from advbench.contracts import NO_DETECTOR
 from advbench.reproduce.cells import CONTROLS, HEADLINE
 from advbench.reproduce.probes import FIRST, FPR, LIKELIHOOD, REJECTION, Probe, plan
 from advbench.reproduce.records import Record
-from advbench.reproduce.rows import Row, fgsm_eer, name_of
+from advbench.reproduce.rows import Row, fgsm_eer, name_of, row_of
 from advbench.reproduce.security import MARKS, Answer, find, mask
 
 TABLE = "security"
@@ -49,19 +49,7 @@ def row(loss: str, name: str, figure: Figure | None, **more: Any) -> Row:
     """A row of one seed, or of none."""
     mean, low, high, n = figure or (None, None, None, None)
     known = dict.fromkeys(("what", "attack", "budget", "detector", "fpr", "eps", "within")) | more
-    return {
-        "table": TABLE,
-        "loss": loss,
-        "setting": name,
-        "seeds": [] if figure is None else [0],
-        "mean": mean,
-        "std": None,
-        "low": low,
-        "high": high,
-        "n": n,
-        "paper": None,
-        **known,
-    }
+    return row_of(TABLE, loss, name, [] if figure is None else [0], mean, low=low, high=high, n=n, **known)
 
 
 def rate(share: float, n: int) -> Figure:
@@ -78,7 +66,11 @@ def _of_probe(probe: Probe, answer: Answer | None) -> Iterator[Row]:
     def one(what: str, figure: Figure | None, name: str | None = None, **more: Any) -> Row:
         return row(probe.loss, name or setting(what, probe), figure, **{**known, "what": what, **more})
 
-    row_of = None if answer is None else answer["row"]
+    found = None if answer is None else answer["row"]
+
+    def of(key: str) -> Figure | None:
+        return None if found is None else rate(found[key], probe.n)
+
     guarded = guard(probe.detector, probe.fpr)
     if probe.part == "noise":
         share = None if answer is None else rate(float(mask(answer["rejected"]).mean()), probe.n)
@@ -87,30 +79,28 @@ def _of_probe(probe: Probe, answer: Answer | None) -> Iterator[Row]:
     if probe.part == "rejection":  # several of them make a row
         return
     if probe.detector == NO_DETECTOR:
-        yield one("error", None if row_of is None else rate(row_of["error_rate"], probe.n))
+        yield one("error", of("error_rate"))
         return
-    yield one("undetected error", None if row_of is None else _undetected(row_of))
+    yield one("undetected error", None if found is None else _undetected(found))
     if probe.part == "queries":
         yield from _spent(one, answer, probe, int(probe.settings["queries"]), "queries")
         return
-    fgsm = None if row_of is None else rate(row_of["fgsm_undetected_error_rate"], probe.n)
     name = f"100-D, undetected error, FGSM, {guarded}, eps {probe.eps:g}"
     if probe.part == "curve":
         name += f", first {probe.n}"
-    yield one("undetected error", fgsm, name, attack="fgsm", budget=None)
-    yield one("error", None if row_of is None else rate(row_of["error_rate"], probe.n))
+    yield one("undetected error", of("fgsm_undetected_error_rate"), name, attack="fgsm", budget=None)
+    yield one("error", of("error_rate"))
     if probe.part == "curve" or (probe.part == "control" and probe.eps != HEADLINE):
         return
-    clean = None if row_of is None else rate(row_of["clean_rejected"], probe.n)
-    yield one("clean images rejected", clean, f"100-D, clean images rejected, {guarded}", attack=None, budget=None)
+    name, neither = f"100-D, clean images rejected, {guarded}", {"attack": None, "budget": None}
+    yield one("clean images rejected", of("clean_rejected"), name, **neither)
     if probe.part in ("headline", "control"):
-        clean = None if row_of is None else rate(row_of["clean_error_rate"], probe.n)
-        yield one("clean error", clean, "100-D, clean error of the attacked images", attack=None, budget=None)
+        name = "100-D, clean error of the attacked images"
+        yield one("clean error", of("clean_error_rate"), name, **neither)
         share = None if answer is None else answer["eight_bit"]["undetected_error_rate"]
-        rounded = None if share is None else rate(share, probe.n)
-        yield one("undetected error after rounding to 8 bits", rounded)
+        yield one("undetected error after rounding to 8 bits", None if share is None else rate(share, probe.n))
         yield from _spent(one, answer, probe, 2000, "gradients")
-        for member, share in (row_of["members"] if row_of else {}).items():
+        for member, share in (found["members"] if found else {}).items():
             yield one(f"undetected error found by {member}", rate(share, probe.n))
 
 

@@ -166,10 +166,8 @@ def to_csv(table: Table) -> bytes:
     fields = ("table", "loss", "setting", "seeds", "mean", "std", "low", "high", "n", "paper")
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(fields)
-    for _, cells in table.lines:
-        for cell in cells:
-            if cell is not None:
-                writer.writerow([" ".join(map(str, cell[f])) if f == "seeds" else cell[f] for f in fields])
+    for cell in (cell for _, cells in table.lines for cell in cells if cell is not None):
+        writer.writerow([" ".join(map(str, cell[f])) if f == "seeds" else cell[f] for f in fields])
     return buffer.getvalue().encode()
 
 
@@ -185,9 +183,9 @@ def to_latex(table: Table) -> bytes:
         f"% {table.title}. In brackets: Wan et al. 2018.",
         f"\\begin{{tabular}}{{l{'r' * len(table.head)}}}",
         "\\hline",
+        " & ".join(["", *map(escape, table.head)]) + " \\\\",
+        "\\hline",
     ]
-    lines.append(" & ".join(["", *map(escape, table.head)]) + " \\\\")
-    lines.append("\\hline")
     for label, cells in table.lines:
         texts = []
         for cell in cells:
