@@ -13,7 +13,7 @@ from advbench.errors import FailedCells
 from advbench.progress import Advance, Progress
 
 TRIES = 3
-OnDone = Callable[[Cell], object]
+Done = Callable[[Cell], object]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Queue:
     """
 
     def __init__(
-        self, cells: Sequence[Cell], progress: Progress, *, tries: int, on_done: OnDone = lambda cell: None
+        self, cells: Sequence[Cell], progress: Progress, *, tries: int, on_done: Done = lambda cell: None
     ) -> None:
         self._progress = progress
         self._tries = tries
