@@ -81,22 +81,16 @@ def agreement(
 ) -> Iterator[Finding]:
     """Findings from the model's logits [n k] on labelled images: another scale, classes in another order, chance."""
     predictions = logits.argmax(dim=1)
-    right = predictions == labels
-    better = better_scale(model, images, labels, right, batch_size)
-    order = other_order(predictions, labels, logits.shape[1])
-    if better is not None:
-        yield better
-    elif order is not None:
-        yield order
-    else:
-        yield from at_chance(predictions, labels, logits.shape[1])
+    found = better_scale(model, images, labels, predictions == labels, batch_size)
+    found = found or other_order(predictions, labels, logits.shape[1])
+    yield from at_chance(predictions, labels, logits.shape[1]) if found is None else (found,)
 
 
 @torch.no_grad()
 def better_scale(model: Supplied, images: Tensor, labels: Tensor, right: Tensor, batch_size: int) -> Finding | None:
     """The scale under which a model is right clearly more often, by an exact paired test (McNemar 1947)."""
     offered, chance = scales(model, images), chance_of(labels)
-    best: tuple[int, Scale] | None = None
+    wins: list[tuple[int, Scale]] = []
     for scale in offered:
         screened = correct(model, scale, images[:SCREEN], labels[:SCREEN], batch_size)
         if screened is None or screened.sum() <= right[:SCREEN].sum():
@@ -104,15 +98,14 @@ def better_scale(model: Supplied, images: Tensor, labels: Tensor, right: Tensor,
         won = correct(model, scale, images, labels, batch_size)
         if won is None or not (makes_sense(won, right, chance) and clearly_better(won, right, LEVEL / len(offered))):
             continue
-        if best is None or int(won.sum()) > best[0]:
-            best = int(won.sum()), scale
-    if best is None:
+        wins.append((int(won.sum()), scale))
+    if not wins:
         return None
-    n, count = len(right), int(right.sum())
+    n, count, (most, best) = len(right), int(right.sum()), max(wins, key=lambda win: win[0])
     return warn(
         "scale",
-        f"the model is right on {count} of {n} images as they are given to it, and on {best[0]} with {best[1].name}; "
-        + remedy(model, best[1]),
+        f"the model is right on {count} of {n} images as they are given to it, and on {most} with {best.name}; "
+        + remedy(model, best),
     )
 
 

@@ -20,8 +20,7 @@ def logits_of(module: nn.Module, images: Tensor) -> Tensor:
         if is_out_of_memory(error):
             raise
         raise BadSetting(failure(error, images)) from error
-    fault = fault_of(answer, len(images))
-    if fault:
+    if fault := fault_of(answer, len(images)):
         raise BadSetting(fault)
     logits: Tensor = answer
     return logits
@@ -74,8 +73,7 @@ def failure(error: BaseException, images: Tensor) -> str:
     channels, height, width = images.shape[1:]
     given = f"{channels}x{height}x{width}"
     text = str(error)
-    taken = re.search(r"to have (\d+) channels, but got (\d+) channels", text)
-    if taken:
+    if taken := re.search(r"to have (\d+) channels, but got (\d+) channels", text):
         want, got = int(taken[1]), int(taken[2])
         if got != channels and got in (height, width):
             return (
@@ -84,9 +82,8 @@ def failure(error: BaseException, images: Tensor) -> str:
                 "or take the permutation out of it"
             )
         if got == channels:
-            way = "let build wrap it in a module that hands over images.expand(-1, 3, -1, -1), or " * (
-                (got, want) == (1, 3)
-            )
+            grey = (got, want) == (1, 3)
+            way = "let build wrap it in a module that hands over images.expand(-1, 3, -1, -1), or " * grey
             return (
                 f"the model's first layer takes {want} channels and the images have {got} ({given}); {way}take a "
                 f"model made for {got} channel{'s' * (got > 1)}"

@@ -62,7 +62,6 @@ class Result:
 
         if population not in POPULATIONS:
             raise UnknownName("population", population, POPULATIONS)
-
         lines = []
         for row in self.rows:
             if row["population"] == population:
@@ -102,12 +101,13 @@ _FIGURES = ("eer", "auroc", "tpr", "fpr", "error", "undetected", "clean_")
 _ENDS = ("undetected_error_low", "undetected_error_high")
 
 
-class _Scratch:
-    """A folder that is deleted together with this object."""
+class _Kept:
+    """The folder of results: the named one, or one that is deleted together with this object."""
 
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="advbench-"))
-        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+    def __init__(self, named: str | Path | None) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="advbench-") if named is None else named)
+        if named is None:
+            weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
 
 def _same(attack: Row, row: Row) -> bool:
@@ -167,33 +167,21 @@ def evaluate(
         raise BadSetting(f"model is a {type(model).__name__}; give a torch.nn.Module from images to logits")
     with own_state():
         splits = handed.splits_of(images, labels, train, calibration, classes, name)
-        keep = None
-        if runs_dir is None:
-            keep = _Scratch()
-            runs_dir = keep.folder
+        keep = _Kept(runs_dir)
         place = Place(
-            runs_dir=Path(runs_dir),
+            runs_dir=keep.folder,
             device=handed.device_of(model, device),
             batch_size=convert(batch_size, int, "batch_size"),
             progress=Terminal() if verbose else Quiet(),
         )
         names = handed.names(detectors, train is not None)
         chosen = handed.attacks_of(attacks, eps, FPR if fpr is None else fpr, names)
-        table = {"name": name, "attacks": chosen, "detectors": names, "n": n}
-        subject = Subject(
-            Given(model),
-            None if features is None else str(features),
-            handed.channels(mean, "mean"),
-            handed.channels(std, "std"),
-        )
+        layer = None if features is None else str(features)
+        subject = Subject(Given(model), layer, handed.channels(mean, "mean"), handed.channels(std, "std"))
+        spec = parse({"name": name, "attacks": chosen, "detectors": names, "n": n})
+        open_ = classes is None and train is None
         study = Evaluation(
-            parse(table),
-            place,
-            subject,
-            data=splits,
-            usual=attacks is None,
-            usual_fpr=fpr is None,
-            classes_open=classes is None and train is None,
+            spec, place, subject, data=splits, usual=attacks is None, usual_fpr=fpr is None, classes_open=open_
         )
         study.attack()
         (supplied,) = study.models()

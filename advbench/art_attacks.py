@@ -191,22 +191,16 @@ def load(name: str) -> type[ARTAttack]:
     given = inspect.signature(art_class.__init__).parameters
     usual = given["norm"].default if "norm" in given else np.inf if "eps" in given else NORMS.get(name)
     norm: Norm = "linf" if usual in (np.inf, "inf", "linf") else "l2"
-    fields: list[Any] = [
-        ("eps", float, dataclasses.field(default=0.3 if norm == "linf" else 1.5)),
-        ("clip", bool, dataclasses.field(default=True)),
-        ("norm", Norm, dataclasses.field(default=norm)),
-    ]
+    own: list[tuple[str, Any, Any]] = [("eps", float, 0.3 if norm == "linf" else 1.5), ("clip", bool, True)]
+    own.append(("norm", Norm, norm))
     for key, parameter in given.items():
         kind = type(parameter.default)
         if key in OURS or key == "self" or kind not in (bool, int, float, str):
             continue
         if kind is int and "float" in str(parameter.annotation):
             kind = float
-        fields.append((key, kind, dataclasses.field(default=kind(parameter.default))))
-    made = dataclasses.make_dataclass(
-        name, fields, bases=(ARTAttack,), frozen=True, kw_only=True, namespace={"__doc__": art_class.__doc__}
-    )
-    made.art_class = art_class  # type: ignore[attr-defined]
-    made.differentiates = name not in BY_DECISION  # type: ignore[attr-defined]
-    made.accepted = tuple(given)  # type: ignore[attr-defined]
-    return made
+        own.append((key, kind, kind(parameter.default)))
+    fields = [(key, kind, dataclasses.field(default=default)) for key, kind, default in own]
+    held = {"art_class": art_class, "accepted": tuple(given), "differentiates": name not in BY_DECISION}
+    held["__doc__"] = art_class.__doc__
+    return dataclasses.make_dataclass(name, fields, bases=(ARTAttack,), frozen=True, kw_only=True, namespace=held)

@@ -96,15 +96,9 @@ def wrap(
     Its parameters must be frozen: ART's backward pass would otherwise compute their gradients too.
     """
     process.make_current(device)  # ART knows no other GPU
-    return GradientClassifier(
-        known=known,
-        model=model,
-        loss=loss,
-        input_shape=shape,
-        nb_classes=classes,
-        clip_values=(0.0, 1.0) if clip else None,
-        device_type="gpu" if device.type == "cuda" else "cpu",
-    )
+    sizes = {"input_shape": shape, "nb_classes": classes, "clip_values": (0.0, 1.0) if clip else None}
+    kind = "gpu" if device.type == "cuda" else "cpu"
+    return GradientClassifier(known=known, model=model, loss=loss, device_type=kind, **sizes)
 
 
 def fast_gradient_step(

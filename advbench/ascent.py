@@ -39,8 +39,7 @@ def fixed_ascent(
             scale = direction.flatten(1).abs().sum(dim=1)
             accumulated = decay * accumulated + direction / per_image(torch.where(scale > 0, scale, 1))
             direction = accumulated
-        stay = search.staying(rows)
-        if stay is not None:
+        if (stay := search.staying(rows)) is not None:
             rows, x, direction, accumulated = rows[stay], x[stay], direction[stay], accumulated[stay]
             if not len(rows):
                 return

@@ -197,11 +197,7 @@ def _interval(choice: AttackChoice, made: Adversarials, guard: Guard, lost: metr
         found = metrics.wilson(int(lost.sum()), len(lost))
         assert found is not None
     else:
-        found = metrics.undetected(
-            guard.clean_scores.numpy(),
-            guard.score(made.outputs).numpy(),
-            (made.outputs.predictions != made.labels).numpy(),
-            choice.fpr,
-            rng=np.random.default_rng(0),
-        )
+        clean, scores = guard.clean_scores.numpy(), guard.score(made.outputs).numpy()
+        wrong = (made.outputs.predictions != made.labels).numpy()
+        found = metrics.undetected(clean, scores, wrong, choice.fpr, rng=np.random.default_rng(0))
     return {"undetected_error_low": found.low, "undetected_error_high": found.high}

@@ -16,26 +16,8 @@ import typer
 from typer.exceptions import TyperException
 
 from advbench import catalog
+from advbench import cli_options as given
 from advbench.cli_emit import emit
-from advbench.cli_options import (
-    ATTACK,
-    AUDIT,
-    AWARE,
-    DATA,
-    DOCTOR,
-    GRID,
-    JSON,
-    MACHINE,
-    MODEL,
-    NAMED,
-    PLACE,
-    PLURAL,
-    REPRODUCE,
-    RUNS,
-    SELECT,
-    SHARD,
-    SUPPLIED,
-)
 from advbench.cli_parse import attack_entries, model_table, study_table
 from advbench.cli_place import detectors_of, found_by, place_of, study_of
 from advbench.cli_takes import Options, takes
@@ -50,10 +32,17 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 INTERRUPTED = 130
+KINDS = {
+    "losses": "loss",
+    "attacks": "attack",
+    "detectors": "detector",
+    "networks": "network",
+    "datasets": "data set",
+}
 
 
 @app.command()
-@takes(MODEL, MACHINE, PLACE, JSON)
+@takes(given.MODEL, given.MACHINE, given.PLACE, given.JSON)
 def train(options: Options) -> None:
     """Train one model, or find it trained."""
     table = model_table(options) | {"attacks": ["fgsm"]}  # none is run; the built-in ones want 200 test images
@@ -61,7 +50,7 @@ def train(options: Options) -> None:
 
 
 @app.command()
-@takes(MODEL, ATTACK, AWARE, MACHINE, SHARD, PLACE, JSON)
+@takes(given.MODEL, given.ATTACK, given.AWARE, given.MACHINE, given.SHARD, given.PLACE, given.JSON)
 def attack(options: Options) -> None:
     """Attack one model at one eps or several; it is trained first where it does not exist yet."""
     table = model_table(options) | {"attacks": attack_entries(options, ["fgsm"]), "n": options["n"]}
@@ -74,7 +63,7 @@ def attack(options: Options) -> None:
 
 
 @app.command()
-@takes(DATA, MACHINE, PLACE, JSON)
+@takes(given.DATA, given.MACHINE, given.PLACE, given.JSON)
 def merge(
     options: Options, run: Annotated[str, typer.Argument(help="A run's name under --runs-dir, or its folder.")]
 ) -> None:
@@ -85,7 +74,7 @@ def merge(
 
 
 @app.command()
-@takes(SELECT, PLACE, JSON)
+@takes(given.SELECT, given.PLACE, given.JSON)
 def verify(options: Options) -> None:
     """EERs of the detectors on every attacked model found, or on those selected."""
     from advbench import reporting
@@ -97,7 +86,7 @@ def verify(options: Options) -> None:
 
 
 @app.command()
-@takes(SELECT, PLACE, NAMED, JSON)
+@takes(given.SELECT, given.PLACE, given.NAMED, given.JSON)
 def report(options: Options) -> None:
     """Write an HTML page about every attacked model found, or about those selected."""
     from advbench import reporting
@@ -114,7 +103,7 @@ def report(options: Options) -> None:
 
 
 @app.command()
-@takes(PLURAL, MODEL, ATTACK, MACHINE, GRID, PLACE, JSON)
+@takes(given.PLURAL, given.MODEL, given.ATTACK, given.MACHINE, given.GRID, given.PLACE, given.JSON)
 def run(
     options: Options,
     spec: Annotated[Path | None, typer.Argument(help="A TOML file; options override what it says.")] = None,
@@ -134,7 +123,7 @@ def run(
 
 
 @app.command()
-@takes(SUPPLIED, DATA, ATTACK, AWARE, NAMED, MACHINE, PLACE, JSON)
+@takes(given.SUPPLIED, given.DATA, given.ATTACK, given.AWARE, given.NAMED, given.MACHINE, given.PLACE, given.JSON)
 def evaluate(options: Options) -> None:
     """Attack and score a model of your own, on data of your own, and write its report."""
     from advbench.cli_evaluate import evaluation_of
@@ -145,7 +134,7 @@ def evaluate(options: Options) -> None:
 
 
 @app.command()
-@takes(REPRODUCE, MACHINE, GRID, PLACE, JSON)
+@takes(given.REPRODUCE, given.MACHINE, given.GRID, given.PLACE, given.JSON)
 def reproduce(
     options: Options, what: Annotated[str, typer.Argument(help="mnist: the MNIST experiments of Wan et al. 2018")]
 ) -> None:
@@ -158,7 +147,7 @@ def reproduce(
 
 
 @app.command()
-@takes(AUDIT, MACHINE, PLACE, JSON)
+@takes(given.AUDIT, given.MACHINE, given.PLACE, given.JSON)
 def audit(
     options: Options,
     run: Annotated[str, typer.Argument(help="A run's name under --runs-dir (`advbench list runs`), or its folder.")],
@@ -178,7 +167,7 @@ def audit(
 
 
 @app.command()
-@takes(RUNS, JSON)
+@takes(given.RUNS, given.JSON)
 def selftest(options: Options) -> None:
     """Evaluate models and detectors made to fool an evaluation, and see whether it finds out."""
     from advbench.canaries.selftest import selftest as found_in
@@ -186,8 +175,7 @@ def selftest(options: Options) -> None:
 
     rows = found_in(Path(options["runs_dir"]), Terminal())
     emit("selftest", rows, options)
-    missed = [row for row in rows if not row["met"]]
-    if missed:
+    if missed := [row for row in rows if not row["met"]]:
         raise FailedCheck(
             f"{len(missed)} of {len(rows)} expectations were missed, the first: {missed[0]['canary']}, expected "
             f"{missed[0]['expected']}, found {missed[0]['found']}; trust no audit of this installation"
@@ -195,7 +183,7 @@ def selftest(options: Options) -> None:
 
 
 @app.command()
-@takes(DOCTOR, RUNS, JSON)
+@takes(given.DOCTOR, given.RUNS, given.JSON)
 def doctor(options: Options) -> None:
     """What of a runs folder is whole, what is not, and what would be done again."""
     from advbench import locks
@@ -204,8 +192,7 @@ def doctor(options: Options) -> None:
     locks.in_use = not options["no_locks"]
     rows = examine(Path(options["runs_dir"]), mend=options["mend"])
     emit("doctor", rows, options)
-    broken = [row["run"] for row in rows if row["broken"] and not row["mended"]]
-    if broken:
+    if broken := [row["run"] for row in rows if row["broken"] and not row["mended"]]:
         raise FailedCheck(
             f"{len(broken)} of {len(rows)} runs hold broken files, the first: {broken[0]}; restore them, or let "
             "advbench doctor --mend forget them, so that the next call makes them again"
@@ -213,24 +200,21 @@ def doctor(options: Options) -> None:
 
 
 @app.command("list")
-@takes(RUNS, JSON)
+@takes(given.RUNS, given.JSON)
 def list_(
     options: Options,
     what: Annotated[str, typer.Argument(help="losses, attacks, detectors, networks, datasets or runs")],
 ) -> None:
     """What there is: losses, attacks, detectors, networks, data sets, runs."""
-    kinds = {
-        "losses": "loss", "attacks": "attack", "detectors": "detector", "networks": "network", "datasets": "data set",
-    }  # fmt: skip
     if what == "runs":
         from advbench.progress import Terminal
         from advbench.selection import listing
 
         rows = listing(Path(options["runs_dir"]), Terminal().say)
-    elif what in kinds:
-        rows = [{"name": n, "summary": catalog.summary(kinds[what], n)} for n in catalog.names(kinds[what])]
+    elif what in KINDS:
+        rows = [{"name": n, "summary": catalog.summary(KINDS[what], n)} for n in catalog.names(KINDS[what])]
     else:
-        raise UnknownName("list", what, [*kinds, "runs"])
+        raise UnknownName("list", what, [*KINDS, "runs"])
     emit("list", rows, options, table="runs" if what == "runs" else "list")
 
 

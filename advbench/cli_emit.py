@@ -29,11 +29,8 @@ def emit(command: str, rows: list[Row], options: Options, page: Path | None = No
         return
     from advbench.cli_tables import show
 
-    show(
-        table or command,
-        rows,
-        aware_of(rows, options) if command in ("verify", "run", "evaluate", "report") else None,
-    )
+    aware = aware_of(rows, options) if command in ("verify", "run", "evaluate", "report") else None
+    show(table or command, rows, aware)
     if page is not None:
         sys.stdout.write(f"{printable(str(page))}\n")
 
@@ -78,6 +75,4 @@ def aware_of(rows: list[Row], options: Options) -> dict[str, tuple[Shown, str | 
     names = dict.fromkeys(row["run"] for row in rows)
     folder = Path(options["runs_dir"])
     found = {name: beside(load(folder / name), [r for r in rows if r["run"] == name]) for name in names}
-    return {
-        name: (one, None if one.command is None else pasteable(one.command, options)) for name, one in found.items()
-    }
+    return {n: (one, None if one.command is None else pasteable(one.command, options)) for n, one in found.items()}

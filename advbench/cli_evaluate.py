@@ -38,12 +38,8 @@ def subject_of(options: Options) -> Subject:
             "no model is named; write for example --model m.py:build, where build() in m.py returns a torch.nn.Module"
         )
     weights = None if options["weights"] is None else Path(options["weights"])
-    return Subject(
-        Named(options["model"], weights, options["trust"]),
-        features=options["features"],
-        mean=_numbers(options, "mean"),
-        std=_numbers(options, "std"),
-    )
+    model = Named(options["model"], weights, options["trust"])
+    return Subject(model, options["features"], mean=_numbers(options, "mean"), std=_numbers(options, "std"))
 
 
 def _numbers(options: Options, name: str) -> list[float] | None:
@@ -69,13 +65,7 @@ def table_of(options: Options) -> dict[str, Any]:
         entry.setdefault("eps", EPS)
         if issubclass(catalog.load("attack", entry["name"]), AdaptiveAttack):
             entry |= {"detector": detectors, "fpr": words(options["fpr"], "fpr") or FPR}
-    table = {
-        "dataset": options["dataset"],
-        "image_size": options["image_size"],
-        "name": _page_name(options) if options["name"] is None else options["name"],
-        "title": options["title"],
-        "detectors": [d for d in detectors if d != NO_DETECTOR] or list(DETECTORS),
-        "attacks": entries,
-        "n": options["n"],
-    }
-    return {key: value for key, value in table.items() if value is not None}
+    own = {key: options[key] for key in ("dataset", "image_size", "title", "n") if options[key] is not None}
+    name = _page_name(options) if options["name"] is None else options["name"]
+    scoring = [d for d in detectors if d != NO_DETECTOR] or list(DETECTORS)
+    return {**own, "name": name, "detectors": scoring, "attacks": entries}

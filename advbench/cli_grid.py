@@ -33,21 +33,17 @@ def engine_of(options: Options) -> Engine | None:
     jobs = max(1, cores() // threads) if options["jobs"] is None else options["jobs"]
     if not 1 <= jobs <= MOST_JOBS:
         raise BadSetting(f"jobs = {jobs} is out of range; it must be from 1 to {MOST_JOBS}, at best one a core")
+    gpus = options["gpus_per_job"] or 0.0
     if name == "ray":
         from advbench.engines.on_ray import Ray
 
-        return Ray(jobs, threads, gpus=options["gpus_per_job"] or 0.0, address=options["address"])
+        return Ray(jobs, threads, gpus=gpus, address=options["address"])
     if name == "slurm":
         from advbench.engines.on_slurm import Slurm
 
-        return Slurm(
-            jobs,
-            threads,
-            gpus=options["gpus_per_job"] or 0.0,
-            cells=8 if options["cells_per_job"] is None else options["cells_per_job"],
-            folder=Path(options["runs_dir"]) / ".slurm",
-            asked=resources(options["slurm"] or ()),
-        )
+        cells = 8 if options["cells_per_job"] is None else options["cells_per_job"]
+        folder, asked = Path(options["runs_dir"]) / ".slurm", resources(options["slurm"] or ())
+        return Slurm(jobs, threads, gpus=gpus, cells=cells, folder=folder, asked=asked)
     check_limits(jobs)
     return Local(jobs, threads)
 
@@ -55,9 +51,8 @@ def engine_of(options: Options) -> Engine | None:
 def device_of(options: Options, here: str) -> str:
     """The workers' device: that of this machine, `here`, but on a cluster what its jobs ask for."""
     if options["on"] not in ("ray", "slurm"):
-        return (
-            "cuda" if here != "cpu" and options["device"] in (None, "cuda") else here
-        )  # each worker has its own GPU
+        # each worker has its own GPU
+        return "cuda" if here != "cpu" and options["device"] in (None, "cuda") else here
     if options["device"] is not None:
         raise BadSetting(
             f"device = {options['device']!r} is of this machine; with --on {options['on']} a job computes on the "

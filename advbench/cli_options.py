@@ -5,11 +5,10 @@ from __future__ import annotations
 from advbench.cli_takes import FLAG, FOLDER, MANY, SWITCH, options
 
 _MODEL = "Model"
-_TRAINING = "Training (defaults: the data set's own)"
-_REGIME = "Adversarial training (each of these turns it on; defaults: the data set's own)"
 _ATTACK = "Attack"
 _MACHINE = "Machine"
 _PLACE = "Folders and output"
+_PATHS = "folder:PATH, npz:PATH, safetensors:PATH"
 
 LOSS = options(
     _MODEL,
@@ -25,7 +24,7 @@ LOSS = options(
     floor=(float, "L-Softmax: that least weight (default 0.5)."),
 )
 TRAINING = options(
-    _TRAINING,
+    "Training (defaults: the data set's own)",
     epochs=(int, "Passes over the training part."),
     train_batch_size=(int, "Images a training step."),
     learning_rate=(float, "Peak learning rate."),
@@ -38,7 +37,7 @@ TRAINING = options(
     full_train=(SWITCH, "Join validation to the training part."),
 )
 REGIME = options(
-    _REGIME,
+    "Adversarial training (each of these turns it on; defaults: the data set's own)",
     adversarial=(SWITCH, "Train on attacked images (positive control)."),
     adversarial_eps=(float, "L-inf radius of their attack."),
     adversarial_steps=(int, "Gradients it takes (default 1, from a random start)."),
@@ -47,10 +46,7 @@ REGIME = options(
 )
 DATA = options(
     _MODEL,
-    dataset=(
-        str,
-        "digits (default), another of `advbench list datasets`, or folder:PATH, npz:PATH, safetensors:PATH.",
-    ),
+    dataset=(str, f"digits (default), another of `advbench list datasets`, or {_PATHS}."),
     image_size=(int, "Image folder: shorter side scaled to N, middle square taken."),
 )
 _MODEL_ITSELF = options(
@@ -104,24 +100,19 @@ AUDIT = options(None, complete=(FLAG, "Run what is missing first, on few images;
     _MODEL, dataset=(str, "Where the run's data lie, if they are a folder or file of yours: folder:PATH.")
 )
 DOCTOR = options(None, mend=(FLAG, "Forget what is broken, so that the next call makes it again; delete leftovers."))
-SELECT = options(
-    "Selection",
-    **{
-        key: (str, f"Only {text}; separate several with commas.")
-        for key, text in {
-            "dataset": "these data sets",
-            "loss": "these losses",
-            "alpha": "these margins",
-            "lam": "these weights of the likelihood term",
-            "covariance": "this covariance",
-            "seed": "these seeds",
-            "training": "this regime: standard or adversarial",
-            "attack": "these attacks",
-            "eps": "these eps",
-            "detector": "these detectors",
-        }.items()
-    },
-)
+_ONLY = {
+    "dataset": "these data sets",
+    "loss": "these losses",
+    "alpha": "these margins",
+    "lam": "these weights of the likelihood term",
+    "covariance": "this covariance",
+    "seed": "these seeds",
+    "training": "this regime: standard or adversarial",
+    "attack": "these attacks",
+    "eps": "these eps",
+    "detector": "these detectors",
+}
+SELECT = options("Selection", **{k: (str, f"Only {v}; separate several with commas.") for k, v in _ONLY.items()})
 MACHINE = options(
     _MACHINE,
     device=(str, "cpu, cuda, cuda:1 (default: cuda if there is one)."),

@@ -11,6 +11,8 @@ from advbench.cli_takes import Options
 from advbench.errors import BadSetting
 from advbench.settings import from_text, hints_of, parameters, whole
 
+EXAMPLES = {"eps": "0.1,0.2", "alpha": "0.3,1", "lam": "0.1,1", "seed": "0,1", "training": "standard,adversarial"}
+
 
 class Text(str):
     """A value of --set, still to be read as its setting's type asks."""
@@ -35,18 +37,14 @@ def study_table(options: Options, spec: Mapping[str, Any]) -> dict[str, Any]:
     losses: Any = spec.get("losses", DEFAULTS["losses"]) if names is None else names
     if settings:
         losses = _with_settings("loss", losses, settings)
-    regime = _regime(options)
-    if regime is not None:
+    if (regime := _regime(options)) is not None:
         losses = _with_regime(losses, options)
     table["losses"] = losses if names is not None or settings or regime is not None else None
     seeds = words(options["seed"], "seed")
     table["seeds"] = None if seeds is None else [whole(s, "seed") for s in seeds]
     table["attacks"] = _study_attacks(options, spec)
     table["detectors"] = words(options["detector"], "detector")
-    table["n"] = options["n"]
-    table["name"] = options["name"]
-    table["title"] = options["title"]
-    return table
+    return table | {key: options[key] for key in ("n", "name", "title")}
 
 
 def _study_attacks(options: Options, spec: Mapping[str, Any]) -> list[dict[str, Any]] | None:
@@ -132,9 +130,7 @@ def _training_table(options: Options, spec: Mapping[str, Any]) -> dict[str, Any]
         training["batch_size"] = training.pop("train_batch_size")
     of_spec = spec.get("training", {})
     return {
-        "dataset": options["dataset"],
-        "image_size": options["image_size"],
-        "network": options["network"],
+        **{key: options[key] for key in ("dataset", "image_size", "network")},
         "feature_dim": None if options["feature_dim"] is None else whole(options["feature_dim"], "feature_dim"),
         "training": {**of_spec, **training} if training and isinstance(of_spec, Mapping) else spec.get("training"),
     }
@@ -180,12 +176,6 @@ def words(value: str | None, name: str) -> list[str] | None:
         return None
     parts = [part.strip() for part in value.split(",")]
     if not all(parts):
-        example = {
-            "eps": "0.1,0.2",
-            "alpha": "0.3,1",
-            "lam": "0.1,1",
-            "seed": "0,1",
-            "training": "standard,adversarial",
-        }.get(name, "a,b")
+        example = EXAMPLES.get(name, "a,b")
         raise BadSetting(f"{name} = {value!r} has an empty entry; write for example --{name} {example}")
     return parts

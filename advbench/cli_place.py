@@ -80,23 +80,20 @@ def selection_of(options: Options) -> Selection:
     from advbench.sources import label
 
     wanted: dict[str, tuple[Any, ...]] = {}
-    datasets = words(options["dataset"], "dataset")
-    if datasets:
+    if datasets := words(options["dataset"], "dataset"):
         wanted["dataset"] = tuple(map(label, datasets))
-    for field, kind in (("loss", "loss"), ("attack", "attack")):
-        names = words(options[field], field)
-        for name in names or []:
+    for kind in ("loss", "attack"):
+        if names := words(options[kind], kind):
+            wanted[kind] = tuple(names)
+        for name in wanted.get(kind, ()):
             catalog.load(kind, name)
-        if names:
-            wanted[field] = tuple(names)
     for field in ("eps", "alpha", "lam"):
-        values = words(options[field], field)
-        if values:
+        if values := words(options[field], field):
             wanted[field] = tuple(number(v, field) for v in values)
     for eps in wanted.get("eps", ()):
         check_eps(eps, "l2")  # what is selected may be of either norm
-    if options["seed"] is not None:
-        wanted["seed"] = tuple(whole(s, "seed") for s in words(options["seed"], "seed") or [])
+    if seeds := words(options["seed"], "seed"):
+        wanted["seed"] = tuple(whole(s, "seed") for s in seeds)
     if options["covariance"] is not None:
         wanted["covariance"] = (options["covariance"],)
     regimes = words(options["training"], "training") or []

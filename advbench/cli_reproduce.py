@@ -17,18 +17,12 @@ def reproduce_mnist(options: Options) -> None:
         raise BadSetting("--check computes in this process; leave --on and --jobs out")
     place, names = place_of(options), words(options["cell"], "cell")
     if not options["check"]:
-        page, rows = complete(
-            place,
-            names,
-            train=not options["no_train"],
-            cells=not options["security"],
-            engine=engine_of(options),
-            device=device_of(options, str(place.device)),
-        )
+        train, cells = not options["no_train"], not options["security"]
+        engine, device = engine_of(options), device_of(options, str(place.device))
+        page, rows = complete(place, names, train=train, cells=cells, engine=engine, device=device)
         emit("reproduce", rows, options, page)
         return
     rows = check(place, names)
     emit("reproduce", rows, options, table="check")
-    missed = sum(not row["met"] for row in rows)
-    if missed:
+    if missed := sum(not row["met"] for row in rows):
         raise FailedCheck(f"{missed} of {len(rows)} figures differ from the committed ones by more than allowed")

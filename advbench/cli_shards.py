@@ -49,8 +49,7 @@ def merge_shards(name: str, options: Options) -> list[Row]:
     place, rows = replace(place, runs_dir=run.folder.parent), []
     for path in sorted((run.folder / shards.FOLDER).glob("*")):
         folder = shards.folder_of(run, path.name)
-        notes = shards.notes_of(folder)
-        if not notes:
+        if not (notes := shards.notes_of(folder)):
             continue
         table = notes[0]["table"]
         recorded = str(table.get("dataset"))

@@ -27,8 +27,7 @@ def percent(value: float | None) -> str:
 
 def interval(row: Row, key: str) -> str:
     """A rate and its 95 % interval, in per cent."""
-    value = row.get(key, row.get(f"{key}_rate"))
-    if value is None:
+    if (value := row.get(key, row.get(f"{key}_rate"))) is None:
         return "n/a"
     return f"{percent(value)} [{percent(row[key + '_low'])}, {percent(row[key + '_high'])}]"
 
@@ -92,10 +91,7 @@ COLUMNS: dict[str, list[Column]] = {
         ("zero\ngradients", lambda r: "-" if r["zero_gradients"] is None else str(r["zero_gradients"])),
         ("saturated", lambda r: str(r["saturated"])),
     ],
-    "verify": VERIFY,
-    "run": VERIFY,
-    "evaluate": VERIFY,
-    "report": VERIFY,
+    **dict.fromkeys(("verify", "run", "evaluate", "report"), VERIFY),
     "runs": [
         ("trained", lambda r: "yes" if r["trained"] else "no"),
         ("attacks", lambda r: "\n".join(r["attacks"]) or "-"),
@@ -138,11 +134,9 @@ COLUMNS: dict[str, list[Column]] = {
         ("within", lambda r: "yes" if r["met"] else "NO"),
     ],
 }
-TITLES: dict[str, Callable[[Row], str]] = dict.fromkeys(
-    ("attack", "evasion", "verify", "run", "evaluate", "report"), model
-)
+TITLES: dict[str, Callable[[Row], str]] = {"reproduce": lambda r: r["table"], "check": lambda r: r["cell"]}
+TITLES |= dict.fromkeys(("attack", "evasion", "verify", "run", "evaluate", "report"), model)
 TITLES |= dict.fromkeys(("train", "runs", "doctor"), lambda r: r["run"])
-TITLES |= {"reproduce": lambda r: r["table"], "check": lambda r: r["cell"]}
 NOTES = {
     "verify": (
         "EERs: zero-knowledge attacks, all attacked images against all clean ones. "
@@ -188,8 +182,7 @@ def show(command: str, rows: list[Row], aware: Mapping[str, tuple[Shown, str | N
         if columns is not VERIFY:
             _print(console, command, members)
             continue
-        blind = [r for r in members if "detector" not in r["settings"]]
-        if blind:
+        if blind := [r for r in members if "detector" not in r["settings"]]:
             _print(console, command, blind)
         if aware is not None:
             _beside(console, *aware[members[0]["run"]])
@@ -204,8 +197,7 @@ def _beside(console: Console, aware: Shown, command: str | None) -> None:
     if aware.rows:
         _print(console, "evasion", list(aware.rows.values()))
     if aware.missing:
-        against = ", ".join(aware.missing)
-        left = f"detector-aware: not run against {against}; {command}"
+        left = f"detector-aware: not run against {', '.join(aware.missing)}; {command}"
         console.print(printable(left), markup=False, soft_wrap=True)
         console.print()
 

@@ -30,18 +30,12 @@ def options(panel: str | None, **given: tuple[Any, str]) -> Group:
 def _option(name: str, kind: Any, panel: str | None, text: str) -> Any:
     flag = f"--{name.replace('_', '-')}"
     flag += f"/--no-{flag[2:]}" if kind is SWITCH else ""
-    more: dict[str, Any] = {"metavar": "KEY=VALUE"} if kind is MANY else {}
+    more: dict[str, Any] = {"show_default": kind in (FLAG, FOLDER), "envvar": _VARIABLES.get(name)}
+    more |= {"metavar": "KEY=VALUE"} if kind is MANY else {}
     read = {int: whole, float: number}.get(kind)
     if read is not None:  # our own words for what is no number
-        more = {"parser": lambda text: read(text, name), "metavar": "N" if kind is int else "X"}
-    shown = typer.Option(
-        flag,
-        help=text,
-        rich_help_panel=panel,
-        show_default=kind in (FLAG, FOLDER),
-        envvar=_VARIABLES.get(name),
-        **more,
-    )
+        more |= {"parser": lambda text: read(text, name), "metavar": "N" if kind is int else "X"}
+    shown = typer.Option(flag, help=text, rich_help_panel=panel, **more)
     return Annotated[_TYPES.get(kind, kind | None if isinstance(kind, type) else None), shown]
 
 
@@ -54,21 +48,15 @@ def takes(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "options"]
-        added = [
-            inspect.Parameter(
-                n,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=False if get_args(k)[0] is bool else _DEFAULTS.get(n),
-                annotation=k,
-            )
-            for n, k in options.items()
-        ]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        usual = {n: False if get_args(k)[0] is bool else _DEFAULTS.get(n) for n, k in options.items()}
+        added = [inspect.Parameter(n, keyword, default=usual[n], annotation=k) for n, k in options.items()]
 
         @functools.wraps(function)
         def command(**given: Any) -> None:
             function({n: given[n] for n in options}, **{p.name: given[p.name] for p in own})
 
-        own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        own = [p.replace(kind=keyword) for p in own]
         command.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in (*own, *added)}
         del command.__wrapped__

@@ -12,9 +12,7 @@ from advbench.findings import Finding, refuse
 
 def mode_and_weights(module: nn.Module) -> Iterator[Finding]:
     """A part still in training mode, weights that are no numbers."""
-    training = [
-        name or "the model itself" for name, part in module.named_modules() if getattr(part, "training", False)
-    ]
+    training = [n or "the model itself" for n, part in module.named_modules() if getattr(part, "training", False)]
     if training:
         yield refuse(
             "training-mode",
@@ -22,8 +20,7 @@ def mode_and_weights(module: nn.Module) -> Iterator[Finding]:
             "its train() pass the mode on, or build the model without that part",
         )
     tensors = tensors_of(module)
-    spoilt = [name for name, tensor in tensors if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if spoilt:
+    if spoilt := [name for name, tensor in tensors if tensor.is_floating_point() and not tensor.isfinite().all()]:
         yield refuse(
             "weights-not-finite",
             f"{len(spoilt)} of the model's {len(tensors)} tensors hold NaN or infinite values, {spoilt[0]} first; "
@@ -38,12 +35,8 @@ def tensors_of(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 def changes(module: nn.Module, before: Mapping[str, Tensor]) -> Iterator[Finding]:
     """Weights that are others than they were before a forward pass; counters, which are whole numbers, may count."""
-    moved = [
-        name
-        for name, tensor in tensors_of(module)
-        if tensor.is_floating_point() and not (name in before and torch.equal(tensor, before[name]))
-    ]
-    if moved:
+    numbers = [(name, tensor) for name, tensor in tensors_of(module) if tensor.is_floating_point()]
+    if moved := [name for name, tensor in numbers if name not in before or not torch.equal(tensor, before[name])]:
         yield refuse(
             "changes-itself",
             f"a forward pass changes {len(moved)} of the model's own tensors, {moved[0]} first, so that no two "

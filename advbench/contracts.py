@@ -172,10 +172,8 @@ class Guard:
 
     def score(self, outputs: Outputs) -> Tensor:
         """Scores [n], float64, on the CPU; raises FailedCheck where one is NaN."""
-        on_cpu = Outputs(
-            outputs.features.cpu(), outputs.logits.cpu(), None if outputs.assumed is None else outputs.assumed.cpu()
-        )
-        scores = self.detector.score(on_cpu).double()
+        assumed = None if outputs.assumed is None else outputs.assumed.cpu()
+        scores = self.detector.score(Outputs(outputs.features.cpu(), outputs.logits.cpu(), assumed)).double()
         if scores.isnan().any():
             raise FailedCheck(
                 f"detector {self.name} gives NaN for {int(scores.isnan().sum())} of {len(scores)} images under "

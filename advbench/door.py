@@ -55,8 +55,7 @@ def inspect(
             logits = in_batches(model, images, batch_size)
         except BadSetting as error:
             return [refuse("answer", str(error))]
-        found = list(changes(model.module, before))
-        if found:
+        if found := list(changes(model.module, before)):
             return found
         found = list(of_logits(logits, classes, from_one=bool(labels.min() >= 1)))
         if any(finding.severity == "error" or finding.name == "constant-logits" for finding in found):
@@ -87,8 +86,7 @@ def of_logits(logits: Tensor, classes: int, *, from_one: bool = False) -> Iterat
         yield refuse("class-count", wrong_count(k, classes, from_one=from_one))
         return
     for what, bad in (("NaN", logits.isnan()), ("infinite", logits.isinf())):
-        rows = int(bad.any(dim=1).sum())
-        if rows:
+        if rows := int(bad.any(dim=1).sum()):
             yield refuse(
                 f"{what.lower()}-logits",
                 f"the model gives {what} logits for {rows} of {n} images; look for a division by zero, a logarithm "

@@ -64,13 +64,9 @@ class Named:
 
     def bring(self, splits: Splits, say: Say) -> tuple[nn.Module, dict[str, Any]]:
         """Loaded for the data set's classes and shape; raises BadSetting or BadData."""
+        shape, classes = splits.test.shape, len(splits.test.classes)
         module = load_model(
-            self.source,
-            weights=self.weights,
-            trust=self.trust,
-            classes=len(splits.test.classes),
-            shape=splits.test.shape,
-            say=say,
+            self.source, weights=self.weights, trust=self.trust, classes=classes, shape=shape, say=say
         )
         identity = identity_of(module, self.source, code_file_of(self.source))
         return module, identity | ({} if self.weights is None else {"weights": self.weights.name})

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from advbench.ascent import adaptive_ascent, decaying, fixed_ascent
 from advbench.contracts import AdaptiveAttack, Guard
+from advbench.geometry import Norm
 from advbench.goals import Criterion, Goal, Undetected
+from advbench.objectives import Objective
 from advbench.search import Search
 from advbench.types import Outputs, Perturbed
 from advbench.victim import Victim
@@ -45,10 +48,7 @@ class GradientEvasion(AdaptiveAttack):
 
     def pursue(self, search: Search, labels: Tensor, guard: Guard, clean: Outputs) -> None:
         """Go after the images of `search` that are not lost yet; `clean` are the outputs at its origin."""
-        towards: Sequence[Tensor | None] = [None]
-        if self.targets:
-            towards = list(search.targets(clean, labels, self.targets))
-        for targets in towards:
+        for targets in search.targets(clean, labels, self.targets) if self.targets else (None,):
             for goal in self.goals(labels, targets, guard, clean):
                 for _ in range(self.restarts):
                     rows = search.unmet
@@ -60,13 +60,22 @@ class GradientEvasion(AdaptiveAttack):
         """Up to `steps` gradients an image, target, goal and restart; lost images cost nothing further."""
         labels = labels.to(victim.device)
         search = Search(self, victim, images, seeds, self.criterion(labels, guard), stop=True)
-        clean = search.look(search.everyone, search.origin)
-        self.pursue(search, labels, guard, clean)
+        self.pursue(search, labels, guard, search.look(search.everyone, search.origin))
         return search.result()
 
 
+@dataclass(frozen=True, kw_only=True)
 class SwitchingEvasion(GradientEvasion):
     """Base of those whose goal changes with what the image has reached; steps of eps / 4 that fall to 0."""
+
+    eps: float = 0.3
+    clip: bool = True
+    norm: Norm = "linf"
+    steps: int = 100
+    objective: Objective = "margin"
+    targets: int = 3
+    restarts: int = 1
+    samples: int = 1
 
     def ascend(self, search: Search, goal: Goal, rows: Tensor, start: Tensor) -> None:
         """Decaying steps: the goal jumps between two scales, which would mislead Auto-PGD's comparisons."""

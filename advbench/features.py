@@ -17,6 +17,7 @@ from advbench.types import Outputs
 from advbench.victim import Classifier
 
 MOST_NAMES = 30
+Values = Sequence[float] | None  # one, or one a channel
 
 
 class NoFeatures(BadSetting):
@@ -40,13 +41,7 @@ class Supplied(Classifier):
     std: Tensor
 
     def __init__(
-        self,
-        module: nn.Module,
-        layer: str | None,
-        *,
-        at_input: bool = False,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        self, module: nn.Module, layer: str | None, *, at_input: bool = False, mean: Values = None, std: Values = None
     ) -> None:
         super().__init__()
         self.module = module
@@ -83,11 +78,8 @@ class Supplied(Classifier):
             seen[:] = [] if tensor is None else [pooled(tensor, name)]
 
         part = self.module.get_submodule(name)
-        handle = (
-            part.register_forward_pre_hook(keep, with_kwargs=True)
-            if self.at_input
-            else part.register_forward_hook(keep, with_kwargs=True)
-        )
+        listen: Any = part.register_forward_pre_hook if self.at_input else part.register_forward_hook
+        handle = listen(keep, with_kwargs=True)
         try:
             logits = self(images)
         finally:
@@ -102,7 +94,7 @@ class Supplied(Classifier):
         return Outputs(seen[0], logits.float())
 
 
-def channels_of(values: Sequence[float] | None, default: float) -> Tensor:
+def channels_of(values: Values, default: float) -> Tensor:
     """One value a channel as [1 c 1 1]."""
     return torch.tensor([default] if values is None else list(values), dtype=torch.float32).reshape(1, -1, 1, 1)
 
@@ -124,22 +116,15 @@ def pooled(tensor: Tensor, layer: str) -> Tensor:
 def first_tensor(values: Iterable[Any]) -> Tensor | None:
     """The first floating-point tensor among arguments or outputs, none of vmap's; a tuple or list is looked into."""
     for value in values:
-        if isinstance(value, (tuple, list)):
-            inner = first_tensor(value)
-            if inner is not None:
-                return inner
+        if isinstance(value, (tuple, list)) and (inner := first_tensor(value)) is not None:
+            return inner
         if isinstance(value, Tensor) and value.is_floating_point() and not is_batchedtensor(value):
             return value
     return None
 
 
 def tap(
-    module: nn.Module,
-    sample: Tensor,
-    *,
-    features: str | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    module: nn.Module, sample: Tensor, *, features: str | None = None, mean: Values = None, std: Values = None
 ) -> Supplied:
     """A user's model, ready to be attacked; `sample` is a few of the images it is for, float32 [n c h w] in [0, 1].
 
@@ -166,7 +151,7 @@ def tap(
     return made
 
 
-def check_normalisation(mean: Sequence[float] | None, std: Sequence[float] | None, channels: int) -> None:
+def check_normalisation(mean: Values, std: Values, channels: int) -> None:
     """Refuse a mean or std that does not have one value, or one a channel, or a std that is not above 0."""
     for name, values in (("mean", mean), ("std", std)):
         if values is not None and len(values) not in (1, channels):

@@ -29,8 +29,7 @@ def parts_of(splits: Splits, model: Model) -> dict[str, ImageSet]:
 def ensure_trained(run: Run, model: Model, splits: Splits, place: Place, weights: Iterable[Path]) -> None:
     """Do the step `train` where it is not done or damaged: adopt weights released under `weights`, else train."""
     if not mending.is_whole(run, "train", place.progress.say):
-        found = None if "checkpoint" in run.steps else released.find(weights, run.model)
-        if found is not None:
+        if "checkpoint" not in run.steps and (found := released.find(weights, run.model)) is not None:
             place.progress.say(f"{run.name}: released weights {found.path}")
             released.adopt(run, found)
         else:
@@ -60,32 +59,23 @@ def ensure_outputs(
     run.write("outputs", files, seconds=time.perf_counter() - began, info=info)
 
 
+def images_of(splits: Splits) -> dict[str, Any]:
+    """What a model is built for: the shape of the images and the number of classes."""
+    return {"shape": splits.test.shape, "classes": len(splits.test.classes)}
+
+
 def untrained(model: Model, splits: Splits) -> tuple[Any, Any]:
     """Network and head at their first weights."""
-    return build(
-        model.network,
-        model.feature_dim,
-        model.loss.name,
-        model.loss.settings,
-        shape=splits.test.shape,
-        classes=len(splits.test.classes),
-        seed=model.seed,
-    )
+    loss, own = model.loss, {**images_of(splits), "seed": model.seed}
+    return build(model.network, model.feature_dim, loss.name, loss.settings, **own)
 
 
 def train(run: Run, model: Model, splits: Splits, place: Place) -> None:
     """Train from the run's checkpoint, or from the start."""
     say = place.progress.say
     parts = parts_of(splits, model)
-    trainer = Trainer(
-        *untrained(model, splits),
-        parts["train"],
-        parts["validation"],
-        model.training,
-        seed=model.seed,
-        device=place.device,
-        adversarial=model.adversarial,
-    )
+    how: dict[str, Any] = {"seed": model.seed, "device": place.device, "adversarial": model.adversarial}
+    trainer = Trainer(*untrained(model, splits), parts["train"], parts["validation"], model.training, **how)
     if mending.is_whole(run, "checkpoint", say):
         trainer.restore(read_checkpoint(run))
         say(f"{run.name}: going on after epoch {len(trainer.epochs)} of {model.training.epochs}")
@@ -104,36 +94,20 @@ def train(run: Run, model: Model, splits: Splits, place: Place) -> None:
         trainer.run(lambda t: write_checkpoint(run, t), on_batch)
     weights = {k: v for k, v in trainer.checkpoint().tensors.items() if k.startswith(("network.", "head."))}
     files = {artifacts.MODEL: artifacts.pack(weights), "training.jsonl": history(trainer.epochs)}
-    last = trainer.epochs[-1]
-    run.write(
-        "train",
-        files,
-        seconds=sum(epoch.seconds for epoch in trainer.epochs),
-        info={
-            "loss": last.loss,
-            "validation_error": last.validation_error,
-            "n_train": len(parts["train"]),
-            "arithmetic": trainer.arithmetic,
-        },
-    )
+    last, seconds = trainer.epochs[-1], sum(epoch.seconds for epoch in trainer.epochs)
+    info = {"loss": last.loss, "validation_error": last.validation_error, "n_train": len(parts["train"])}
+    run.write("train", files, seconds=seconds, info={**info, "arithmetic": trainer.arithmetic})
 
 
 def victim_of(run: Run, splits: Splits, place: Place) -> Victim:
     """The run's trained model, ready to be attacked."""
-    return victim(guards.rebuilt(run, splits.test.shape, len(splits.test.classes)), splits, place)
+    return victim(guards.rebuilt(run, **images_of(splits)), splits, place)
 
 
 def victim(model: Classifier, splits: Splits, place: Place) -> Victim:
     """A model in its place, ready to be attacked."""
-    return Victim(
-        model,
-        shape=splits.test.shape,
-        classes=len(splits.test.classes),
-        device=place.device,
-        batch_size=place.batch_size,
-        reuse_gradients=True,
-        say=place.progress.say,
-    )
+    here: dict[str, Any] = {"device": place.device, "batch_size": place.batch_size, "say": place.progress.say}
+    return Victim(model, **images_of(splits), **here, reuse_gradients=True)
 
 
 def write_checkpoint(run: Run, trainer: Trainer) -> None:

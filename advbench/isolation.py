@@ -52,12 +52,7 @@ def borrowed(module: nn.Module, device: Device) -> Iterator[None]:
     """
     parts = list(module.modules())
     kept = [(part, getattr(part, "training", None), [name for name, _ in part._buffers.items()]) for part in parts]
-    own = [
-        (part, name, tensor)
-        for part in parts
-        for kind in (part._parameters, part._buffers)
-        for name, tensor in kind.items()
-    ]
+    own = [(p, name, t) for p in parts for kind in (p._parameters, p._buffers) for name, t in kind.items()]
     fixed = [(part, vars(part)["train"], vars(part)["eval"]) for part in parts if "train" in vars(part)]
     copies: dict[int, Tensor] = {}
     try:

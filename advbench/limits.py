@@ -8,11 +8,8 @@ import sys
 from advbench.errors import BadSetting
 
 LEAST_FILES = 16  # a command has 10 open at once; each worker process takes two more of its sender's
-LEAST_MEMORY = (
-    6 * 2**30
-)  # torch's libraries and threads map up to 5.4 GB of addresses, most of which they never touch
-
-
+# torch's libraries and threads map up to 5.4 GB of addresses, most of which they never touch
+LEAST_MEMORY = 6 * 2**30
 REFUSED = dict.fromkeys((errno.EACCES, errno.EPERM), "no permission to read {}; make it readable, or name another")
 REFUSED |= dict.fromkeys((errno.EMFILE, errno.ENFILE), "too many open files; raise the limit: ulimit -n 1024")
 REFUSED[errno.ENAMETOOLONG] = "{} is too long for the name of a file; shorten it"

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Ints = NDArray[np.int64]
 Z95 = 1.959963984540054  # the normal's 97.5 % point
 RESAMPLES = 1000
 
@@ -91,12 +92,7 @@ class RocIntervals:
 
 
 def bootstrap(
-    clean: Array,
-    attacked: Array,
-    pairs: NDArray[np.int64] | None = None,
-    *,
-    rng: np.random.Generator,
-    resamples: int = RESAMPLES,
+    clean: Array, attacked: Array, pairs: Ints | None = None, *, rng: np.random.Generator, resamples: int = RESAMPLES
 ) -> RocIntervals:
     """95 % intervals of EER and AUROC, images resampled with replacement.
 
@@ -122,24 +118,17 @@ def bootstrap(
         weight = drawn[source]
         np.cumsum(drawn[by_clean], out=clean_sum[1:])
         np.cumsum(weight, out=attacked_sum[1:])
-        total = int(attacked_sum[-1])
-        if not total:
+        if not (total := int(attacked_sum[-1])):
             continue
-        wins = int(
-            weight @ clean_sum[below]
-        )  # an attacked score beats the clean ones below it, and half of its equals
+        # an attacked score beats the clean ones below it, and half of its equals
+        wins = int(weight @ clean_sum[below])
         wins2 = wins + (int(weight @ clean_sum[upto]) if tied else wins)
         aurocs[r] = wins2 / (2 * n * total)
         eers[r] = _eer(clean_sum, attacked_sum, clean_upto, attacked_upto)
     return RocIntervals(_percentiles(eers), _percentiles(aurocs))
 
 
-def _eer(
-    clean_sum: NDArray[np.int64],
-    attacked_sum: NDArray[np.int64],
-    clean_upto: NDArray[np.int64],
-    attacked_upto: NDArray[np.int64],
-) -> float:
+def _eer(clean_sum: Ints, attacked_sum: Ints, clean_upto: Ints, attacked_upto: Ints) -> float:
     """The EER of a resample: `*_sum[i]` counts the i lowest scores, `*_upto[j]` is the i of the j-th distinct one.
 
     Both error rates are monotone along the distinct scores, so that their crossing is found by bisection.

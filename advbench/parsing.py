@@ -26,13 +26,7 @@ DEFAULTS: dict[str, Any] = {
     "image_size": None,
     "network": None,
     "feature_dim": 100,
-    "losses": [
-        "softmax",
-        "center",
-        "lgm",
-        {"name": "softmax", "adversarial": True},
-        {"name": "lgm", "adversarial": True},
-    ],
+    "losses": ["softmax", "center", "lgm", *({"name": name, "adversarial": True} for name in ("softmax", "lgm"))],
     "seeds": [0],
     "attacks": [
         {"name": "fgsm", "eps": [0.1, 0.2, 0.3]},
@@ -77,8 +71,7 @@ def parse(table: Mapping[str, Any]) -> Spec:
     image_size = None if given["image_size"] is None else convert(given["image_size"], int, "image_size")
     source(dataset, image_size)
     recipe = recipe_of(dataset)
-    network = given["network"]
-    if network is not None:
+    if (network := given["network"]) is not None:
         catalog.load("network", text(network, "network"))
     feature_dim = convert(given["feature_dim"], int, "feature_dim")
     if feature_dim not in (2, 100):

@@ -64,10 +64,8 @@ class Performer:
             if cell.step == SCORED:
                 attacks = [choice.file_name for choice in spec.attacks]
                 scoring.verify(run, attacks, spec.detectors, self.progress)
-            elif cell.step == READY:
-                study.perform(run, model, None)
             else:
-                study.perform(run, model, spec.attacks[0])
+                study.perform(run, model, None if cell.step == READY else spec.attacks[0])
         return made
 
     def _study(self, spec: Spec, model: Model, cell: Cell) -> OfCell:

@@ -88,11 +88,10 @@ class Study:
     @contextmanager
     def run_of(self, model: Model | SuppliedModel, step: str | None = None) -> Iterator[Run]:
         """The model's run, held for this process; with `step`, for that step alone, others at work beside it."""
-        with locks.hold(self.place.runs_dir / model.run_name(self.fingerprint), step=step, wait=self.waits):
+        folder = self.place.runs_dir / model.run_name(self.fingerprint)
+        with locks.hold(folder, step=step, wait=self.waits):
             if step is None:
-                mending.forget_manifest(
-                    self.place.runs_dir / model.run_name(self.fingerprint), self.place.progress.say
-                )
+                mending.forget_manifest(folder, self.place.progress.say)
             run = self.opened(model)
             if step is None:
                 run.sweep()
@@ -181,8 +180,6 @@ class Study:
     def _victim(self, run: Run, model: Model | SuppliedModel) -> Victim:  # noqa: ARG002
         """The model, ready to be attacked."""
         return fitting.victim_of(run, self.splits, self.place)
-
-    # -- attack --------------------------------------------------------------------------------------------
 
     def _target(self, run: Run, model: Model | SuppliedModel) -> attacking.Target:
         """The run's model, kept until another is asked for."""

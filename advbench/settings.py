@@ -93,8 +93,7 @@ def fill(cls: type, given: Mapping[str, object], where: str) -> dict[str, Any]:
         if key not in known:
             raise UnknownName(f"setting of {where}", key, known)
         result[key] = convert(value, hints[key], f"{where}: {key}")
-    missing = [name for name in known if name not in result]
-    if missing:
+    if missing := [name for name in known if name not in result]:
         raise BadSetting(f"{where} needs a value for {', '.join(missing)}")
     return result
 

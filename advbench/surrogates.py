@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from advbench.errors import BadSetting
 from advbench.parsing import loss_choice
 from advbench.spec import Model, SuppliedModel
@@ -16,16 +18,7 @@ def surrogate_of(model: Model | SuppliedModel, source: str) -> Model:
     """A model of loss `source` to attack in the place of `model`; raises BadSetting where it is `model` itself."""
     if isinstance(model, SuppliedModel):
         raise BadSetting(NO_SURROGATE)
-    loss = loss_choice(source)
-    other = Model(
-        model.dataset,
-        model.network,
-        model.feature_dim,
-        loss,
-        model.standard_training,
-        seed=0,
-        image_size=model.image_size,
-    )
+    other = replace(model, loss=loss_choice(source), training=model.standard_training, seed=0, adversarial=None)
     if other == model:
         raise BadSetting(
             f"source = {source!r} is the very model under attack, which makes no transfer attack; take another loss, "

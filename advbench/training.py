@@ -91,11 +91,10 @@ class Trainer:
     def _groups(self) -> list[dict[str, Any]]:
         decay = self.settings.weight_decay
         groups = [{"params": list(self.network.parameters()), "weight_decay": decay, "lr_scale": 1.0}]
-        groups += [
+        return groups + [
             {"params": g.parameters, "weight_decay": decay * g.decay, "lr_scale": g.lr_scale}
             for g in self.head.parameter_groups()
         ]
-        return groups
 
     def learning_rate(self, step: int) -> float:
         """Of step 0, 1, ...: linear warm-up, then half a cosine down to 0 after the last epoch."""

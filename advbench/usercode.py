@@ -80,8 +80,7 @@ def located(what: str, error: BaseException, folder: Path | None) -> str:
 
 def in_words(error: BaseException) -> str:
     """An exception's type and the first line of its text, at most 200 characters."""
-    lines = str(error).strip().splitlines()
-    text = lines[0] if lines else ""
+    text = next(iter(str(error).strip().splitlines()), "")
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
 
 

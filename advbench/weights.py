@@ -36,10 +36,8 @@ Say = Callable[[str], object]
 def read(path: Path) -> Any:
     """What a weights file holds, its tensors on the CPU; raises BadData where it cannot be read as data."""
     if not os.path.isfile(path):  # False for too long a name too
-        what = (
-            f"{path} is a folder, not a weights file" if os.path.isdir(path) else f"there is no weights file {path}"
-        )
-        raise BadData(f"{what}; check the path")
+        folder = f"{path} is a folder, not a weights file"
+        raise BadData(f"{folder if os.path.isdir(path) else f'there is no weights file {path}'}; check the path")
     kind = "PyTorch weights"
     try:
         with path.open("rb") as file:
@@ -51,9 +49,7 @@ def read(path: Path) -> Any:
             file.seek(0)
             with torch.serialization.safe_globals(PLAIN):
                 return torch.load(file, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # a broken file raises a dozen types, one of them of pickle, which is not imported here
+    except Exception as error:  # a broken file raises a dozen types, one of pickle, which is not imported here
         raise BadData(refusal(path, error, kind)) from error
 
 
@@ -102,8 +98,7 @@ def chosen(given: Path, own: Tensors, say: Say) -> tuple[str, Tensors]:
     file = Path(str(given).rpartition(":")[0])
     path = file if os.path.isfile(file) and not os.path.exists(given) else given
     found = read(path)
-    sets = sets_of(found, path.name, path.name, DEPTH, set())
-    if not sets:
+    if not (sets := sets_of(found, path.name, path.name, DEPTH, set())):
         what = f"{path.name} holds a {type(found).__name__}, not a state dict of tensors"
         raise BadData(f"{what}; save the weights alone: {SAVE}")
     if path != given:

@@ -8,9 +8,7 @@ from torch import Tensor
 from advbench import goals
 from advbench.contracts import Guard
 from advbench.evasion import SwitchingEvasion
-from advbench.geometry import Norm
 from advbench.goals import Goal
-from advbench.objectives import Objective
 from advbench.types import Outputs
 
 
@@ -23,15 +21,6 @@ class Orthogonal(SwitchingEvasion):
     stall the attack (`goals.Orthogonal`). Steps of eps / 4 that fall to 0 by a half cosine.
     objective, targets, restarts as in `apgd`; steps cost two backward passes each
     """
-
-    eps: float = 0.3
-    clip: bool = True
-    norm: Norm = "linf"
-    steps: int = 100
-    objective: Objective = "margin"
-    targets: int = 3
-    restarts: int = 1
-    samples: int = 1
 
     def goals(self, labels: Tensor, targets: Tensor | None, guard: Guard, clean: Outputs) -> Sequence[Goal]:  # noqa: ARG002
         """One, which changes with what the image has reached."""

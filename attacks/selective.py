@@ -8,9 +8,7 @@ from torch import Tensor
 from advbench import goals
 from advbench.contracts import Guard
 from advbench.evasion import SwitchingEvasion
-from advbench.geometry import Norm
 from advbench.goals import Goal
-from advbench.objectives import Objective
 from advbench.types import Outputs
 
 
@@ -21,15 +19,6 @@ class Selective(SwitchingEvasion):
     arXiv:2106.15023, sec. 4.1. Steps of eps / 4 that fall to 0 by a half cosine.
     objective, targets, restarts as in `apgd`; steps cost one gradient each
     """
-
-    eps: float = 0.3
-    clip: bool = True
-    norm: Norm = "linf"
-    steps: int = 100
-    objective: Objective = "margin"
-    targets: int = 3
-    restarts: int = 1
-    samples: int = 1
 
     def goals(self, labels: Tensor, targets: Tensor | None, guard: Guard, clean: Outputs) -> Sequence[Goal]:  # noqa: ARG002
         """One, which changes with what the image has reached."""

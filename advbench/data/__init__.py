@@ -1,10 +1,10 @@
 """Data sets: one file each; the contract, the parts and the stratified split they share."""
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import reduce
+from hashlib import sha256
 from itertools import combinations
 from pathlib import Path
 from typing import ClassVar
@@ -163,10 +163,7 @@ def missing_classes(test: ImageSet) -> list[Finding]:
 def duplicates(splits: Splits, progress: Progress = QUIET) -> tuple[Finding, ...]:
     """A warning for each two of the parts train, calibration and test that share images, equal in every pixel."""
     parts = {name: _decoded(getattr(splits, name), progress) for name in ("train", "calibration", "test")}
-    digests = {
-        name: [hashlib.sha256(image).digest() for batch in part for image in batch.numpy()]
-        for name, part in parts.items()
-    }
+    digests = {n: [sha256(image).digest() for batch in part for image in batch.numpy()] for n, part in parts.items()}
     found = []
     for other, part in combinations(digests, 2):
         seen = set(digests[other])
@@ -206,7 +203,7 @@ def fingerprint(splits: Splits, progress: Progress = QUIET) -> str:
 
     Images that stay on disk give the same one.
     """
-    digest = hashlib.sha256()
+    digest = sha256()
     for part in (splits.train, splits.validation, splits.calibration, splits.test):
         digest.update(str(tuple(part.pixels.shape)).encode())
         for batch in _decoded(part, progress):

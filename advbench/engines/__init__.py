@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from advbench.cells import Cell
-from advbench.engines.queue import TRIES, Queue, Tally
+from advbench.engines.queue import TRIES, Done, Queue, Tally
 from advbench.progress import Progress
 
 
@@ -23,7 +23,7 @@ def go_through(
     progress: Progress,
     *,
     tries: int = TRIES,
-    on_done: Callable[[Cell], object] = lambda cell: None,
+    on_done: Done = lambda cell: None,
 ) -> Tally:
     """Perform the cells that are not done; raises FailedCells at the end where one could not be, all others done.
 

@@ -64,8 +64,7 @@ class Ray:
 
         Raises BadSetting where no cluster answers, or none of its nodes is large enough for a worker.
         """
-        jobs = min(self.jobs, len(queue))
-        if not jobs:
+        if not (jobs := min(self.jobs, len(queue))):
             return
         gpus = math.floor(self.gpus * FINEST) / FINEST  # a third is asked for as 0.3333, so that three fit
         address = ray_cluster.address_of(self.address)

@@ -146,8 +146,7 @@ class _Work:
         Raises BadSetting where it takes none at all.
         """
         while time.monotonic() >= self._next and len(self.alive) < self.engine.jobs:
-            cells = self.queue.take_some(self.engine.cells)
-            if not cells:
+            if not (cells := self.queue.take_some(self.engine.cells)):
                 return
             refused = self._refused(cells)
             if refused is None:

@@ -6,12 +6,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import compress
 
 from advbench.cells import Cell, Key, done_among
 from advbench.errors import FailedCells
 from advbench.progress import Advance, Progress
 
 TRIES = 3
+Done = Callable[[Cell], object]
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,7 @@ class Queue:
     """
 
     def __init__(
-        self,
-        cells: Sequence[Cell],
-        progress: Progress,
-        *,
-        tries: int,
-        on_done: Callable[[Cell], object] = lambda cell: None,
+        self, cells: Sequence[Cell], progress: Progress, *, tries: int, on_done: Done = lambda cell: None
     ) -> None:
         self._progress = progress
         self._tries = tries
@@ -60,9 +57,8 @@ class Queue:
         for cell in left:
             self._add(cell)
         self.tally = Tally(before=sum(done))
-        for cell, is_done in zip(cells, done, strict=True):
-            if is_done:
-                on_done(cell)
+        for cell in compress(cells, done):
+            on_done(cell)
 
     @property
     def empty(self) -> bool:
@@ -97,8 +93,7 @@ class Queue:
 
         A model comes with attacks on it, attacks with their scoring, if nothing else that these need is missing.
         """
-        first = self.take()
-        if first is None:
+        if (first := self.take()) is None:
             return []
         taken = {first.key: first}
         while len(taken) < most:
@@ -106,8 +101,7 @@ class Queue:
             ready = (
                 k for k in after if k[0] == first.run and self._missing & {*self._waiting[k].needs} <= taken.keys()
             )
-            key = next(ready, None)
-            if key is not None:
+            if (key := next(ready, None)) is not None:
                 cell = self._waiting.pop(key)
                 self._begin(cell)
             elif first.run in self._open:

@@ -26,6 +26,7 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the later default, of which an earlier Ray warns until it is chosen
 }
 JOB = {"_client_job": True}  # for Ray's other jobs, workers import from this process's current folder
+SILENT: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 SMALL_STORE = 80 * 2**20  # bytes of shared memory, about the least Ray takes; messages are smaller than it stores
 
 
@@ -106,16 +107,10 @@ def _start(cpus: int, *, gpus: bool) -> None:
     constants = importlib.import_module("ray._private.ray_constants")
     # It listens on the loopback alone, as it does anyway on macOS and Windows.
     with without_current_folder(), patch.object(constants, "ENABLE_RAY_CLUSTER", False):
-        ray.init(
-            address="local",  # else one that the environment or a file names
-            num_cpus=cpus,
-            num_gpus=None if gpus else 0,
-            object_store_memory=SMALL_STORE,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            job_config=ray.job_config.JobConfig(**JOB),
-        )
+        room = {"num_cpus": cpus, "num_gpus": None if gpus else 0, "object_store_memory": SMALL_STORE}
+        job = ray.job_config.JobConfig(**JOB)
+        # without "local" it would take an address that the environment or a file names
+        ray.init(address="local", include_dashboard=False, job_config=job, **room, **SILENT)
 
 
 def _connect(address: str) -> None:
@@ -125,7 +120,7 @@ def _connect(address: str) -> None:
     try:
         # Behind ray:// a job is of that kind anyway.
         job = None if address.startswith("ray://") else ray.job_config.JobConfig(**JOB)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, job_config=job)
+        ray.init(address=address, job_config=job, **SILENT)
     except Exception as error:
         why = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         # of a missing token Ray says no more than that, after 20 s

@@ -36,16 +36,9 @@ def _cluster(value: str, name: str) -> str:
     return value
 
 
-TEXTS = (
-    *("account", "comment", "constraint", "exclude", "gres", "nodelist"),
-    *("partition", "qos", "reservation", "wckey"),
-)
-KEYS: dict[str, Callable[[str, str], Any]] = {
-    "cluster": _cluster,
-    "timeout_min": _minutes,
-    "mem_gb": _gigabytes,
-    **dict.fromkeys(TEXTS, _text),
-}
+TEXT = ("account", "comment", "constraint", "exclude", "gres", "nodelist", "partition", "qos", "reservation", "wckey")
+KEYS: dict[str, Callable[[str, str], Any]] = {"cluster": _cluster, "timeout_min": _minutes, "mem_gb": _gigabytes}
+KEYS |= dict.fromkeys(TEXT, _text)
 DEFAULTS: dict[str, Any] = {"timeout_min": 240, "mem_gb": 8.0}
 
 

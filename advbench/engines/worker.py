@@ -76,7 +76,6 @@ def _tell(pipe: Connection, message: dict[str, Any]) -> None:
 
 def _end_with_sender() -> None:
     """A sender that was killed closes no door: without this its workers would finish their cells for nobody."""
-    sender = parent_process()
-    if sender is not None:
+    if (sender := parent_process()) is not None:
         sender.join()
         os._exit(1)

@@ -44,8 +44,7 @@ def label(name: str) -> str:
 
 def recipe_of(name: str) -> Recipe:
     """What a data set, by its name or its label, is trained with unless told otherwise; raises UnknownName."""
-    prefix, _ = parted(name)
-    if prefix is not None:
+    if parted(name)[0] is not None:
         return COLOUR
     recipe: Recipe = catalog.load("data set", name).recipe
     return recipe

@@ -122,8 +122,7 @@ def _npz(path: Path) -> Arrays:
             raise BadData(f"{path} is no npz file; {cure}")
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-        others = [member.filename for member in members if not member.filename.endswith(".npy")]
-        if others:
+        if others := [member.filename for member in members if not member.filename.endswith(".npy")]:
             raise BadData(f"{path} is a zip but no npz: it holds {listed(map(printable, others))}; {cure}")
         if sum(member.file_size for member in members) > MOST_BYTES:
             raise BadData(f"{path} unpacks to more than {MOST_BYTES >> 30} GiB; lay large sets out as folder:PATH")

@@ -85,11 +85,9 @@ class Scan:
     def read(self, rows: Tensor) -> Tensor:
         """Rows int64 [m] as float32 [m c h w]; raises BadData for a file that is not what it was at the scan."""
         if self.kept is not None:
-            decoded = [self.kept[row] for row in rows.tolist()]
-        else:
-            decoded = []
-            chosen = [self.paths[row] for row in rows.tolist()]
-            decode_all(chosen, self.image_size, lambda place, made: decoded.append(self._same(chosen[place], made)))
+            return batch_of([self.kept[row] for row in rows.tolist()], self.shape)
+        decoded, chosen = list[Pixels](), [self.paths[row] for row in rows.tolist()]
+        decode_all(chosen, self.image_size, lambda place, made: decoded.append(self._same(chosen[place], made)))
         return batch_of(decoded, self.shape)
 
     def _same(self, path: Path, made: Pixels | Unusable) -> Pixels:

@@ -39,10 +39,9 @@ def listing(root: Path) -> Listing:
     for a folder that is missing, cannot be read or holds fewer than two classes.
     """
     if not os.path.isdir(root):  # False for too long a name too
-        wrong = (
-            "is a file, not a folder; for arrays write npz:PATH or safetensors:PATH" if os.path.exists(root) else None
-        )
-        raise BadData(f"{root} {wrong or 'does not exist; write --dataset folder:PATH with an existing folder'}")
+        file = "is a file, not a folder; for arrays write npz:PATH or safetensors:PATH"
+        none = "does not exist; write --dataset folder:PATH with an existing folder"
+        raise BadData(f"{root} {file if os.path.exists(root) else none}")
     excluded: Counter[str] = Counter()
     faults: list[str] = []
     folders = {part: dict(_classes(at, root, excluded)) for part, at in _parts(root, excluded, faults).items()}
@@ -51,17 +50,12 @@ def listing(root: Path) -> Listing:
         found = (f"one class, {shown(printable(names[0]))}" if names else "no class") + left_out(excluded)
         need = "a classifier needs at least two folders of images, as train/<class>/<image>"
         raise BadData(*faults, f"{root} holds {found}; {need}")
+    parts: dict[str, list[tuple[Path, int]]] = {}
     for part, classes in folders.items():
         cure = f"is under {part} and not under train; the classes are the folders under train, so rename or remove it"
         faults += [f"{root}: class {shown(printable(name))} {cure}" for name in sorted(classes.keys() - names)]
-    parts = {
-        part: [
-            (path, names.index(name))
-            for name in sorted(classes.keys() & names)
-            for path in _images(classes[name], root, excluded)
-        ]
-        for part, classes in folders.items()
-    }
+        there = [(number, classes[name]) for number, name in enumerate(names) if name in classes]
+        parts[part] = [(path, number) for number, folder in there for path in _images(folder, root, excluded)]
     return Listing(parts, tuple(map(printable, names)), excluded, tuple(faults))
 
 
