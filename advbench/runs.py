@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ class Run:
                 self._save()
         listed = {}
         for name, data in files.items():
-            write_whole(inside(self.folder, name), data)
+            _put(inside(self.folder, name), data)
             listed[name] = {"sha256": sha256(data), "bytes": len(data)}
         with self._changing():
             self.steps[step] = {"seconds": seconds, "info": dict(info or {}), "files": listed}
@@ -166,7 +167,14 @@ class Run:
             yield
 
     def _save(self) -> None:
-        write_whole(self.folder / MANIFEST, to_json(sealed(self.manifest)))
+        _put(self.folder / MANIFEST, to_json(sealed(self.manifest)))
+
+
+def _put(path: Path, data: bytes) -> None:
+    """Write a file that nobody else writes now, after what an interrupted write of it left."""
+    for left in path.parent.glob(f".{escape(path.name)}.*.part"):
+        left.unlink(missing_ok=True)
+    write_whole(path, data)
 
 
 def strays(run: Run) -> list[Path]:
