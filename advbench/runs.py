@@ -195,10 +195,10 @@ def open_or_new(runs_dir: Path, name: str, model: Mapping[str, Any], environment
 
 
 def load(folder: Path) -> Run:
-    """An existing run; raises Damaged where its manifest is missing, is none or was altered.
+    """An existing run; raises Damaged where its manifest is missing, is none, or is not what it was sealed as.
 
-    Raises BadRun where it is of another schema or another folder's, where the system does not let it be read, and
-    where a file or folder in it is a link.
+    Raises BadRun where it is of another schema or another folder's or does not hold what a manifest holds, where the
+    system does not let it be read, and where a file or folder in it is a link.
     """
     path, manifest = folder / MANIFEST, _read(folder)
     links = [entry for entry in folder.iterdir() if entry.is_symlink()]
@@ -213,7 +213,7 @@ def load(folder: Path) -> Run:
     if re.fullmatch("[0-9a-f]{8}", ending) and ending != digest(manifest["model"]):
         found = f"its model has the digest {digest(manifest['model'])}, its name ends in {ending}"
     if found is not None:
-        raise Damaged(f"{path} was altered: {found}; {_cure(folder)}")
+        raise BadRun(f"{path} was altered: {found}; restore the file, or delete {folder} and run again")
     return Run(folder, {key: value for key, value in manifest.items() if key != DIGEST})
 
 
