@@ -29,6 +29,7 @@ import torch
 from safetensors.torch import save_file
 
 from advbench import catalog, cli
+from advbench.limits import LEAST_MEMORY
 from tests.harm import fields, harm
 from tests.test_evaluate import MODEL, weights_of
 
@@ -109,7 +110,7 @@ def bounded() -> Iterator[None]:
     limits, pages = resource.getrlimit(resource.RLIMIT_AS), Path("/proc/self/statm")
     if pages.exists():
         now = int(pages.read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (now + ROOM, limits[1]))
+        resource.setrlimit(resource.RLIMIT_AS, (max(now + ROOM, LEAST_MEMORY), limits[1]))
     handler, (left, _) = signal.signal(signal.SIGALRM, look), signal.setitimer(signal.ITIMER_REAL, SECONDS, SECONDS)
     try:
         yield
