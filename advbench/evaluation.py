@@ -284,8 +284,9 @@ class Evaluation(Study):
         batch = slice(min(len(stored), self.place.batch_size))  # as it was stored: some models look at the batch
         victim, images = self._victim(run, model), self.splits.test.take(batch).images
         now, again = victim.outputs(images), victim.outputs(images)
-        slopes = torch.tensor([run.steps.get("door", {"info": {}})["info"].get("slopes", self._slopes), self._slopes])
-        near = bool((slopes[0] - slopes[1]).abs().max() <= 1e-2 * slopes.abs().max())
+        own = torch.tensor(self._slopes)
+        was = torch.tensor(run.info("door").get("slopes", self._slopes))
+        near = len(was) == len(own) and bool((was - own).abs().max() <= 1e-2 * torch.cat([was, own]).abs().max())
         return (near and same(stored.take(batch), now)) or not same(now, again)  # noise of its own: nobody can tell
 
     @property

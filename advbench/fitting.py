@@ -77,7 +77,11 @@ def train(run: Run, model: Model, splits: Splits, place: Place) -> None:
     how: dict[str, Any] = {"seed": model.seed, "device": place.device, "adversarial": model.adversarial}
     trainer = Trainer(*untrained(model, splits), parts["train"], parts["validation"], model.training, **how)
     if mending.is_whole(run, "checkpoint", say):
-        trainer.restore(read_checkpoint(run))
+        try:
+            trainer.restore(read_checkpoint(run))
+        except (RuntimeError, KeyError, ValueError) as error:
+            (name,) = run.steps["checkpoint"]["files"]
+            raise artifacts.unsound(run.folder / name, f"it is of another model ({type(error).__name__})") from error
         say(f"{run.name}: going on after epoch {len(trainer.epochs)} of {model.training.epochs}")
     else:
         say(f"{run.name}: training {model.training.epochs} epochs on {len(parts['train'])} images")

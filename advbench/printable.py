@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 JOINERS = "\u200c\u200d"  # spelling of Persian and of many emoji
-LONGEST = 4000  # characters of a message
+LONGEST = 1800  # characters of a message
 
 
 def printable(text: str) -> str:
@@ -16,6 +16,6 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The same, of a very long text the first 3,000 and the last 1,000 characters: a message ends in the way out."""
+    """The same, of a very long text the first 1,350 and the last 450 characters: a message ends in the way out."""
     long = len(text) > LONGEST
     return printable(f"{text[: LONGEST * 3 // 4]} ... {text[-LONGEST // 4 :]}" if long else text)

@@ -56,8 +56,8 @@ class Run:
         return steps
 
     def info(self, step: str) -> dict[str, Any]:
-        """What a done step noted about itself."""
-        info: dict[str, Any] = self.steps[step]["info"]
+        """What a done step noted about itself; nothing where it is not done."""
+        info: dict[str, Any] = self.steps.get(step, {"info": {}})["info"]
         return info
 
     def has(self, step: str) -> bool:
