@@ -101,7 +101,10 @@ def merge(study: Study, run: Run, model: Model, choice: AttackChoice) -> Row:
         began = time.perf_counter()
         notes = notes_of(folder)
         _check_alike(folder, notes, _weights(run))
-        made = _joined([read_shard(folder, note) for note in notes], notes)
+        parts = [read_shard(folder, note) for note in notes]
+        if len({tuple(t if t is None else t.shape[1:] for t in _tensors(part)) for part in parts}) > 1:
+            raise BadRun(f"the shards in {folder} are of images or models of different sizes; delete them")
+        made = _joined(parts, notes)
         n = len(study.splits.test.take(slice(choice.n)))
         _check_complete(folder, notes, made.index, n)
         began -= sum(note["seconds"] for note in notes)
@@ -233,6 +236,11 @@ def _check_complete(folder: Path, notes: Sequence[Note], index: Tensor, n: int) 
             f"{len(gap)} of {n} images, the first of them image {gap[0]}, are in none of the shards {names} in "
             f"{folder}; make those that are missing with: advbench attack --shard"
         )
+
+
+def _tensors(part: Adversarials) -> list[Tensor | None]:
+    own = (getattr(part, name) for name in ("images", *artifacts.OPTIONAL))
+    return [part.outputs.features, part.outputs.logits, *own]
 
 
 def _joined(parts: Sequence[Adversarials], notes: Sequence[Note]) -> Adversarials:
