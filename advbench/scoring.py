@@ -271,7 +271,7 @@ def model_row(run: Run) -> Row:
     model = run.model
     own: Row = dict.fromkeys(("loss", "alpha", "lam", "covariance", "seed", "training"))
     if SUPPLIED in model:  # None: older than the key
-        own["test_part"] = run.steps.get("door", {"info": {}})["info"].get("test_part")
+        own["test_part"] = run.info("door").get("test_part")
     else:
         own |= {key: model["loss"].get(key) for key in ("alpha", "lam", "covariance")}
         own |= {"loss": model["loss"]["name"], "seed": model["seed"], "training": model["regime"]}
