@@ -127,18 +127,22 @@ def read_part(run: Run, name: str) -> Part:
     return Part(outputs, tensors["labels"], tensors.get("examples"))
 
 
+def tensors_of(made: Adversarials) -> dict[str, Tensor]:
+    """Those of an attack, by their names in attacks/<name>.safetensors."""
+    own = {name: getattr(made, name) for name in ("images", "index", "labels", "saturated", *OPTIONAL)}
+    present = {name: tensor for name, tensor in own.items() if tensor is not None}
+    return present | {"features": made.outputs.features, "logits": made.outputs.logits}
+
+
+def attack_of(tensors: dict[str, Tensor], **said: Any) -> Adversarials:
+    """The attack of these tensors; `said` is what they do not hold."""
+    own: dict[str, Any] = dict.fromkeys(OPTIONAL) | tensors
+    return Adversarials(outputs=Outputs(own.pop("features"), own.pop("logits")), **own, **said)
+
+
 def pack_adversarials(made: Adversarials) -> bytes:
     """Bytes of attacks/<name>.safetensors."""
-    tensors = {
-        "images": made.images,
-        "index": made.index,
-        "labels": made.labels,
-        "features": made.outputs.features,
-        "logits": made.outputs.logits,
-        "saturated": made.saturated,
-    }
-    optional = {k: getattr(made, k) for k in OPTIONAL}
-    return pack(tensors | {k: v for k, v in optional.items() if v is not None})
+    return pack(tensors_of(made))
 
 
 def read_adversarials(run: Run, name: str) -> Adversarials:
@@ -156,21 +160,15 @@ def adversarials_of(data: bytes, path: Path, first: int = 0) -> Adversarials:
     Raises BadRun, naming `path`, where the tensors do not fit together.
     """
     tensors = _tensors(data, path)
-    outputs, n = _outputs(path, tensors, first), len(tensors["labels"])
+    _outputs(path, tensors, first)
+    n = len(tensors["labels"])
     kinds = {"zero_gradients": YES, "misclassified": YES}
     own = {k: (kinds.get(k, WHOLE), 1, n) for k in OPTIONAL if k in tensors}
     _check(path, tensors, {"images": (FLOAT, 4, n), "saturated": (YES, 1, n)} | own)
     if "member" in tensors and n and int(tensors["member"].min()) < 0:
         raise unsound(path, "a member is none")
-    optional: dict[str, Any] = {k: tensors.get(k) for k in OPTIONAL}
-    return Adversarials(
-        images=tensors["images"],
-        index=tensors["index"],
-        labels=tensors["labels"],
-        outputs=outputs,
-        saturated=tensors["saturated"],
-        **optional,
-    )
+    known = ("images", "index", "labels", "saturated", "features", "logits", *OPTIONAL)
+    return attack_of({name: tensors[name] for name in known if name in tensors})
 
 
 def pack_table(table: pd.DataFrame) -> bytes:

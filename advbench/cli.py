@@ -192,10 +192,11 @@ def doctor(options: Options) -> None:
     locks.in_use = not options["no_locks"]
     rows = examine(Path(options["runs_dir"]), mend=options["mend"])
     emit("doctor", rows, options)
-    if broken := [row["run"] for row in rows if row["broken"] and not row["mended"]]:
+    if broken := [r["run"] for r in rows if r["state"] == "unread" or (r["broken"] and not r["mended"])]:
         raise FailedCheck(
-            f"{len(broken)} of {len(rows)} runs hold broken files, the first: {broken[0]}; restore them, or let "
-            "advbench doctor --mend forget them, so that the next call makes them again"
+            f"{len(broken)} of {len(rows)} runs hold files that are broken or cannot be read, the first: "
+            f"{broken[0]}; restore them, or let advbench doctor --mend forget the broken ones, so that the next call "
+            "makes them again"
         )
 
 

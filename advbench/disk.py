@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from advbench import stored
-from advbench.errors import BadRun, BadSetting, Damaged
+from advbench.errors import BadRun, BadSetting, Damaged, Unreadable
 from advbench.seals import DIGEST, is_intact, sha256
 
 # flags of opening what may be a link, or a pipe that nobody writes to; not all are there on every system
@@ -67,37 +67,39 @@ def is_link(path: Path, error: OSError) -> BadRun | None:
     return linked(path) if error.errno in (errno.ELOOP, errno.EMLINK) and path.is_symlink() else None
 
 
-def read_regular(path: Path, most: int) -> bytes:
+def read_regular(path: Path, most: int, cure: str = "delete it") -> bytes:
     """The bytes of a file that may come from anybody: of a regular one, no larger than `most` bytes.
 
-    Raises OSError where the system does not let it be read, BadRun for a link and what else is no file, Damaged for a
-    larger one. Nothing beyond `most` is read, and nothing that never ends is waited for.
+    Raises FileNotFoundError, BadRun for a link and what else is no file, Damaged, which ends in `cure`, for a larger
+    one, Unreadable where the system does not let it be read. Nothing beyond `most` is read, and nothing that never
+    ends is waited for.
     """
     try:
         handle = os.open(path, os.O_RDONLY | UNFOLLOWED)
-    except OSError as error:
-        raise is_link(path, error) or error from None
-    with open(handle, "rb") as file:
         there = os.fstat(handle)
         if not stat.S_ISREG(there.st_mode):
+            os.close(handle)
             raise BadRun(f"{path} is no file; delete it")
-        if there.st_size > most:
-            raise Damaged(f"{path} was altered: it has {there.st_size:,} bytes, not {most:,}; delete it")
-        return file.read(most)
+        with open(handle, "rb") as file:
+            if there.st_size > most:
+                raise Damaged(f"{path} was altered: it has {there.st_size:,} bytes, not {most:,}; {cure}")
+            return file.read(most)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise is_link(path, error) or Unreadable(f"{path} cannot be read ({why}); mend that and try again") from error
 
 
 def read_whole(path: Path, expected: str, size: int, cure: str | None = None) -> bytes:
     """A file's bytes; raises Damaged, which ends in `cure`, where it is missing, or has another size or sha256.
 
-    Raises BadRun where the system does not let it be read, and for a link.
+    Raises what else `read_regular` does.
     """
     try:
-        data = read_regular(path, size)
-    except OSError as error:
-        kind = Damaged if isinstance(error, FileNotFoundError) else BadRun
-        raise kind(f"{path}: {error.strerror}; {cure or 'make it again'}") from error
-    except Damaged as error:
-        raise Damaged(f"{str(error).removesuffix('; delete it')}; {cure or 'delete it'}") from error
+        data = read_regular(path, size, cure or "delete it")
+    except FileNotFoundError as error:
+        raise Damaged(f"{path} is missing; {cure or 'make it again'}") from error
     if (found := sha256(data)) != expected:
         said = f"{path} was altered: sha256 {found[:12]}... found, {expected[:12]}... expected"
         raise Damaged(f"{said}; {cure or 'delete it'}")
@@ -115,17 +117,15 @@ def text_of(path: Path) -> str:
 def read_note(path: Path, shape: Any, cure: str = "delete it", *, is_sealed: bool = False) -> Any:
     """A JSON file of a shape (see `stored`) beside the runs or in one; None where it does not exist.
 
-    Raises Damaged, which ends in `cure`, where it is no JSON of that shape, or not what it was sealed as; BadRun for
-    a link, and where the system does not let it be read.
+    Raises Damaged, which ends in `cure`, where it is no JSON of that shape, or not what it was sealed as, and what
+    else `read_regular` does.
     """
     try:
-        value = stored.parsed(read_regular(path, MOST_JSON))
+        value = stored.parsed(read_regular(path, MOST_JSON, cure))
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise Damaged(f"{path} cannot be read ({error}); {cure}") from error
-    except OSError as error:
-        raise BadRun(f"{path} cannot be read ({error.strerror}); delete it") from error
     found = stored.fault(value, shape, path.stem)
     if found is not None:
         raise Damaged(f"{path} was altered: {found}; {cure}")

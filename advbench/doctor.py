@@ -9,7 +9,7 @@ from typing import Any
 
 from advbench import locks, mending, runs, selection, shards, stored
 from advbench.disk import inside
-from advbench.errors import AdvbenchError, BadRun, BadSetting, Renamed
+from advbench.errors import AdvbenchError, BadRun, BadSetting, Renamed, Unreadable
 from advbench.locks import LOCK
 from advbench.runs import MANIFEST, Run
 
@@ -22,8 +22,9 @@ def examine(runs_dir: Path, *, mend: bool = False) -> list[Row]:
 
     run      the folder, from `runs_dir`
     state    whole, unfinished (the next call goes on), empty (nothing was done), broken (what reads it refuses, what
-             made it makes it again), skipped (under another name, which `needs` says), or in use (another process
-             is at work: not examined)
+             made it makes it again), skipped (under another name, which `needs` says), unread (the system does not
+             let a file be read, which `needs` says: nothing is mended), or in use (another process is at work: not
+             examined)
     steps    those that the manifest lists and whose files are whole
     broken   file and why: missing, truncated, altered, or what a manifest lacks
     redone   what the next call of what made it would make again
@@ -61,7 +62,7 @@ def _examined(folder: Path, name: str, *, mend: bool) -> Row:
         try:
             with locks.hold(folder):
                 row |= _findings(folder)
-                row["mended"] = _mend(folder, row)
+                row["mended"] = row["state"] != "unread" and _mend(folder, row)
         except BadRun as error:  # taken meanwhile, or with a link in the place of a file
             row["broken"] = row["broken"] or [{"file": LOCK, "why": str(error)}]
     return row
@@ -75,20 +76,35 @@ def _findings(folder: Path) -> Row:
         run = runs.load(folder)
     except Renamed as error:
         return {"state": "skipped", "needs": [str(error)]}
+    except Unreadable as error:
+        return {"state": "unread", "needs": [str(error)]}
     except BadRun as error:
         return {"state": "broken", "broken": [{"file": MANIFEST, "why": str(error)}], "redone": [EVERYTHING]}
-    bad = mending.faults(run, run.steps)
+    bad, unread = _faults(run)
     broken = [{"file": file, "why": why} for files in bad.values() for file, why in files.items()]
-    shards_broken = _broken_shards(run)
+    shards_broken, shards_unread = _broken_shards(run)
+    unread += shards_unread
     state = "broken" if broken or shards_broken else "whole" if _finished(run) else "unfinished"
     return {
-        "state": state,
+        "state": "unread" if unread else state,
         "steps": [step for step in run.steps if step not in bad],
         "broken": broken + shards_broken,
         "redone": mending.came_of(run, bad) + [f"shard {fault['file']}" for fault in shards_broken],
-        "needs": _needs(run),
+        "needs": unread or _needs(run),
         "left": _left(run),
     }
+
+
+def _faults(run: Run) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Those of `mending.faults`, and a sentence for each step whose files the system does not let be read."""
+    bad: dict[str, dict[str, str]] = {}
+    unread = []
+    for step in run.steps:
+        try:
+            bad |= mending.faults(run, [step])
+        except Unreadable as error:
+            unread.append(str(error))
+    return bad, unread
 
 
 def _needs(run: Run) -> list[str]:
@@ -103,16 +119,18 @@ def _finished(run: Run) -> bool:
     return "outputs" in run.steps and "checkpoint" not in run.steps and not shards_left
 
 
-def _broken_shards(run: Run) -> list[dict[str, str]]:
-    found = []
+def _broken_shards(run: Run) -> tuple[list[dict[str, str]], list[str]]:
+    found, unread = [], []
     for path in sorted((run.folder / shards.FOLDER).glob("*")):
         try:
             folder = shards.folder_of(run, path.name)
             for note in shards.notes_of(folder):
                 shards.read_shard(folder, note)
+        except Unreadable as error:
+            unread.append(str(error))
         except AdvbenchError as error:
             found.append({"file": str(path.relative_to(run.folder)), "why": str(error)})
-    return found
+    return found, unread
 
 
 def _left(run: Run) -> list[str]:

@@ -9,6 +9,7 @@ AdvbenchError            one sentence: the value, the rule, the way out
 |-- BadData              a data file that is missing, truncated or of another shape (exit 2)
 |-- BadRun               a file under the runs folder that is missing, altered or unreadable (exit 2)
 |   |-- Renamed          a run in a folder of another name (exit 2)
+|   |-- Unreadable       a file that the system does not let be read, whatever it holds (exit 2)
 |   |-- Misfit           weights that do not fit the model as its plug-ins build it (exit 2)
 |   `-- Damaged          one that is missing, truncated or altered, which what made it makes again (exit 2)
 |-- FailedCheck          a result that breaks its own contract, e.g. a perturbation beyond eps (exit 1)
@@ -78,6 +79,10 @@ class BadRun(AdvbenchError):
 
 class Damaged(BadRun):
     """A file of a run that is missing, truncated or altered: the command that made it can make it again."""
+
+
+class Unreadable(BadRun):
+    """A file that the system does not let be read: no permission, too many open files, a failing disk."""
 
 
 class Renamed(BadRun):

@@ -79,7 +79,7 @@ def train(run: Run, model: Model, splits: Splits, place: Place) -> None:
     if mending.is_whole(run, "checkpoint", say):
         try:
             trainer.restore(read_checkpoint(run))
-        except (RuntimeError, KeyError, ValueError) as error:
+        except (RuntimeError, KeyError, TypeError, ValueError) as error:
             (name,) = run.steps["checkpoint"]["files"]
             raise artifacts.unsound(run.folder / name, f"it is of another model ({type(error).__name__})") from error
         say(f"{run.name}: going on after epoch {len(trainer.epochs)} of {model.training.epochs}")

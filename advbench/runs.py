@@ -17,7 +17,7 @@ from typing import Any
 
 from advbench import stored
 from advbench.disk import MOST_JSON, cannot_write, inside, linked, read_regular, read_whole, write_whole
-from advbench.errors import BadRun, BadSetting, Damaged, Renamed
+from advbench.errors import BadRun, BadSetting, Damaged, Renamed, Unreadable
 from advbench.locks import LOCK, WRITING, locked
 from advbench.seals import DIGEST, digest, is_intact, sealed, sha256, to_json
 
@@ -93,7 +93,10 @@ class Run:
         return "attack" if step.startswith("attack ") else "train"
 
     def fault(self, name: str) -> str | None:
-        """What is wrong with a listed file: missing, truncated or altered; None where nothing is."""
+        """What is wrong with a listed file: missing, truncated or altered; None where nothing is.
+
+        Raises Unreadable where that cannot be told.
+        """
         expected = next(s["files"][name] for s in self.steps.values() if name in s["files"])
         try:
             data = read_regular(inside(self.folder, name), expected["bytes"])
@@ -101,10 +104,10 @@ class Run:
             return "missing"
         except Damaged:
             return "altered"
+        except Unreadable:
+            raise
         except BadRun as error:
             return str(error)
-        except OSError as error:
-            return f"cannot be read: {error.strerror}"
         if sha256(data) == expected["sha256"]:
             return None
         size = expected["bytes"]
@@ -173,7 +176,8 @@ class Run:
 def _put(path: Path, data: bytes) -> None:
     """Write a file that nobody else writes now, after what an interrupted write of it left."""
     for left in path.parent.glob(f".{escape(path.name)}.*.part"):
-        left.unlink(missing_ok=True)
+        if left.is_file():
+            left.unlink(missing_ok=True)
     write_whole(path, data)
 
 
@@ -182,7 +186,8 @@ def strays(run: Run) -> list[Path]:
     listed = {name for step in run.steps.values() for name in step["files"]}
     folders = (run.folder, run.folder / "outputs", run.folder / "attacks")
     left = [path for folder in folders for path in folder.glob(".*.part")] + list(run.folder.glob(f"{LOCK}-*"))
-    return sorted(left + [p for p in run.folder.glob("checkpoint-*.safetensors") if p.name not in listed])
+    left += [path for path in run.folder.glob("checkpoint-*.safetensors") if path.name not in listed]
+    return sorted(path for path in left if path.is_file())
 
 
 def open_or_new(runs_dir: Path, name: str, model: Mapping[str, Any], environment: Mapping[str, Any]) -> Run:
@@ -221,12 +226,10 @@ def _read(folder: Path) -> dict[str, Any]:
     """What a manifest says, of this schema and as it was sealed."""
     path = folder / MANIFEST
     try:
-        manifest = stored.parsed(read_regular(path, MOST_JSON))
+        manifest = stored.parsed(read_regular(path, MOST_JSON, _cure(folder)))
         known = manifest["schema"]
-    except (OSError, ValueError, KeyError, TypeError, Damaged) as error:
-        denied = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
-        kind = BadRun if denied else Damaged
-        raise kind(f"{path} cannot be read ({type(error).__name__}: {error}); {_cure(folder)}") from error
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"{path} cannot be read ({type(error).__name__}: {error}); {_cure(folder)}") from error
     # of this schema, or it was before its schema was altered
     if known != SCHEMA and not (manifest.get(DIGEST) and is_intact({**manifest, "schema": SCHEMA})):
         raise BadRun(
@@ -249,7 +252,7 @@ def holds_run(folder: Path) -> bool:
         manifest = stored.parsed(read_regular(folder / MANIFEST, MOST_JSON))
         if isinstance(manifest, dict) and (manifest.get("schema"), len(KEYS & manifest.keys()) > 3) == (SCHEMA, True):
             return True
-    except (OSError, ValueError, BadRun):
+    except (FileNotFoundError, ValueError, BadRun):
         pass
     names = set(os.listdir(folder)) - {MANIFEST}
     own = all(OWN.fullmatch(name) or stored.FILE.holds(name) for name in names)

@@ -36,16 +36,15 @@ def verify(run: Run, attacks: Sequence[str], detectors: Sequence[str], progress:
     """
     for step in ("train", "outputs"):
         run.has(step)
-    for attack in attacks:
-        checked_attack(run, attack)
+    groups = {attack: _groups(checked_attack(run, attack), artifacts.read_part(run, "test")) for attack in attacks}
     known = _stored(run) if mending.is_whole(run, "verify", progress.say) else {}
     hashes = {a: run.steps[f"attack {a}"]["files"][f"attacks/{a}.safetensors"]["sha256"] for a in attacks}
     wanted = [(a, d) for a in attacks for d in detectors]
     missing = [(a, d) for a, d in wanted if known.get((a, d), {}).get("sha256") != hashes[a]]
-    _check_cells(run, {pair: known[pair] for pair in wanted if pair not in missing})
+    _check_cells(run, {pair: known[pair] for pair in wanted if pair not in missing}, groups)
     if missing:
         with progress.bar("scores", len(missing) + 2 * len({d for _, d in missing})) as advance:
-            cells, table = _compute(run, missing, advance)
+            cells, table = _compute(run, missing, groups, advance)
         for (a, d), cell in cells.items():
             known[a, d] = {"source": a, "detector": d, "sha256": hashes[a], **cell}
         if run.has("verify"):
@@ -111,20 +110,21 @@ def checked_attack(run: Run, attack: str) -> Adversarials:
     return made
 
 
-def _check_cells(run: Run, cells: Mapping[tuple[str, str], dict[str, Any]]) -> None:
-    """Raise BadRun where verify rows are not what scores.parquet says."""
+def _check_cells(
+    run: Run, cells: Mapping[tuple[str, str], dict[str, Any]], groups: Mapping[str, Mapping[str, metrics.Mask]]
+) -> None:
+    """Raise BadRun where verify rows are not what scores.parquet and each attack's populations say."""
     if not cells:
         return
-    test, calibration = (artifacts.read_part(run, part) for part in ("test", "calibration"))
+    clean = [len(artifacts.read_part(run, part)) for part in ("calibration", "test")]
     table = artifacts.read_scores(run).sort_values("index")
     columns = {key: part["score"].to_numpy() for key, part in table.groupby(["detector", "source"])}
     for (attack, detector), cell in cells.items():
-        row, made = attack_row(run, attack), artifacts.read_adversarials(run, attack)
+        row = attack_row(run, attack)
         scores = [columns.get((detector, source), np.empty(0)) for source in ("calibration", "test", attack)]
-        if [len(s) for s in scores] != [len(calibration), len(test), len(made.labels)]:
+        if [len(s) for s in scores] != [*clean, row["n"]]:
             raise artifacts.unsound(run.folder / artifacts.SCORES, f"it is of other images than {attack}")
-        before = scores[1][: len(made.labels)]
-        again = cell_of(row, detector, scores[0], before, scores[2], _groups(made, test), intervals=False)
+        again = cell_of(row, detector, scores[0], scores[1][: row["n"]], scores[2], groups[attack], intervals=False)
         if len(cell["rows"]) != len(again["rows"]):
             raise artifacts.unsound(run.folder / METRICS, f"it has {len(cell['rows'])} rows of {attack}, {detector}")
         for written, found in zip(cell["rows"], again["rows"], strict=True):
@@ -173,7 +173,10 @@ def _merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
 
 
 def _compute(
-    run: Run, pairs: Sequence[tuple[str, str]], advance: Advance
+    run: Run,
+    pairs: Sequence[tuple[str, str]],
+    groups: Mapping[str, Mapping[str, metrics.Mask]],
+    advance: Advance,
 ) -> tuple[dict[tuple[str, str], dict[str, Any]], pd.DataFrame]:
     parts = {name: artifacts.read_part(run, name) for name in artifacts.PARTS}
     fitted = {name: fit(run, name, parts["train"]) for name in dict.fromkeys(d for _, d in pairs)}
@@ -196,10 +199,9 @@ def _compute(
         for name in (d for a, d in pairs if a == attack):
             attacked = scored(name, made.outputs, attack)
             tables.append(_table(name, attack, made.index, made.labels, made.outputs, attacked))
-            groups = _groups(made, parts["test"])
             before = clean[name, "test"][made.index.numpy()]
             row = attack_row(run, attack)
-            cells[attack, name] = cell_of(row, name, clean[name, "calibration"], before, attacked, groups)
+            cells[attack, name] = cell_of(row, name, clean[name, "calibration"], before, attacked, groups[attack])
     return cells, pd.concat(tables, ignore_index=True)
 
 

@@ -5,6 +5,7 @@ The settings of a plug-in are the keyword-only parameters of its class, with the
 
 import inspect
 import math
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -64,7 +65,7 @@ def hints_of(cls: type) -> dict[str, Any]:
 
 def at_least(name: str, value: float, low: float, *, above: bool = False) -> None:
     """Refuse a value below `low` (or equal to it, where `above`)."""
-    if not math.isfinite(value) or value < low or (above and value == low):
+    if not low <= value <= sys.float_info.max or (above and value == low):
         rule = "greater than" if above else "at least"
         raise BadSetting(f"{name} = {value} is out of range; it must be finite and {rule} {low:g}")
 

@@ -29,7 +29,7 @@ from advbench.scoring import Row
 from advbench.seals import sealed
 from advbench.sources import label
 from advbench.spec import AttackChoice, Model
-from advbench.types import Adversarials, Outputs
+from advbench.types import Adversarials
 
 FOLDER = "shards"
 CURE = "make the shard again with: advbench attack --shard"
@@ -101,10 +101,10 @@ def merge(study: Study, run: Run, model: Model, choice: AttackChoice) -> Row:
         began = time.perf_counter()
         notes = notes_of(folder)
         _check_alike(folder, notes, _weights(run))
-        parts = [read_shard(folder, note) for note in notes]
-        if len({tuple(t if t is None else t.shape[1:] for t in _tensors(part)) for part in parts}) > 1:
+        tensors = [artifacts.tensors_of(read_shard(folder, note)) for note in notes]
+        if len({tuple((name, t.shape[1:]) for name, t in part.items()) for part in tensors}) > 1:
             raise BadRun(f"the shards in {folder} are of images or models of different sizes; delete them")
-        made = _joined(parts, notes)
+        made = _joined(tensors, notes)
         n = len(study.splits.test.take(slice(choice.n)))
         _check_complete(folder, notes, made.index, n)
         began -= sum(note["seconds"] for note in notes)
@@ -238,20 +238,8 @@ def _check_complete(folder: Path, notes: Sequence[Note], index: Tensor, n: int) 
         )
 
 
-def _tensors(part: Adversarials) -> list[Tensor | None]:
-    own = (getattr(part, name) for name in ("images", *artifacts.OPTIONAL))
-    return [part.outputs.features, part.outputs.logits, *own]
-
-
-def _joined(parts: Sequence[Adversarials], notes: Sequence[Note]) -> Adversarials:
-    """Their union, in the order given."""
-
-    def cat(name: str) -> Any:
-        found = [getattr(part, name) for part in parts]
-        return None if found[0] is None else torch.cat(found)
-
-    outputs = Outputs(*(torch.cat([getattr(p.outputs, k) for p in parts]) for k in ("features", "logits")))
-    names = ("images", "index", "labels", "saturated", *artifacts.OPTIONAL)
+def _joined(parts: Sequence[dict[str, Tensor]], notes: Sequence[Note]) -> Adversarials:
+    """The attack that these shards are parts of, in the order given."""
     used = " and ".join(sorted({note["implementation"] for note in notes if note.get("implementation")})) or None
-    members, tensors = tuple(notes[0]["members"]), {name: cat(name) for name in names}
-    return Adversarials(outputs=outputs, members=members, implementation=used, **tensors)
+    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return artifacts.attack_of(joined, members=tuple(notes[0]["members"]), implementation=used)

@@ -185,6 +185,10 @@ def _fault_of_step(name: str, step: dict[str, Any]) -> str | None:
         found = fault(row, AWARE if aware else ROW, f"{name}: row")
         if found is None and files != {f"attacks/{attack}.safetensors"}:
             found = f"{name} has other files than its own"
+    if found is None and kind == "train" and "model.safetensors" not in files:
+        found = f"{name} lists no model.safetensors"
+    if found is None and kind == "checkpoint" and len(files) != 1:
+        found = f"{name} lists {len(files)} files"
     if found is None and kind in ("train", "outputs", "attack") and step["seconds"] is None:
         found = f"{name}: seconds is missing"
     return found or fault(info, INFOS.get(name, {}), f"{name}: info")

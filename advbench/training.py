@@ -115,18 +115,23 @@ class Trainer:
         return Checkpoint({k: v.detach().cpu().clone() for k, v in tensors.items()}, self.epochs)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Stand where `checkpoint` was taken."""
+        """Stand where `checkpoint` was taken.
+
+        Raises RuntimeError, KeyError, TypeError or ValueError where it is of another model.
+        """
         tensors = checkpoint.tensors
         self.network.load_state_dict(within(tensors, "network"))
         self.head.load_state_dict(within(tensors, "head"))
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in within(tensors, "optimizer").items():
             index, _, slot = key.partition(".")
+            if value.ndim and value.shape != self.parameters[int(index)].shape:
+                raise ValueError(f"optimizer.{key} is of shape {list(value.shape)}")
             state.setdefault(int(index), {})[slot] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.order.set_state(tensors["rng.order"])
-        self.noise = tensors["rng.noise"]
+        self.noise = torch.Generator().set_state(tensors["rng.noise"]).get_state()
         self.epochs = checkpoint.epochs
 
     def run(

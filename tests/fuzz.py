@@ -87,7 +87,8 @@ class Watch:
         paths = [path for path in given[: 1 + (event in ("os.rename", "os.link"))] if isinstance(path, str)]
         if event in CHANGES or (event == "open" and isinstance(given[2], int) and given[2] & WRITES):
             for path in paths:  # a bare name may be in a folder that is open: see `contents`
-                head, tail = os.path.split(os.path.realpath(path) if event == "open" else path)
+                followed = event == "open" and not given[2] & getattr(os, "O_NOFOLLOW", 0)
+                head, tail = os.path.split(os.path.realpath(path) if followed else path)
                 full = os.path.join(os.path.realpath(head), tail)
                 if head and not full.startswith((f"{self.here}/runs/", f"{self.here}/reports/", "/dev/null")):
                     self.heard["outside"] = f"{event} {full}"

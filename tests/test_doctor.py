@@ -1,6 +1,8 @@
 """What the doctor finds in a runs folder, and that what it mends is made again as it was."""
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ import torch
 
 from advbench import cli, locks, runs
 from advbench.doctor import examine
-from advbench.errors import BadSetting, Damaged
+from advbench.errors import BadSetting, Damaged, Unreadable
 from advbench.parsing import parse
 from advbench.pipeline import Study
 from advbench.place import Place
@@ -74,6 +76,30 @@ def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
     path.write_bytes(data)
+
+
+def test_what_the_system_does_not_let_be_read_is_named_and_not_mended(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, opened = tensors(copy), os.open
+
+    def refuse(path: Path, *given: Any) -> int:
+        if Path(path).name == "model.safetensors":
+            raise OSError(errno.EMFILE, "Too many open files")
+        return opened(path, *given)
+
+    monkeypatch.setattr("advbench.disk.os.open", refuse)
+    row = found(copy, mend=True)
+    assert (row["state"], row["broken"], row["redone"], row["mended"]) == ("unread", [], [], False)
+    assert row["needs"] == [
+        f"{only_run(copy).folder}/model.safetensors cannot be read (Too many open files); mend that and try again"
+    ]
+    assert cli.main(["doctor", "--mend", "--runs-dir", str(copy / "runs")]) == 1
+    assert "Too many open files" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(Unreadable, match="Too many open files"):
+        study(copy).attack()
+    monkeypatch.undo()
+    assert (found(copy)["state"], tensors(copy)) == ("whole", before)
 
 
 @pytest.mark.parametrize(("harm", "why"), [(cut, "truncated"), (flip, "altered"), (Path.unlink, "missing")])
