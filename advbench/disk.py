@@ -57,6 +57,15 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
+def remove(folder: Path, name: str) -> None:
+    """Delete a file below a folder, where it is there; raises BadRun for a link, and where it cannot be deleted."""
+    path = inside(folder, name)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:  # a folder lies in its place, or a file in its folder's
+        raise BadRun(f"{path} cannot be deleted ({error.strerror}); move it away") from error
+
+
 def linked(path: Path) -> BadRun:
     """The sentence about a link where a file or folder of a run belongs."""
     return BadRun(f"{path} is a link, and nothing in a run is one; put the file or folder itself in its place")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from advbench import locks, mending, runs, selection, shards, stored
-from advbench.disk import inside
+from advbench.disk import inside, remove
 from advbench.errors import AdvbenchError, BadRun, BadSetting, Renamed, Unreadable
 from advbench.locks import LOCK
 from advbench.runs import MANIFEST, Run
@@ -152,7 +152,7 @@ def _mend(folder: Path, found: Row) -> bool:
     if MANIFEST in bad:
         return mending.forget_manifest(folder, lambda line: None)
     for name in found["left"]:
-        inside(folder, name).unlink(missing_ok=True)
+        remove(folder, name)
     if not (folder / MANIFEST).exists():
         return True
     run = runs.load(folder)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from advbench import runs
-from advbench.disk import inside
+from advbench.disk import remove
 from advbench.errors import Damaged
 from advbench.runs import MANIFEST, Run
 
@@ -75,5 +75,5 @@ def forget_manifest(folder: Path, say: Say) -> bool:
     except Damaged as error:
         what, _, _ = str(error).removeprefix(f"{folder}/").partition("; ")
         say(f"{folder.name}: {what}; the run is begun anew")
-        inside(folder, MANIFEST).unlink()
+        remove(folder, MANIFEST)
         return True

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from advbench import stored
-from advbench.disk import MOST_JSON, cannot_write, inside, linked, read_regular, read_whole, write_whole
+from advbench.disk import MOST_JSON, cannot_write, inside, linked, read_regular, read_whole, remove, write_whole
 from advbench.errors import BadRun, BadSetting, Damaged, Renamed, Unreadable
 from advbench.locks import LOCK, WRITING, locked
 from advbench.seals import DIGEST, digest, is_intact, sealed, sha256, to_json
@@ -137,7 +137,7 @@ class Run:
             self.steps[step] = {"seconds": seconds, "info": dict(info or {}), "files": listed}
             self._save()
         for name in set(old["files"]) - set(files) if old else ():
-            inside(self.folder, name).unlink(missing_ok=True)
+            remove(self.folder, name)
 
     def drop(self, step: str) -> None:
         """Forget a step and delete its files."""
@@ -146,7 +146,7 @@ class Run:
             if old is not None:
                 self._save()
         for name in old["files"] if old else ():
-            inside(self.folder, name).unlink(missing_ok=True)
+            remove(self.folder, name)
 
     def sweep(self) -> None:
         """Delete what interrupted writes left: temporary files, checkpoints that no step lists; steps' locks too.
@@ -154,7 +154,7 @@ class Run:
         Only while the run is held whole, so that nobody is writing.
         """
         for path in strays(self):
-            inside(self.folder, str(path.relative_to(self.folder))).unlink(missing_ok=True)
+            remove(self.folder, str(path.relative_to(self.folder)))
 
     @contextmanager
     def _changing(self) -> Iterator[None]:

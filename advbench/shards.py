@@ -121,7 +121,7 @@ def folder_of(run: Run, attack: str) -> Path:
 def delete(folder: Path) -> None:
     """Delete the shards in a folder, and it where nothing else lies there."""
     for path in folder.glob("*"):
-        if OWN.fullmatch(path.name):
+        if OWN.fullmatch(path.name) and not path.is_dir():
             path.unlink()
     with suppress(OSError):
         folder.rmdir()

@@ -181,7 +181,8 @@ def _fault_of_step(name: str, step: dict[str, Any]) -> str | None:
     info, files, row = step["info"], set(step["files"]), step["info"].get("row")
     found = _first(fault(file, FILE, f"{name}: file") for file in files)
     if found is None and kind == "attack":
-        aware = isinstance(row, dict) and "undetected_error_rate" in row
+        knows = row.get("settings") if isinstance(row, dict) else None
+        aware = isinstance(knows, dict) and "detector" in knows
         found = fault(row, AWARE if aware else ROW, f"{name}: row")
         if found is None and files != {f"attacks/{attack}.safetensors"}:
             found = f"{name} has other files than its own"
