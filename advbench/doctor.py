@@ -139,8 +139,8 @@ def _left(run: Run) -> list[str]:
     known = listed | ({"training.jsonl"} if "checkpoint" in run.steps else set())
     below = [path for path in (run.folder, run.folder / "outputs", run.folder / "attacks") if path.is_dir()]
     names = [str(path.relative_to(run.folder)) for folder in below for path in folder.iterdir() if path.is_file()]
-    ours = [name for name in names if stored.FILE.holds(name) or Path(name).match(".*.part")]
-    return sorted(set(ours) - known)
+    parts = {str(path.relative_to(run.folder)) for path in runs.strays(run) if path.suffix == ".part"}
+    return sorted(parts | {name for name in names if stored.FILE.holds(name)} - known)
 
 
 def _mend(folder: Path, found: Row) -> bool:

@@ -184,7 +184,7 @@ def _put(path: Path, data: bytes) -> None:
 def strays(run: Run) -> list[Path]:
     """Files of a run that no call goes on from: temporary ones, steps' locks, checkpoints that nothing lists."""
     listed = {name for step in run.steps.values() for name in step["files"]}
-    folders = (run.folder, run.folder / "outputs", run.folder / "attacks")
+    folders = (run.folder, run.folder / "outputs", run.folder / "attacks", *run.folder.glob("shards/*"))
     left = [path for folder in folders for path in folder.glob(".*.part")] + list(run.folder.glob(f"{LOCK}-*"))
     left += [path for path in run.folder.glob("checkpoint-*.safetensors") if path.name not in listed]
     return sorted(path for path in left if path.is_file())
