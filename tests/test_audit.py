@@ -198,7 +198,7 @@ def copied(attacked: Run, tmp_path: Path) -> Path:
     ("spoil", "word"),
     [
         (lambda f: next(f.glob("attacks/pgd*")).write_bytes(b"something else"), "altered"),
-        (lambda f: next(f.glob("attacks/pgd*")).unlink(), "No such file"),
+        (lambda f: next(f.glob("attacks/pgd*")).unlink(), "is missing"),
         (lambda f: (f / "manifest.json").write_text("{"), "cannot be read"),
         (lambda f: (f / "model.safetensors").write_bytes(b""), "altered"),
         (lambda f: (f / "scores.parquet").write_bytes(b"") or (f / "metrics.json").write_bytes(b"{}"), "altered"),

@@ -269,7 +269,7 @@ def test_a_file_that_the_system_does_not_let_be_read_is_no_damage(copy: Path) ->
     path.unlink()
     path.mkdir()
     before = run_of(copy, "softmax").manifest
-    with pytest.raises(BadRun, match="Is a directory") as caught:
+    with pytest.raises(BadRun, match="is no file; delete it") as caught:
         study(copy, **TRANSFER).attack()
     assert not isinstance(caught.value, Damaged)
     assert run_of(copy, "softmax").manifest == before

@@ -1,5 +1,7 @@
 """Nothing in a runs folder makes a command end in a traceback, run code, or change what is not advbench's."""
 
+import gc
+
 import pytest
 
 from tests.fuzz import COMMANDS, Fuzz
@@ -9,6 +11,7 @@ from tests.fuzz import COMMANDS, Fuzz
 def fuzz(tmp_path_factory: pytest.TempPathFactory) -> Fuzz:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("ADVBENCH_RUNS", raising=False)
+        gc.collect()  # results of other tests delete their folders as they go
         return Fuzz(tmp_path_factory.mktemp("fuzz"))
 
 
