@@ -9,23 +9,28 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
 
-from advbench import artifacts, handed, metrics, reporting, runs
+from advbench import catalog, metrics, runs
+from advbench.data.sources.arrays import Images, Pair, splits_of
+from advbench.device import Device, resolve_device
 from advbench.errors import BadSetting, UnknownName
-from advbench.evaluation import EPS, FPR, Evaluation, Given, Subject
-from advbench.findings import Finding
-from advbench.handed import Channels, Entries, Images, Pair
-from advbench.isolation import own_state
-from advbench.parsing import parse
-from advbench.place import Place
+from advbench.evasion.base import AdaptiveAttack
 from advbench.progress import Quiet, Terminal
-from advbench.scoring import Row
-from advbench.selection import Found, attack_rows
-from advbench.settings import convert
+from advbench.report import write
+from advbench.runs import artifacts
+from advbench.runs.rows import Row
+from advbench.settings import convert, number
+from advbench.study.evaluation import DETECTORS, EPS, FPR, Evaluation, Given, Subject, usual_attacks
+from advbench.study.parsing import entries, listed, parse, text
+from advbench.study.selection import Found, attack_rows
+from advbench.study.verify import verify_found
+from advbench.study.workspace import Place
+from advbench.supplied.isolation import own_state
+from advbench.types import Finding
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +98,7 @@ class Result:
         page = Path(path)
         page = page if page.suffix in (".html", ".htm") else page / "index.html"
         name = str(self._found.run.model["dataset"])
-        return reporting.report(name, [self._found], self._detectors, self._place, page=page, overwrite=overwrite)[0]
+        return write.report(name, [self._found], self._detectors, self._place, page=page, overwrite=overwrite)[0]
 
 
 POPULATIONS = tuple(metrics.populations(np.ones(0, bool), np.ones(0, bool)))
@@ -166,18 +171,18 @@ def evaluate(
     if not isinstance(model, nn.Module):
         raise BadSetting(f"model is a {type(model).__name__}; give a torch.nn.Module from images to logits")
     with own_state():
-        splits = handed.splits_of(images, labels, train, calibration, classes, name)
+        splits = splits_of(images, labels, train, calibration, classes, name)
         keep = _Kept(runs_dir)
         place = Place(
             runs_dir=keep.folder,
-            device=handed.device_of(model, device),
+            device=_device_of(model, device),
             batch_size=convert(batch_size, int, "batch_size"),
             progress=Terminal() if verbose else Quiet(),
         )
-        names = handed.names(detectors, train is not None)
-        chosen = handed.attacks_of(attacks, eps, FPR if fpr is None else fpr, names)
+        names = _detectors_of(detectors, train is not None)
+        chosen = _attacks_of(attacks, eps, FPR if fpr is None else fpr, names)
         layer = None if features is None else str(features)
-        subject = Subject(Given(model), layer, handed.channels(mean, "mean"), handed.channels(std, "std"))
+        subject = Subject(Given(model), layer, _channels(mean, "mean"), _channels(std, "std"))
         spec = parse({"name": name, "attacks": chosen, "detectors": names, "n": n})
         open_ = classes is None and train is None
         study = Evaluation(
@@ -188,8 +193,48 @@ def evaluate(
         run = runs.load(place.runs_dir / supplied.run_name(study.fingerprint))
         known = attack_rows(run)
         found = Found(run, tuple(choice.file_name for choice in study.attacks))
-        verified = reporting.verify_found([found], study.spec.detectors, place.progress)
+        verified = verify_found([found], study.spec.detectors, place.progress)
     for finding in study.findings:
         warnings.warn(finding.text, stacklevel=2)
     rows = {a: known[a] for a in found.attacks}
     return Result(verified, rows, study.findings, found, study.spec.detectors, place, keep)
+
+
+Channels = float | Sequence[float] | None
+
+
+Entry = str | Mapping[str, Any]
+
+
+Entries = Entry | Sequence[Entry] | None
+
+
+def _detectors_of(detectors: str | Sequence[str] | None, trained: bool) -> list[str]:
+    """The detectors; of the default ones those that can be fitted, which takes a training part for some."""
+    if detectors is None:
+        return [d for d in DETECTORS if trained or catalog.load("detector", d).fitted_on == "nothing"]
+    return [text(name, "detectors") for name in listed(detectors, "detectors")]
+
+
+def _attacks_of(attacks: Entries, eps: float, fpr: float, detectors: Sequence[str]) -> list[dict[str, Any]]:
+    """An entry of a spec for each attack, with what it leaves open: eps, of an adaptive one the detectors and fpr."""
+    chosen = []
+    for name, given in entries(usual_attacks() if attacks is None else attacks, "attack"):
+        adaptive = issubclass(catalog.load("attack", name), AdaptiveAttack)
+        aim = {"detector": list(detectors), "fpr": fpr} if adaptive else {}
+        chosen.append({"name": name, "eps": eps, **aim, **given})
+    return chosen
+
+
+def _channels(values: Channels, name: str) -> list[float] | None:
+    """One finite number, or one a channel."""
+    if values is None:
+        return None
+    return [number(value, name) for value in np.ravel(np.asarray(values)).tolist()]
+
+
+def _device_of(model: nn.Module, name: str | None) -> Device:
+    """The device of that name; for None the GPU that the model is on, else the usual one. Raises BadSetting."""
+    own = next((t.device for t in (*model.parameters(), *model.buffers()) if t.device.type == "cuda"), None)
+    wanted = own if name is None else name
+    return resolve_device(None if wanted is None else str(wanted))

@@ -19,10 +19,12 @@ FOLDERS = {
     "attack": "advbench.attacks",
     "detector": "advbench.detectors",
     "loss": "advbench.losses",
-    "network": "advbench.models",
+    "network": "advbench.networks",
     "data set": "advbench.data",
 }
-ELSEWHERE = {("attack", "art"): "advbench.art_attacks"}  # `art:NAME`: what other libraries offer, by their names
+ELSEWHERE = {
+    ("attack", "art"): "advbench.evasion.art_attacks"
+}  # `art:NAME`: what other libraries offer, by their names
 
 
 def _folders(kind: str) -> list[str]:
@@ -35,7 +37,7 @@ def _folders(kind: str) -> list[str]:
 def names(kind: str) -> tuple[str, ...]:
     """The catalog names of a kind ("attack", "detector", "loss", "network", "data set"), sorted."""
     modules = pkgutil.iter_modules(_folders(kind))
-    return tuple(sorted(m.name.replace("_", "-") for m in modules if not m.name.startswith("_")))
+    return tuple(sorted(m.name.replace("_", "-") for m in modules if not m.ispkg and not m.name.startswith("_")))
 
 
 def summary(kind: str, name: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from advbench.printable import one_line, printable
+from advbench.errors import one_line, printable
 
 Advance = Callable[[float, str], None]  # done so far, a note
 EVERY = 30  # seconds between two lines about one piece of work, where there is no terminal

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from advbench.errors import BadSetting
-from advbench.settings import at_least
+from advbench.settings import at_least, fill
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,7 @@ class Training:
     A gradient longer than `max_gradient_norm` (Euclidean, all parameters together) is scaled down to it.
     `precision` bf16 = autocast of the network (the head stays in float32) where the device computes bf16 natively,
     float32 elsewhere. `full_train` joins the validation part to the training part. `augmentation` mirror-crop = each
-    training image mirrored or not and shifted by up to 4 pixels, at random (`advbench.augmentation`).
+    training image mirrored or not and shifted by up to 4 pixels, at random (`advbench.training.augmentation`).
     """
 
     epochs: int = 30
@@ -107,3 +108,30 @@ class Recipe:
     def training_of(self, adversarial: object) -> dict[str, Any]:
         """The training settings of a regime; `adversarial` is falsy for the standard one."""
         return self.training | (self.hardened if adversarial else {})
+
+
+STANDARD, ADVERSARIAL = "standard", "adversarial"
+
+
+REGIMES = (STANDARD, ADVERSARIAL)
+
+
+def adversarial_training(given: object, usual: Mapping[str, Any]) -> AdversarialTraining | None:
+    """From `true`, `false`, or a table of settings; those left out are `usual`, the data set's own.
+
+    Raises BadSetting or UnknownName.
+    """
+    if given is False or given is None:
+        return None
+    if given is not True and not isinstance(given, Mapping):
+        raise BadSetting(
+            f"adversarial = {given!r} is of the wrong type; it must be true, false, or a table such as "
+            "{ eps = 0.3, steps = 1 }"
+        )
+    table = {} if given is True else given
+    return AdversarialTraining(**fill(AdversarialTraining, {**usual, **table}, "adversarial training"))
+
+
+def words(regime: str) -> list[str]:
+    """What tells an adversarially trained model from a standard one in a label."""
+    return [] if regime == STANDARD else [regime]

@@ -28,14 +28,6 @@ def number(value: object, name: str) -> float:
     return result
 
 
-def as_text(eps: float) -> str:
-    """An eps as a person writes it: 0.3, or 8/255; reading it gives the same number."""
-    if float(f"{eps:g}") == eps:
-        return f"{eps:g}"
-    levels = round(eps * 255)
-    return f"{levels}/255" if levels / 255 == eps else str(eps)
-
-
 def whole(value: str, name: str) -> int:
     """A whole number from text; raises BadSetting."""
     try:

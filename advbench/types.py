@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor
 
-from advbench.findings import Finding
-from advbench.streaming import Streamed
+from advbench.errors import BadSetting
 
 
 @dataclass(frozen=True)
@@ -161,3 +161,103 @@ class Adversarials:
         if self.targets is not None:
             return self.outputs.predictions == self.targets
         return self.outputs.predictions != self.labels
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Stands where a tensor of images would, and holds no pixel: `shape`, `len`, `[rows]`, `to(device)`.
+
+    read          decodes rows (int64 [m], CPU) of the whole that this is a part of: float32 [m c h w] in [0, 1], CPU
+    index         int64 [n], the rows of the whole that are in this part, in this part's order
+    image_shape   (c, h, w)
+    device        where rows are handed over
+    """
+
+    read: Callable[[Tensor], Tensor]
+    index: Tensor
+    image_shape: tuple[int, int, int]
+    device: torch.device | str = "cpu"
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(n, c, h, w)."""
+        return (len(self.index), *self.image_shape)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        """These rows decoded, float32 [m c h w] on `device`; `rows` is a slice or int64 [m] on any device."""
+        return self.read(self.take(rows).index).to(self.device)
+
+    def take(self, rows: Tensor | slice) -> Streamed:
+        """These rows, still on disk."""
+        index = self.index[rows if isinstance(rows, slice) else rows.cpu()]
+        return Streamed(self.read, index, self.image_shape, self.device)
+
+    def to(self, device: torch.device) -> Streamed:
+        """The same rows, to be handed over on another device."""
+        return Streamed(self.read, self.index, self.image_shape, device)
+
+
+def joined(first: Tensor | Streamed, second: Tensor | Streamed) -> Tensor | Streamed:
+    """Rows of both parts of one data set, one after the other."""
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return torch.cat([first, second])
+    assert isinstance(first, Streamed)
+    assert isinstance(second, Streamed)
+    assert first.read == second.read  # parts of one data set lie in one place
+    return Streamed(first.read, torch.cat([first.index, second.index]), first.image_shape)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A finding of a check.
+
+    name       a short name with hyphens, for records and tests
+    severity   error: numbers measured on it would be wrong, so it is refused; warning: reported beside the numbers
+    text       one sentence: the value, the rule, the way out
+    """
+
+    name: str
+    severity: Literal["error", "warning"]
+    text: str
+
+
+def refuse(name: str, text: str) -> Finding:
+    """A finding that forbids going on."""
+    return Finding(name, "error", text)
+
+
+def warn(name: str, text: str) -> Finding:
+    """A finding that is reported."""
+    return Finding(name, "warning", text)
+
+
+def enforce(found: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The warnings; raises BadSetting with the first error's text."""
+    kept = tuple(found)
+    for finding in kept:
+        if finding.severity == "error":
+            raise BadSetting(finding.text)
+    return kept
+
+
+def of_class(logits: Tensor, classes: Tensor) -> Tensor:
+    """The logit of class `classes` [b], float64."""
+    return logits.double().gather(1, classes[:, None]).squeeze(1)
+
+
+def without_class(logits: Tensor, classes: Tensor) -> Tensor:
+    """The logits [b k], float64, with -inf at `classes`."""
+    return logits.double().scatter(1, classes[:, None], -torch.inf)
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """`max_{k != z} s_k - s_z` (Carlini and Wagner 2017, arXiv:1608.04644, f6): positive = misclassified."""
+    return without_class(logits, labels).amax(dim=1) - of_class(logits, labels)
+
+
+def runners_up(logits: Tensor, labels: Tensor, count: int) -> Tensor:
+    """The classes of the `count` largest logits but for the label's, int64 [b min(count, k - 1)], best first."""
+    return without_class(logits, labels).topk(min(count, logits.shape[1] - 1), dim=1).indices

@@ -1,1 +1,1 @@
-"""Attacks: one file each; the contract is `advbench.contracts.Attack`."""
+"""Attacks: one file each; the contract is `advbench.evasion.base.Attack`."""

@@ -4,21 +4,22 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from advbench.ascent import adaptive_ascent
-from advbench.contracts import Attack, Guard
-from advbench.geometry import Norm
-from advbench.goals import Misclassified, Misclassify
-from advbench.objectives import Objective
-from advbench.search import Search
+from advbench.detection.guard import Guard
+from advbench.evasion.ball import Norm
+from advbench.evasion.base import Attack
+from advbench.evasion.gradient_ascent import adaptive_ascent
+from advbench.evasion.logit_objectives import Objective
+from advbench.evasion.objectives import Misclassified, Misclassify
+from advbench.evasion.state import Search
 from advbench.types import Outputs, Perturbed
-from advbench.victim import Victim
+from advbench.victim.victim import Victim
 
 
 @dataclass(frozen=True, kw_only=True)
 class APGD(Attack):
     """Algorithm 1 of Croce and Hein 2020 (arXiv:2003.01690), from random starts; the largest margin is kept.
 
-    objective   ce, margin, dlr or logits, as in `advbench.objectives`
+    objective   ce, margin, dlr or logits, as in `advbench.evasion.logit_objectives`
     targets     0: untargeted; t: the objective's targeted form towards each of the t runner-up classes in turn
     restarts    random starts (of each target); all but the first run only on images that have not succeeded
     stop        an image leaves at its first success

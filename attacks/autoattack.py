@@ -6,11 +6,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from advbench.contracts import Attack
 from advbench.errors import BadSetting, MissingLibrary
-from advbench.geometry import Norm, generator
+from advbench.evasion.ball import Norm, generator
+from advbench.evasion.base import Attack
 from advbench.types import Perturbed
-from advbench.victim import Victim
+from advbench.victim.victim import Victim
 
 try:
     import pyautoattack
@@ -44,7 +44,7 @@ class AutoAttack(Attack):
 
     def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
         """Passes are counted for the batch and shared out evenly: the authors' code tells them apart no further."""
-        from advbench.art_attacks import Counted, seeded
+        from advbench.evasion.art_attacks import Counted, seeded
 
         if victim.classes < 4:
             raise BadSetting(f"autoattack needs four classes, this model has {victim.classes}; use apgd")

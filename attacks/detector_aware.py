@@ -7,12 +7,13 @@ from typing import Any, Literal
 from torch import Tensor
 
 from advbench import catalog
-from advbench.contracts import AdaptiveAttack, Guard
-from advbench.geometry import Norm
-from advbench.goals import Undetected
-from advbench.search import Search
+from advbench.detection.guard import Guard
+from advbench.evasion.ball import Norm
+from advbench.evasion.base import AdaptiveAttack
+from advbench.evasion.objectives import Undetected
+from advbench.evasion.state import Search
 from advbench.types import Perturbed
-from advbench.victim import Victim
+from advbench.victim.victim import Victim
 
 Budget = Literal["quick", "standard", "thorough"]
 Version = Literal["v1", "v2", "v3"]

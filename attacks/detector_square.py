@@ -5,12 +5,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from advbench.contracts import AdaptiveAttack, Guard
-from advbench.goals import Undetected, Violation
-from advbench.search import Search
-from advbench.square_search import square_search
+from advbench.detection.guard import Guard
+from advbench.evasion.base import AdaptiveAttack
+from advbench.evasion.objectives import Undetected, Violation
+from advbench.evasion.random_search import square_search
+from advbench.evasion.state import Search
 from advbench.types import Outputs, Perturbed
-from advbench.victim import Victim
+from advbench.victim.victim import Victim
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advbench import goals
-from advbench.contracts import Guard
+from advbench.detection.guard import Guard
 from advbench.errors import BadSetting
-from advbench.evasion import GradientEvasion
-from advbench.geometry import Norm
-from advbench.goals import Goal
+from advbench.evasion import objectives
+from advbench.evasion.adaptive import GradientEvasion
+from advbench.evasion.ball import Norm
+from advbench.evasion.objectives import Goal
 from advbench.types import Outputs
 
 
@@ -48,4 +48,4 @@ class FeatureMatching(GradientEvasion):
         other = guard.labels[None, :] != targets.cpu()[:, None]
         nearest = distance.masked_fill(other | ~usable, torch.inf).min(dim=1)
         references = torch.where(nearest.values.isfinite()[:, None], found[nearest.indices], own)
-        return [goals.MatchFeatures(references.to(clean.features.device))]
+        return [objectives.MatchFeatures(references.to(clean.features.device))]

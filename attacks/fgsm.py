@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from advbench.art_losses import CrossEntropy, ExactCrossEntropy
-from advbench.contracts import Attack
+from advbench.evasion.base import Attack
 from advbench.types import Perturbed
-from advbench.victim import Victim
+from advbench.victim.art_losses import CrossEntropy, ExactCrossEntropy
+from advbench.victim.victim import Victim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class FGSM(Attack):
 
     def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:  # noqa: ARG002
         """One gradient per image; seeds are not used."""
-        from advbench.art_classifier import fast_gradient_step
+        from advbench.victim.art_classifier import fast_gradient_step
 
         loss = ExactCrossEntropy() if self.exact_gradient else CrossEntropy()
         classifier = victim.logits_classifier(loss, clip=self.clip)

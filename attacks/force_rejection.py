@@ -6,11 +6,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from advbench import goals
-from advbench.contracts import Guard
-from advbench.evasion import GradientEvasion
-from advbench.geometry import Norm
-from advbench.goals import Criterion, Goal
+from advbench.detection.guard import Guard
+from advbench.evasion import objectives
+from advbench.evasion.adaptive import GradientEvasion
+from advbench.evasion.ball import Norm
+from advbench.evasion.objectives import Criterion, Goal
 from advbench.types import Outputs
 
 
@@ -33,8 +33,8 @@ class ForceRejection(GradientEvasion):
 
     def criterion(self, labels: Tensor, guard: Guard) -> Criterion:
         """Rejected."""
-        return goals.Rejected(labels, guard)
+        return objectives.Rejected(labels, guard)
 
     def goals(self, labels: Tensor, targets: Tensor | None, guard: Guard, clean: Outputs) -> Sequence[Goal]:  # noqa: ARG002
         """One: the score."""
-        return [goals.Reject(guard)]
+        return [objectives.Reject(guard)]

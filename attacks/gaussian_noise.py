@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advbench.geometry import Norm
-from advbench.noise import Noise
+from advbench.evasion.ball import Norm
+from advbench.evasion.noise import Noise
 
 
 @dataclass(frozen=True, kw_only=True)

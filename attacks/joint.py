@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from advbench import goals
-from advbench.contracts import Guard
+from advbench.detection.guard import Guard
 from advbench.errors import BadSetting
-from advbench.evasion import GradientEvasion
-from advbench.geometry import Norm
-from advbench.goals import Goal
-from advbench.objectives import Objective
+from advbench.evasion import objectives
+from advbench.evasion.adaptive import GradientEvasion
+from advbench.evasion.ball import Norm
+from advbench.evasion.logit_objectives import Objective
+from advbench.evasion.objectives import Goal
 from advbench.types import Outputs
 
 WEIGHTS = (1.0, 0.1, 10.0, 0.01, 100.0)
@@ -44,4 +44,4 @@ class Joint(GradientEvasion):
 
     def goals(self, labels: Tensor, targets: Tensor | None, guard: Guard, clean: Outputs) -> Sequence[Goal]:  # noqa: ARG002
         """One for each weight."""
-        return [goals.Joint(self.objective, labels, targets, guard, lam) for lam in WEIGHTS[: self.sweep]]
+        return [objectives.Joint(self.objective, labels, targets, guard, lam) for lam in WEIGHTS[: self.sweep]]

@@ -4,15 +4,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from advbench.ascent import fixed_ascent, steady
-from advbench.contracts import Attack
-from advbench.geometry import Norm
-from advbench.goals import Misclassified, Misclassify
-from advbench.objectives import Objective
-from advbench.search import Search
+from advbench.evasion.ball import Norm
+from advbench.evasion.base import Attack
+from advbench.evasion.gradient_ascent import fixed_ascent, steady
+from advbench.evasion.logit_objectives import Objective
+from advbench.evasion.objectives import Misclassified, Misclassify
+from advbench.evasion.state import Search
 from advbench.settings import at_least
 from advbench.types import Perturbed
-from advbench.victim import Victim
+from advbench.victim.victim import Victim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class MIM(Attack):
     """`g <- decay * g + grad / ||grad||_1; x <- project(x + eps / steps * steepest(g))` (Dong et al. 2018).
 
     arXiv:1710.06081. Starts at the image; the point of largest margin is kept.
-    objective   ce, margin, dlr or logits, as in `advbench.objectives`
+    objective   ce, margin, dlr or logits, as in `advbench.evasion.logit_objectives`
     stop        an image leaves at its first success
     """
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from advbench import goals
-from advbench.contracts import Guard
-from advbench.evasion import SwitchingEvasion
-from advbench.goals import Goal
+from advbench.detection.guard import Guard
+from advbench.evasion import objectives
+from advbench.evasion.adaptive import SwitchingEvasion
+from advbench.evasion.objectives import Goal
 from advbench.types import Outputs
 
 
@@ -24,4 +24,4 @@ class Orthogonal(SwitchingEvasion):
 
     def goals(self, labels: Tensor, targets: Tensor | None, guard: Guard, clean: Outputs) -> Sequence[Goal]:  # noqa: ARG002
         """One, which changes with what the image has reached."""
-        return [goals.Orthogonal(self.objective, labels, targets, guard)]
+        return [objectives.Orthogonal(self.objective, labels, targets, guard)]

@@ -4,15 +4,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from advbench.ascent import fixed_ascent, steady
-from advbench.contracts import Attack
-from advbench.geometry import Norm
-from advbench.goals import Misclassified, Misclassify
-from advbench.objectives import Objective
-from advbench.search import Search
+from advbench.evasion.ball import Norm
+from advbench.evasion.base import Attack
+from advbench.evasion.gradient_ascent import fixed_ascent, steady
+from advbench.evasion.logit_objectives import Objective
+from advbench.evasion.objectives import Misclassified, Misclassify
+from advbench.evasion.state import Search
 from advbench.settings import at_least
 from advbench.types import Perturbed
-from advbench.victim import Victim
+from advbench.victim.victim import Victim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class PGD(Attack):
     step          in the unit of eps; None = 2.5 eps / steps, enough to cross the ball
     restarts      random starts; from the second on only for images that have not succeeded
     random_start  false: start at the image itself
-    objective     ce, margin, dlr or logits, as in `advbench.objectives`
+    objective     ce, margin, dlr or logits, as in `advbench.evasion.logit_objectives`
     stop          an image leaves at its first success
     """
 

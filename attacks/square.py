@@ -5,12 +5,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from advbench.contracts import Attack
-from advbench.goals import Misclassified, Misclassify
-from advbench.search import Search
-from advbench.square_search import square_search
+from advbench.evasion.base import Attack
+from advbench.evasion.objectives import Misclassified, Misclassify
+from advbench.evasion.random_search import square_search
+from advbench.evasion.state import Search
 from advbench.types import Perturbed
-from advbench.victim import Victim
+from advbench.victim.victim import Victim
 
 
 @dataclass(frozen=True, kw_only=True)

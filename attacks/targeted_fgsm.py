@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from advbench.art_losses import CrossEntropy, ExactCrossEntropy, FullLoss
-from advbench.contracts import Attack
+from advbench.evasion.base import Attack
 from advbench.types import Perturbed
-from advbench.victim import Victim
+from advbench.victim.art_losses import CrossEntropy, ExactCrossEntropy, FullLoss
+from advbench.victim.victim import Victim
 
 if TYPE_CHECKING:
-    from advbench.art_classifier import GradientClassifier
+    from advbench.victim.art_classifier import GradientClassifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class TargetedFGSM(Attack):
 
     def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:  # noqa: ARG002
         """One gradient and two forward passes per image; labels and seeds are not used."""
-        from advbench.art_classifier import fast_gradient_step
+        from advbench.victim.art_classifier import fast_gradient_step
 
         targets = victim.outputs(images).logits.topk(2, dim=1).indices[:, 1]
         return fast_gradient_step(self._classifier(victim), images, targets, self.eps, targeted=True)

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from advbench import catalog
-from advbench.ascent import fixed_ascent, steady
-from advbench.contracts import FromSurrogate
-from advbench.geometry import Norm
-from advbench.goals import Misclassified, Misclassify
-from advbench.objectives import Objective
-from advbench.search import Search
+from advbench.evasion.ball import Norm
+from advbench.evasion.base import FromSurrogate
+from advbench.evasion.gradient_ascent import fixed_ascent, steady
+from advbench.evasion.logit_objectives import Objective
+from advbench.evasion.objectives import Misclassified, Misclassify
+from advbench.evasion.state import Search
 from advbench.types import Perturbed
-from advbench.victim import Victim
+from advbench.victim.victim import Victim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Transfer(FromSurrogate):
 
     The point of largest margin on the surrogate is handed over: the victim is not asked once.
     source      the surrogate's loss, as in `FromSurrogate`
-    objective   ce, margin, dlr or logits, as in `advbench.objectives`
+    objective   ce, margin, dlr or logits, as in `advbench.evasion.logit_objectives`
     """
 
     eps: float = 0.3

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from advbench.contracts import Detector, FittedDetector
+from advbench.detection.base import Detector, FittedDetector
+from advbench.detection.gaussians import check_finite
 from advbench.errors import BadSetting
 from advbench.losses import Head
-from advbench.moments import check_finite
 from advbench.settings import at_least
 from advbench.types import Outputs
 

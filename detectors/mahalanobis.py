@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advbench.contracts import Detector, FittedDetector
+from advbench.detection.base import Detector, FittedDetector
+from advbench.detection.gaussians import ClassMeans, unit
 from advbench.errors import BadSetting
 from advbench.losses import Head
-from advbench.moments import ClassMeans, unit
 from advbench.settings import at_least
 from advbench.types import Outputs
 

@@ -5,10 +5,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from advbench.contracts import Detector, FittedDetector, FittedOn
+from advbench.detection.base import Detector, FittedDetector, FittedOn
 from advbench.losses import Head
-from advbench.objectives import of_class
-from advbench.types import Outputs
+from advbench.types import Outputs, of_class
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advbench.contracts import Detector, FittedDetector
+from advbench.detection.base import Detector, FittedDetector
+from advbench.detection.gaussians import DiagonalGaussians
 from advbench.losses import Head
-from advbench.moments import DiagonalGaussians
 from advbench.settings import at_least
 from advbench.types import Outputs
 

@@ -4,8 +4,10 @@ import os
 import shutil
 import signal
 import tarfile
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +16,11 @@ from torch import Tensor, nn
 
 from advbench import catalog
 from advbench.losses.softmax import Softmax
-from advbench.models import Network, feature_layer
+from advbench.networks import Network, feature_layer
 from advbench.recipes import Training
-from advbench.training import Trainer
+from advbench.training.loop import Trainer
 from advbench.types import ImageSet, Splits
-from advbench.victim import Composed, Victim
+from advbench.victim.victim import Composed, Victim
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and tests send it
@@ -30,6 +32,12 @@ HEADS: dict[str, tuple[str, dict[str, object]]] = {
     "lgm": ("lgm", {"alpha": 0.3}),
     "lgm-diagonal": ("lgm", {"alpha": 0.3, "covariance": "diagonal"}),
 }
+
+
+@pytest.fixture(scope="session")
+def project() -> dict[str, Any]:
+    """pyproject.toml."""
+    return tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 class Dense(Network):

@@ -16,15 +16,18 @@ from typing import Any, TypeVar
 
 import torch
 
-from advbench import reporting, runs, seals
-from advbench.cells import Cell, cells_of
-from advbench.engines import Engine, go_through
-from advbench.engines.local import Local
-from advbench.parsing import parse
-from advbench.performer import Performer
-from advbench.pipeline import Study
-from advbench.place import Place
+from advbench import runs
+from advbench.grid.cells import Cell, cells_of
+from advbench.grid.engine import Engine, go_through
+from advbench.grid.local import Local
+from advbench.grid.perform import Performer
 from advbench.progress import Quiet
+from advbench.report import write
+from advbench.runs import sealed_json
+from advbench.study.parsing import parse
+from advbench.study.study import Study
+from advbench.study.verify import verify_run
+from advbench.study.workspace import Place
 
 GRID: dict[str, Any] = {
     "losses": ["softmax", "center", "lgm"],
@@ -59,7 +62,7 @@ def tell(what: str, value: str) -> None:
 
 def engines(folder: Path) -> None:
     """Tiny cells in this process and by one worker of each engine."""
-    from advbench.engines.on_ray import Ray
+    from advbench.grid.ray_engine import Ray
 
     warm, performer = cells_of(study(folder / "warm", {**GRID, "seeds": 0}), DETECTORS), Performer(Quiet())
     for cell in warm[:3]:
@@ -99,13 +102,13 @@ def network(folder: Path, data: Path, reports: Path) -> None:
     whole = sum(files.values()) / 1e6
     tell("written: an attacked image; the run with two attacks", f"{attacked:,.0f} bytes; {whole:.0f} MB")
     names = [choice.file_name for choice in one.attacks]
-    scored, _ = timed(lambda: reporting.verify_run(run, names, DETECTORS, Quiet()))
+    scored, _ = timed(lambda: verify_run(run, names, DETECTORS, Quiet()))
     tell("scoring an attack of 10,000 images by two detectors", f"{scored / len(one.attacks):.2f} s")
-    again, _ = timed(lambda: reporting.verify_run(run, names, DETECTORS, Quiet()))
+    again, _ = timed(lambda: verify_run(run, names, DETECTORS, Quiet()))
     tell("reading the scores again, hashes included", f"{again / len(one.attacks):.2f} s an attack")
     big = folder / "big"
     big.write_bytes(bytes(300_000_000))
-    hashed, _ = timed(lambda: seals.sha256(big.read_bytes()))
+    hashed, _ = timed(lambda: sealed_json.sha256(big.read_bytes()))
     tell("reading and hashing", f"{300 / hashed:,.0f} MB a second")
 
 
@@ -117,8 +120,8 @@ def page(folder: Path) -> None:
         "seeds": 0,
         "attacks": [{"name": "fgsm", "eps": [i / 200 for i in range(1, 61)]}],
     }
-    study(folder, table).run()
-    drawn, _ = timed(study(folder, table).run)
+    write.run(study(folder, table))
+    drawn, _ = timed(lambda: write.run(study(folder, table)))
     tell("a page with 60 attacks of 20 images, scores there", f"{drawn / 60:.3f} s an attack")
 
 

@@ -29,7 +29,7 @@ import torch
 from safetensors.torch import save_file
 
 from advbench import catalog, cli
-from advbench.limits import LEAST_MEMORY
+from advbench.cli.limits import LEAST_MEMORY
 from tests.harm import fields, harm
 from tests.test_evaluate import MODEL, weights_of
 

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load, save
 
-from advbench.seals import DIGEST, digest, sealed, sha256
+from advbench.runs.sealed_json import DIGEST, digest, sealed, sha256
 
 Way = tuple[str | int, ...]
 Table = dict[str, Any]  # what is done -> a function that does it

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from advbench.cells import SCORED, Cell
-from advbench.engines.queue import Queue
 from advbench.errors import FailedCells
-from advbench.pipeline import READY
+from advbench.grid.cells import SCORED, Cell
+from advbench.grid.queue import Queue
 from advbench.progress import Quiet
+from advbench.study.study import READY
 
 GPUS = (1, 8, 64, 1000)
 # gradients an image, images, and how many of a model's 98 attacks are of the kind

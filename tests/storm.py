@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from advbench.cells import Cell, cells_of
-from advbench.doctor import examine
-from advbench.engines.local import Local
-from advbench.engines.queue import Queue
-from advbench.parsing import parse
-from advbench.performer import Performer
-from advbench.pipeline import Study
-from advbench.place import Place
+from advbench.grid.cells import Cell, cells_of
+from advbench.grid.local import Local
+from advbench.grid.perform import Performer
+from advbench.grid.queue import Queue
 from advbench.progress import Quiet
+from advbench.study.doctor import examine
+from advbench.study.parsing import parse
+from advbench.study.study import Study
+from advbench.study.workspace import Place
 
 TINY: dict[str, Any] = {
     "losses": ["softmax", "lgm"],

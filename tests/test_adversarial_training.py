@@ -11,21 +11,23 @@ import torch.nn.functional as F
 from safetensors.torch import load
 from torch import Tensor
 
-from advbench import catalog, disk, released, runs, seals
-from advbench.artifacts import pack
-from advbench.checkpoints import Checkpoint
+from advbench import catalog, runs
 from advbench.errors import BadSetting, UnknownName
-from advbench.hardening import attacked, frozen
 from advbench.losses import Head
-from advbench.models import Network
-from advbench.parsing import parse
-from advbench.pipeline import Study
-from advbench.place import Place
+from advbench.networks import Network
 from advbench.recipes import AdversarialTraining, Training
-from advbench.regimes import regime_options
-from advbench.training import Trainer
+from advbench.runs import released, sealed_json
+from advbench.runs.artifacts import pack
+from advbench.runs.files import write_whole
+from advbench.study.command_lines import regime_options
+from advbench.study.parsing import parse
+from advbench.study.study import Study
+from advbench.study.workspace import Place
+from advbench.training.adversarial import attacked, frozen
+from advbench.training.checkpoint import Checkpoint
+from advbench.training.loop import Trainer
 from advbench.types import ImageSet, Splits
-from advbench.victim import Composed, Victim
+from advbench.victim.victim import Composed, Victim
 
 CPU = torch.device("cpu")
 CELLS = Path(__file__).resolve().parent.parent / "reports" / "mnist" / "cells"
@@ -276,7 +278,9 @@ def test_a_standard_record_is_what_the_released_weights_were_found_by() -> None:
     assert list(standard.record("")) == [
         "dataset", "data_sha256", "network", "feature_dim", "loss", "regime", "training", "seed",
     ]  # fmt: skip
-    assert standard.run_name(committed["data_sha256"]).rpartition("-")[2] == seals.digest(committed) == "cb18d95f"
+    assert (
+        standard.run_name(committed["data_sha256"]).rpartition("-")[2] == sealed_json.digest(committed) == "cb18d95f"
+    )
     assert model([{"name": "lgm", "adversarial": False}], "mnist") == standard
 
 
@@ -317,7 +321,7 @@ def test_released_adversarial_weights_are_adopted_by_their_record_alone(tmp_path
 
     study(True, "first").train()
     (run,) = runs.find(tmp_path / "first")
-    disk.write_whole(tmp_path / "reports" / "digits" / "weights" / "lgm.safetensors", released.pack(run))
+    write_whole(tmp_path / "reports" / "digits" / "weights" / "lgm.safetensors", released.pack(run))
     for given, adopted in ((True, True), ({"eps": 0.2}, False), (False, False)):
         place = f"with {given}"
         study(given, place).train()

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 import advbench
 from advbench import cli
 from advbench.attacks.fgsm import FGSM
-from advbench.features import tap
-from advbench.handed import splits_of
+from advbench.data.sources.arrays import splits_of
+from advbench.supplied.features import tap
 from advbench.types import Splits
-from advbench.victim import Victim
+from advbench.victim.victim import Victim
 
 MODEL = """
 from torch import nn

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from advbench import catalog, runs
-from advbench.models import Network
-from advbench.parsing import parse
-from advbench.pipeline import Study
-from advbench.place import Place
-from advbench.process import Arithmetic, arithmetic_of, computes_bf16
+from advbench.device import Arithmetic, arithmetic_of, computes_bf16
+from advbench.networks import Network
 from advbench.progress import Quiet
 from advbench.recipes import Training
-from advbench.training import Trainer
+from advbench.study.parsing import parse
+from advbench.study.study import Study
+from advbench.study.workspace import Place
+from advbench.training.loop import Trainer
 from advbench.types import ImageSet, Splits
 
 CPU = torch.device("cpu")

@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from advbench.arrays import check
 from advbench.cli import main
 from advbench.data import fingerprint, for_supplied
+from advbench.data.sources import label, recipe_of, source
+from advbench.data.sources.arrays import check
+from advbench.data.sources.names import option, slug
 from advbench.errors import BadData
-from advbench.sources import label, recipe_of, source
-from advbench.sources.naming import option, slug
 
 Arrays = dict[str, Any]
 

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from scipy.special import log_softmax, softmax
 from torch import Tensor
 
-from advbench.art_losses import CrossEntropy, ExactCrossEntropy, FullLoss, class_index
 from advbench.losses.center import Center
 from advbench.losses.lgm import LGM
 from advbench.losses.softmax import Softmax
+from advbench.victim.art_losses import CrossEntropy, ExactCrossEntropy, FullLoss, class_index
 
 N, K, D = 6, 5, 3
 LEADS = (50.0, 200.0, 1000.0)

@@ -11,16 +11,15 @@ from scipy.optimize import linprog
 from torch import Tensor, nn
 
 from advbench import catalog
-from advbench.ascent import checkpoints, decaying
-from advbench.contracts import Attack
 from advbench.errors import BadSetting, FailedCheck
-from advbench.goals import Misclassified
+from advbench.evasion.base import Attack
+from advbench.evasion.gradient_ascent import checkpoints, decaying
+from advbench.evasion.objectives import Misclassified
+from advbench.evasion.state import Search
 from advbench.losses.softmax import Softmax
-from advbench.models import Network
-from advbench.objectives import margin
-from advbench.search import Search
-from advbench.types import ImageSet, Perturbed, Splits
-from advbench.victim import Composed, Victim
+from advbench.networks import Network
+from advbench.types import ImageSet, Perturbed, Splits, margin
+from advbench.victim.victim import Composed, Victim
 
 Linear = Callable[..., Victim]
 NAMES = ("pgd", "mim", "apgd")

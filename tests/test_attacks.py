@@ -15,15 +15,15 @@ from scipy.special import softmax
 from torch import Tensor
 
 from advbench import catalog, settings
-from advbench.contracts import AdaptiveAttack, Attack, FromSurrogate
 from advbench.errors import BadSetting
+from advbench.evasion.base import AdaptiveAttack, Attack, FromSurrogate
+from advbench.evasion.noise import Noise
 from advbench.losses import Head
 from advbench.losses.lgm import LGM
-from advbench.models import Network
-from advbench.noise import Noise
-from advbench.training import build
+from advbench.networks import Network
 from advbench.types import ImageSet, Perturbed, Splits
-from advbench.victim import Composed, Victim
+from advbench.victim.restore import build
+from advbench.victim.victim import Composed, Victim
 
 CPU = torch.device("cpu")
 EPS = 0.125  # a power of two: x +- eps is exact on the 17 grey levels of the digits

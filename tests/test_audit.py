@@ -8,17 +8,21 @@ from typing import Any
 import pytest
 import torch
 
-from advbench import artifacts, cli_audit, disk, runs, seals, selection
-from advbench.audit import audit, evidence_of
-from advbench.checks import Finding, table
+from advbench import runs
+from advbench.audit import Finding
+from advbench.audit.protocol import CHECKS, audit, evidence_of
+from advbench.cli.audit import _images, _place_words, complete, findings_of, rows_of
 from advbench.errors import BadRun, BadSetting, UnknownName
-from advbench.parsing import parse
-from advbench.pipeline import Study
-from advbench.place import Place
 from advbench.progress import Quiet
-from advbench.reporting import verify_run
-from advbench.runs import Run
-from advbench.seals import digest, sealed
+from advbench.runs import artifacts, sealed_json
+from advbench.runs.files import write_whole
+from advbench.runs.run import Run
+from advbench.runs.sealed_json import digest, sealed
+from advbench.study import selection
+from advbench.study.parsing import parse
+from advbench.study.study import Study
+from advbench.study.verify import verify_run
+from advbench.study.workspace import Place
 from tests.test_cli import Result, advbench
 
 N = 40
@@ -68,7 +72,7 @@ def others(run: Run) -> list[Run]:
 
 def test_an_audit_answers_every_check_in_the_order_of_the_requirements(attacked: Run) -> None:
     found = audit(attacked, others(attacked))
-    assert [(f.requirement, f.name) for f in found] == [(c.requirement, c.name) for c in table.CHECKS]
+    assert [(f.requirement, f.name) for f in found] == [(c.requirement, c.name) for c in CHECKS]
     assert {f.state for f in found} == {"met", "not met", "not run"} or {f.state for f in found} == {"met", "not run"}
     assert all((f.command is None) == (f.state == "met") for f in found)
 
@@ -105,7 +109,7 @@ def test_the_selftest_beside_the_runs_is_read(attacked: Run) -> None:
     assert by_name(audit(attacked))["canaries"].state == "not run"
     for good, state in ((True, "met"), (False, "not met")):
         row = {"canary": "constant", "expected": "x: met", "found": "x: met", "met": good, "evidence": ""}
-        disk.write_whole(note, seals.to_json({"schema": 1, "advbench": "1", "rows": [row]}))
+        write_whole(note, sealed_json.to_json({"schema": 1, "advbench": "1", "rows": [row]}))
         assert by_name(audit(attacked))["canaries"].state == state
     note.write_text("{")
     with pytest.raises(BadRun, match="selftest"):
@@ -114,7 +118,7 @@ def test_the_selftest_beside_the_runs_is_read(attacked: Run) -> None:
 
 
 def test_images_are_checked_against_all_clean_ones_where_the_data_are_at_hand(attacked: Run) -> None:
-    found = cli_audit.findings_of(attacked.name, Place(runs_dir=attacked.folder.parent))
+    found = findings_of(attacked.name, Place(runs_dir=attacked.folder.parent))
     text = by_name(found)["rechecked"].evidence
     attacks = selection.attack_rows(attacked)
     assert text.startswith(f"{len(attacks) * N} of {len(attacks) * N} stored images")
@@ -143,7 +147,7 @@ def test_runs_of_other_data_are_no_controls(attacked: Run, tmp_path: Path) -> No
 
 def test_complete_cuts_commands_that_name_no_number_of_images_or_a_large_one(place: Place) -> None:
     for given, images in (([], ["--n", "100"]), (["--n", "5000"], ["--n", "100"]), (["--n", "200"], [])):
-        more = cli_audit._place_words(place, ["attack", *given])
+        more = _place_words(place, ["attack", *given])
         assert more[4 : 4 + len(images)] == images
         assert ("--n" in more) == bool(images)
 
@@ -160,10 +164,10 @@ def test_json_has_a_row_for_each_finding(attacked: Run, place: Place) -> None:
     assert done.code == 0
     assert json.loads(done.out)["command"] == "audit"
     assert [set(r) for r in done.rows] == [{"requirement", "name", "title", "state", "evidence", "command"}] * len(
-        table.CHECKS
+        CHECKS
     )
-    expected = audit(attacked, others(attacked), images=cli_audit._images(attacked, place))
-    assert done.rows == cli_audit.rows_of(expected)
+    expected = audit(attacked, others(attacked), images=_images(attacked, place))
+    assert done.rows == rows_of(expected)
 
 
 def test_the_table_shows_state_evidence_and_the_whole_command(attacked: Run, place: Place) -> None:
@@ -174,7 +178,7 @@ def test_the_table_shows_state_evidence_and_the_whole_command(attacked: Run, pla
         assert any(line.startswith(finding.requirement) and line.endswith(finding.title) for line in lines)
         if finding.command:
             assert f"      $ {finding.command}" in lines
-    assert lines[-1].startswith(f"{len(table.CHECKS)} checks: ")
+    assert lines[-1].startswith(f"{len(CHECKS)} checks: ")
     assert all(len(line) <= 80 for line in lines if "$ " not in line)
 
 
@@ -241,7 +245,7 @@ def test_complete_runs_the_missing_commands_here_and_goes_on_where_it_stopped(at
             assert advbench(*words).code == 0
 
     before = by_name(audit(attacked, others(attacked)))
-    cli_audit.complete(attacked.name, place, command_line)
+    complete(attacked.name, place, command_line)
     after = by_name(audit(runs.load(attacked.folder), others(attacked)))
     assert before["targeted"].state == "not run"
     assert after["targeted"].state == "met"
@@ -250,5 +254,5 @@ def test_complete_runs_the_missing_commands_here_and_goes_on_where_it_stopped(at
     # commands that name no number of images, or a large one, are cut; the ensemble's 40 stay
     assert {w[w.index("--n") + 1] for w in tried if w[0] == "attack" and "--loss lgm" in " ".join(w)} <= {"40", "100"}
     tried.clear()
-    cli_audit.complete(attacked.name, place, command_line)
+    complete(attacked.name, place, command_line)
     assert not any("targeted-fgsm" in words for words in tried)

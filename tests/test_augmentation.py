@@ -10,11 +10,11 @@ from torch import Tensor
 from torchvision.transforms import functional as one_by_one
 
 from advbench import catalog
-from advbench.augmentation import crop, mirror_crop
-from advbench.models import Network
-from advbench.parsing import parse
+from advbench.networks import Network
 from advbench.recipes import Training
-from advbench.training import Trainer
+from advbench.study.parsing import parse
+from advbench.training.augmentation import crop, mirror_crop
+from advbench.training.loop import Trainer
 from advbench.types import ImageSet, Splits
 
 CPU = torch.device("cpu")

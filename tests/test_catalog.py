@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from advbench import catalog, settings
-from advbench.contracts import AttackSettings, Detector
 from advbench.data import DataSource
+from advbench.detection.base import Detector
 from advbench.errors import BrokenPlugin, UnknownName
+from advbench.evasion.base import AttackSettings
 from advbench.losses import Head
-from advbench.models import FeatureDim, Network
+from advbench.networks import FeatureDim, Network
 from advbench.recipes import Recipe, Training
 
 CONTRACTS = {"attack": AttackSettings, "detector": Detector, "loss": Head, "network": Network, "data set": DataSource}

@@ -7,15 +7,18 @@ from typing import Any
 import pytest
 import torch
 
-from advbench import catalog, locks, runs, scoring
-from advbench.cells import SCORED, Cell, attack_table, cells_of, model_table
-from advbench.contracts import AdaptiveAttack
+from advbench import catalog, runs
 from advbench.errors import BadRun
-from advbench.parsing import DEFAULTS, attack_choices, parse
-from advbench.performer import Performer
-from advbench.pipeline import READY, Study
-from advbench.place import Place
+from advbench.evasion.base import AdaptiveAttack
+from advbench.grid.cells import SCORED, Cell, attack_table, cells_of, model_table
+from advbench.grid.perform import Performer
 from advbench.progress import Quiet
+from advbench.report import write
+from advbench.runs import locks
+from advbench.study.parsing import DEFAULTS, attack_choices, parse
+from advbench.study.study import READY, Study
+from advbench.study.verify import known
+from advbench.study.workspace import Place
 
 TABLE: dict[str, Any] = {
     "losses": ["softmax", {"name": "lgm", "alpha": 0.3}],
@@ -75,7 +78,7 @@ def test_a_models_attacks_are_scored_when_all_of_them_are_there(tmp_path: Path) 
     for cell in cells[:5]:
         assert performer.perform(cell).made
     (run,) = [run for run in runs.find(tmp_path / "runs") if "verify" in run.steps]
-    assert {(row["attack"], row["detector"]) for row in scoring.known(run)} == {
+    assert {(row["attack"], row["detector"]) for row in known(run)} == {
         (attack, detector) for attack in ("fgsm", "transfer") for detector in ("likelihood", "energy")
     }
     more = cells_of(study(tmp_path), ["likelihood", "max-posterior"])
@@ -85,14 +88,14 @@ def test_a_models_attacks_are_scored_when_all_of_them_are_there(tmp_path: Path) 
 
 def test_cells_make_what_the_study_makes(tmp_path: Path) -> None:
     whole, parted = study(tmp_path / "whole"), study(tmp_path / "parted")
-    _, rows = whole.run()
+    _, rows = write.run(whole)
     performer = Performer(Quiet())
     cells = [Cell.from_json(cell.to_json()) for cell in cells_of(parted, parted.spec.detectors)]
     assert not any(cell.done for cell in cells)
     assert all(performer.perform(cell).made for cell in cells)
     assert all(cell.done for cell in cells)
     assert not any(performer.perform(cell).made for cell in cells)
-    _, again = parted.run()
+    _, again = write.run(parted)
     assert again == rows
     for path in (tmp_path / "whole").rglob("*.safetensors"):
         assert path.read_bytes() == (tmp_path / "parted" / path.relative_to(tmp_path / "whole")).read_bytes()

@@ -10,15 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from advbench import catalog, cli, metrics, pipeline, reporting
-from advbench.artifacts import Part
-from advbench.checks import Verdict, table
-from advbench.checks.evidence import Evidence
-from advbench.checks.figures import eer
-from advbench.checks.results import Result
-from advbench.contracts import FittedDetector, Guard
+from advbench import catalog, cli, metrics
+from advbench.audit import Verdict
+from advbench.audit.detector_figures import eer
+from advbench.audit.evidence import Evidence
+from advbench.audit.protocol import CHECKS, findings
+from advbench.audit.results import Result
+from advbench.detection.base import FittedDetector
+from advbench.detection.guard import Guard
+from advbench.runs.artifacts import Part
+from advbench.study import study
 from advbench.types import Adversarials, ImageSet, Outputs, Splits
-from advbench.victim import Victim
+from advbench.victim.victim import Victim
 
 N, K, EPS, PIXELS = 100, 10, 0.3, (1, 2, 2)
 MODEL = {
@@ -139,7 +142,7 @@ def other(*results: Result, **model: Any) -> Evidence:
 
 
 def finding(name: str, e: Evidence) -> Verdict:
-    (check,) = [c for c in table.CHECKS if c.name == name]
+    (check,) = [c for c in CHECKS if c.name == name]
     return check.judge(e)
 
 
@@ -457,9 +460,9 @@ def test_the_eer_of_the_check_is_that_of_the_metrics_with_ties_and_infinities(rn
 
 
 def test_every_check_has_a_name_of_its_own_and_they_stand_in_the_order_of_the_requirements() -> None:
-    assert len({c.name for c in table.CHECKS}) == len(table.CHECKS)
-    assert sorted({int(c.requirement[1:]) for c in table.CHECKS}) == list(range(1, 23))
-    assert [int(c.requirement[1:]) for c in table.CHECKS] == sorted(int(c.requirement[1:]) for c in table.CHECKS)
+    assert len({c.name for c in CHECKS}) == len(CHECKS)
+    assert sorted({int(c.requirement[1:]) for c in CHECKS}) == list(range(1, 23))
+    assert [int(c.requirement[1:]) for c in CHECKS] == sorted(int(c.requirement[1:]) for c in CHECKS)
 
 
 def test_each_check_has_a_case_for_every_state_that_it_knows() -> None:
@@ -467,13 +470,13 @@ def test_each_check_has_a_case_for_every_state_that_it_knows() -> None:
     for name, _, state in CASES:
         seen.setdefault(name, set()).add(state)
     elsewhere = {"stand-ins", "eight-bit"}
-    assert {c.name for c in table.CHECKS} - seen.keys() == elsewhere
+    assert {c.name for c in CHECKS} - seen.keys() == elsewhere
     assert {name for name, states in seen.items() if len(states) < 3} == {"seeds"}  # three seeds are there or not
 
 
 def commands() -> Iterator[tuple[str, ...]]:
     for _, make, _ in CASES:
-        for found in table.findings(make()):
+        for found in findings(make()):
             yield from found.command.commands if found.command else ()
 
 
@@ -487,11 +490,11 @@ def test_every_command_that_a_check_gives_is_one_that_the_command_line_takes(mon
 
         return instead
 
-    monkeypatch.setattr(pipeline.Study, "attack", noted("attack"))
-    monkeypatch.setattr(reporting, "verify_found", noted("verify"))
-    monkeypatch.setattr(cli, "found_by", noted("found"))
-    monkeypatch.setattr("advbench.canaries.selftest.selftest", noted("selftest"))
-    monkeypatch.setattr("advbench.cli_audit.findings_of", noted("audit"))
+    monkeypatch.setattr(study.Study, "attack", noted("attack"))
+    monkeypatch.setattr("advbench.study.verify.verify_found", noted("verify"))
+    monkeypatch.setattr("advbench.cli.commands.found_by", noted("found"))
+    monkeypatch.setattr("advbench.audit.canaries.selftest.selftest", noted("selftest"))
+    monkeypatch.setattr("advbench.cli.audit.findings_of", noted("audit"))
     given = sorted(set(commands()))
     assert len(given) > 30
     for words in given:

@@ -19,13 +19,15 @@ from typing import Any, NoReturn
 
 import pytest
 
-from advbench import cli, locks, pipeline
-from advbench.cli_emit import pasteable
+from advbench import cli
+from advbench.cli.output import pasteable
 from advbench.errors import BadRun
-from advbench.parsing import parse, read_toml
-from advbench.report.commands import Line
-from advbench.seals import sealed
-from advbench.spec import Spec
+from advbench.runs import locks
+from advbench.runs.sealed_json import sealed
+from advbench.study.command_lines import Line
+from advbench.study.parsing import parse, read_toml
+from advbench.study.spec import Spec
+from advbench.study.study import Study
 
 MODEL_FIELDS = {"dataset", "loss", "alpha", "lam", "covariance", "seed", "training", "run"}
 ATTACK_FIELDS = MODEL_FIELDS | {
@@ -264,7 +266,7 @@ def test_beside_the_eers_stands_what_an_attack_that_knows_the_detector_does(
 def test_the_widest_figures_of_an_evasion_are_not_cut_at_80_columns(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from advbench.cli_tables import show
+    from advbench.cli.tables import show
 
     monkeypatch.setenv("COLUMNS", "80")
     row = {
@@ -946,11 +948,11 @@ def spec_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Spec]:
     """The spec that a `run` command line means, without running it."""
     seen: list[Spec] = []
 
-    def stop(study: pipeline.Study) -> tuple[Path, list[Any]]:
+    def stop(study: Study) -> tuple[Path, list[Any]]:
         seen.append(study.spec)
         return Path("nowhere"), []
 
-    monkeypatch.setattr(pipeline.Study, "run", stop)
+    monkeypatch.setattr("advbench.report.write.run", stop)
 
     def ask(*words: str | Path) -> Spec:
         result = advbench("run", *words, "--json")

@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from advbench import catalog, released
-from advbench.checkpoints import within
+from advbench import catalog
 from advbench.data import fingerprint
-from advbench.parsing import parse, read_toml
 from advbench.reproduce import records
 from advbench.reproduce.arranged import Rows
 from advbench.reproduce.cells import Cell
@@ -19,10 +17,13 @@ from advbench.reproduce.page import all_rows
 from advbench.reproduce.security_drawings import security_drawings
 from advbench.reproduce.tables import ours, tables
 from advbench.reproduce.verdict import verdict
-from advbench.seals import sha256
-from advbench.training import build
+from advbench.runs import released
+from advbench.runs.artifacts import within
+from advbench.runs.sealed_json import sha256
+from advbench.study.parsing import parse, read_toml
 from advbench.types import Splits
-from advbench.victim import Composed, Victim
+from advbench.victim.restore import build
+from advbench.victim.victim import Composed, Victim
 
 HOME = Path(__file__).resolve().parent.parent / "reports" / "mnist"
 RECORDS = {path.stem: records.read(path) for path in sorted((HOME / "cells").glob("*.json"))}

@@ -8,14 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from advbench import attacking, catalog, metrics, seals
+from advbench import catalog, metrics
 from advbench.attacks import detector_aware
-from advbench.contracts import NO_DETECTOR, AcceptAll, FittedDetector, Guard
+from advbench.detection.base import FittedDetector
+from advbench.detection.guard import NO_DETECTOR, AcceptAll, Guard
 from advbench.errors import BadSetting, FailedCheck
+from advbench.evasion.batches import perturb
 from advbench.losses.softmax import Softmax
-from advbench.parsing import attack_choices
+from advbench.runs import sealed_json
+from advbench.study.attack_rows import Target, effect, evasion, row_of, weakness, wrong_and_passed
+from advbench.study.parsing import attack_choices
 from advbench.types import Adversarials, ImageSet, Outputs, Splits
-from advbench.victim import Composed, Victim
+from advbench.victim.victim import Composed, Victim
 from tests.conftest import Pixels
 from tests.test_evasion import guard_of
 
@@ -23,8 +27,8 @@ from tests.test_evasion import guard_of
 def made_of(entry: dict[str, Any], victim: Victim, images: ImageSet, guard: Guard) -> tuple[Adversarials, Any]:
     (choice,) = attack_choices(entry)
     clean = victim.outputs(images.images)
-    made = attacking.perturb(choice.attack, victim, images, clean, lambda done: None, guard)
-    row = attacking.effect(choice, made, clean) | attacking.evasion(choice, made, clean, guard, None)
+    made = perturb(choice.attack, victim, images, clean, lambda done: None, guard)
+    row = effect(choice, made, clean) | evasion(choice, made, clean, guard, None)
     return made, row
 
 
@@ -41,7 +45,7 @@ def test_version_1_is_frozen_to_its_members_settings_and_their_order() -> None:
             m.attack: repr(catalog.load("attack", m.attack)()) for m in detector_aware.STANDARD
         },
     }  # fmt: skip
-    assert seals.digest(record) == "d468471b", "another choice of members is another version"
+    assert sealed_json.digest(record) == "d468471b", "another choice of members is another version"
 
 
 def alone_guard(victim: Victim, digits: Splits) -> Guard:
@@ -55,7 +59,7 @@ def test_later_versions_are_frozen_too_and_differ_where_there_is_no_score_to_fol
     version: Any, digest: str, victims: dict[str, Victim], digits: Splits
 ) -> None:
     alone = {b: [dataclasses.asdict(m) for m in ms] for b, ms in detector_aware.ALONE[version].items()}
-    assert seals.digest(alone) == digest, "another choice of members is another version"
+    assert sealed_json.digest(alone) == digest, "another choice of members is another version"
     one, later = (detector_aware.DetectorAware(budget="standard", version=v) for v in ("v1", version))
     none, some = alone_guard(victims["lgm"], digits), guard_of(victims["lgm"], digits)
     assert list(one.members(victims["lgm"], some)) == list(later.members(victims["lgm"], some))
@@ -147,13 +151,13 @@ def test_no_member_alone_loses_an_image_that_the_ensemble_does_not(
     victim, images = victims["lgm"], digits.test.take(slice(200))
     guard = guard_of(victim, digits)
     worst, _ = made_of(ensemble(eps=0.12), victim, images, guard)
-    lost = attacking.wrong_and_passed(worst, guard)
+    lost = wrong_and_passed(worst, guard)
     assert 0 < lost.mean() < 1
     alone = np.zeros_like(lost)
     for member in detector_aware.QUICK:
         if member.attack != "apgd":  # which knows no detector
             entry = {"name": member.attack, "detector": "likelihood", "eps": 0.12, **member.settings}
-            alone |= attacking.wrong_and_passed(made_of(entry, victim, images, guard)[0], guard)
+            alone |= wrong_and_passed(made_of(entry, victim, images, guard)[0], guard)
     # other random starts, so that an image on the edge may fall either way
     assert (alone & ~lost).sum() <= 1
 
@@ -327,14 +331,14 @@ def test_a_row_says_what_is_left_of_the_images_in_eight_bits(linear_victim: Any)
     images = torch.tensor([[99.6, 99.7], [99.4, 100.7], [330.0, 320.0]]).reshape(3, 1, 1, 2) / 255
     part, clean = ImageSet("p", images.clamp(0, 1), labels, ("a", "b")), victim.outputs(images.clamp(0, 1))
     guard = Guard("second", SecondPixel(), 0.99, True, clean, labels)
-    target = attacking.Target(victim, clean, part, lambda name, fpr: guard)
+    target = Target(victim, clean, part, lambda name, fpr: guard)
     made = Adversarials(images, torch.arange(3), labels, None, victim.outputs(images), None, labels.bool())
     (choice,) = attack_choices({"name": "joint", "eps": 0.1, "detector": "likelihood"})
-    row = attacking.row_of(choice, made, target)
+    row = row_of(choice, made, target)
     assert (row["error_rate"], row["zero_gradients"]) == (1, None)
     assert row["eight_bit_error_rate"] == pytest.approx(2 / 3)
     assert row["eight_bit_undetected_error_rate"] == pytest.approx(1 / 3)
-    assert attacking.weakness(row) == attacking.weakness(row | {"success_rate": 0}) == ""
+    assert weakness(row) == weakness(row | {"success_rate": 0}) == ""
     of_art = row | {"attack": "art:DeepFool", "success_rate": 0}
-    assert attacking.weakness(of_art).startswith("art:DeepFool at eps 0.1 made no prediction wrong; ")
-    assert attacking.weakness(of_art | {"success_rate": 0.1}) == ""
+    assert weakness(of_art).startswith("art:DeepFool at eps 0.1 made no prediction wrong; ")
+    assert weakness(of_art | {"success_rate": 0.1}) == ""

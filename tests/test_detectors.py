@@ -12,13 +12,13 @@ from scipy.stats import multivariate_normal
 from torch import Tensor
 
 from advbench import catalog
-from advbench.contracts import Detector, FittedDetector
+from advbench.detection.base import Detector, FittedDetector
 from advbench.losses import Head
 from advbench.losses.center import Center
 from advbench.losses.lgm import LGM
 from advbench.losses.softmax import Softmax
 from advbench.types import Outputs, Splits
-from advbench.victim import Victim
+from advbench.victim.victim import Victim
 
 DETECTORS = catalog.names("detector")
 N, D, K = 20, 3, 4

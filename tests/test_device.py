@@ -16,13 +16,15 @@ from torch import nn
 
 import advbench
 from advbench import catalog, cli, metrics, settings
-from advbench.contracts import AdaptiveAttack, Attack, FromSurrogate, Guard
+from advbench.detection.guard import Guard
+from advbench.device import CPU, resolve_device
 from advbench.errors import BadSetting
-from advbench.process import CPU, resolve_device
+from advbench.evasion.base import AdaptiveAttack, Attack, FromSurrogate
 from advbench.recipes import Training
-from advbench.training import Trainer, build
+from advbench.training.loop import Trainer
 from advbench.types import ImageSet, Perturbed, Splits
-from advbench.victim import Composed, Victim
+from advbench.victim.restore import build
+from advbench.victim.victim import Composed, Victim
 
 NAME = os.environ.get("ADVBENCH_TEST_DEVICE", "cpu")
 DEVICE = resolve_device(NAME)

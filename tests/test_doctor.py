@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 import torch
 
-from advbench import cli, locks, runs
-from advbench.doctor import examine
+from advbench import cli, runs
 from advbench.errors import BadSetting, Damaged, Unreadable
-from advbench.parsing import parse
-from advbench.pipeline import Study
-from advbench.place import Place
-from advbench.runs import Run
-from advbench.shards import Shard, attack
+from advbench.grid.shards import attack
+from advbench.runs import locks
+from advbench.runs.run import Run
+from advbench.runs.shards import Shard
+from advbench.study.doctor import examine
+from advbench.study.parsing import parse
+from advbench.study.study import Study
+from advbench.study.workspace import Place
 
 TABLE: dict[str, Any] = {
     "losses": "softmax",
@@ -88,7 +90,7 @@ def test_what_the_system_does_not_let_be_read_is_named_and_not_mended(
             raise OSError(errno.EMFILE, "Too many open files")
         return opened(path, *given)
 
-    monkeypatch.setattr("advbench.disk.os.open", refuse)
+    monkeypatch.setattr("advbench.runs.files.os.open", refuse)
     row = found(copy, mend=True)
     assert (row["state"], row["broken"], row["redone"], row["mended"]) == ("unread", [], [], False)
     assert row["needs"] == [

@@ -9,12 +9,11 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from advbench.agreement import clearly_better
-from advbench.door import inspect
 from advbench.errors import BadSetting
-from advbench.features import Supplied, tap
-from advbench.findings import Finding, enforce
-from advbench.types import Splits
+from advbench.supplied.features import Supplied, tap
+from advbench.supplied.inspection import inspect
+from advbench.supplied.normalisation import clearly_better
+from advbench.types import Finding, Splits, enforce
 
 Change = Callable[[Tensor], Tensor]
 

@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from advbench import runs
-from advbench.cells import SCORED, Cell, cells_of
-from advbench.engines import go_through
-from advbench.engines.local import Local
-from advbench.engines.queue import Queue, Tally
 from advbench.errors import FailedCells
-from advbench.parsing import parse
-from advbench.pipeline import READY, Study
-from advbench.place import Place
+from advbench.grid.cells import SCORED, Cell, cells_of
+from advbench.grid.engine import go_through
+from advbench.grid.local import Local
+from advbench.grid.queue import Queue, Tally
 from advbench.progress import Advance, Quiet
+from advbench.study.parsing import parse
+from advbench.study.study import READY, Study
+from advbench.study.workspace import Place
 
 SMALL: dict[str, Any] = {
     "losses": ["softmax", "lgm"],

@@ -22,15 +22,16 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from advbench import artifacts, cli, runs
-from advbench.cli_audit import complete
+from advbench import cli, runs
+from advbench.cli.audit import complete
 from advbench.data import for_supplied
+from advbench.data.sources import source
 from advbench.errors import AdvbenchError, BadSetting
-from advbench.evaluation import Evaluation
-from advbench.pipeline import Study
-from advbench.place import Place
-from advbench.runs import Run
-from advbench.sources import source
+from advbench.runs import artifacts
+from advbench.runs.run import Run
+from advbench.study.evaluation import Evaluation
+from advbench.study.study import Study
+from advbench.study.workspace import Place
 from advbench.types import Splits
 
 MODEL = """
@@ -262,7 +263,7 @@ def test_the_page_names_the_command_that_made_it_and_the_command_parses(
     def stop(evaluation: Evaluation) -> None:
         raise BadSetting(f"understood, {evaluation.spec.dataset}")
 
-    monkeypatch.setattr(Evaluation, "run", stop)
+    monkeypatch.setattr("advbench.report.write.run", stop)
     seen = set()
     for line in lines:
         command, *words = shlex.split(line)[1:]

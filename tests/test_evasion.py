@@ -10,16 +10,18 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from advbench import catalog, goals, metrics, settings
-from advbench.ascent import adaptive_ascent
-from advbench.contracts import AdaptiveAttack, FittedDetector, Guard
+from advbench import catalog, metrics, settings
+from advbench.detection.base import FittedDetector
+from advbench.detection.guard import Guard
 from advbench.detectors.likelihood import FittedLikelihood
 from advbench.errors import BadSetting, FailedCheck
+from advbench.evasion import objectives
+from advbench.evasion.base import AdaptiveAttack
+from advbench.evasion.gradient_ascent import adaptive_ascent
+from advbench.evasion.state import Search
 from advbench.losses.lgm import LGM
-from advbench.objectives import margin
-from advbench.search import Search
-from advbench.types import ImageSet, Outputs, Perturbed, Splits
-from advbench.victim import Composed, Victim
+from advbench.types import ImageSet, Outputs, Perturbed, Splits, margin
+from advbench.victim.victim import Composed, Victim
 from tests.conftest import CPU, Pixels
 
 AWARE = [n for n in catalog.names("attack") if issubclass(catalog.load("attack", n), AdaptiveAttack)]
@@ -201,9 +203,9 @@ def test_two_per_cent_above_the_least_joint_perturbation_the_image_is_lost_and_t
 def test_the_joint_goal_is_maximal_where_its_closed_form_says(lam: float) -> None:
     victim, guard = gaussian_pair()
     image, label, eps = torch.from_numpy(X0).float().reshape(1, 1, 1, 4), torch.tensor([0]), 0.12
-    goal = goals.Joint("margin", label, torch.tensor([1]), guard, lam)
+    goal = objectives.Joint("margin", label, torch.tensor([1]), guard, lam)
 
-    class Own(goals.Criterion):
+    class Own(objectives.Criterion):
         labels = label
 
         def merit(self, outputs: Outputs, rows: Tensor) -> Tensor:
@@ -223,12 +225,12 @@ def test_the_joint_goal_is_maximal_where_its_closed_form_says(lam: float) -> Non
     assert np.linalg.norm(found - best) <= 0.02 * np.linalg.norm(best - X0)
 
 
-def two_gradients(goal: goals.Evade, victim: Victim, images: Tensor) -> tuple[Tensor, Tensor]:
+def two_gradients(goal: objectives.Evade, victim: Victim, images: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of the objective and of the slack [n p], float64."""
     x, rows = images.clone().requires_grad_(), torch.arange(len(images))
     outputs = victim.differentiable_outputs(x)
-    objective = goals.gradient_of(goals.Misclassify.values(goal, outputs, rows), x, again=True)
-    return objective.flatten(1).double(), goals.gradient_of(goal.slack(outputs, rows), x).flatten(1).double()
+    objective = objectives.gradient_of(objectives.Misclassify.values(goal, outputs, rows), x, again=True)
+    return objective.flatten(1).double(), objectives.gradient_of(goal.slack(outputs, rows), x).flatten(1).double()
 
 
 @pytest.mark.parametrize("wrong", [False, True])
@@ -239,7 +241,7 @@ def test_an_orthogonal_step_climbs_its_own_constraint_and_keeps_the_other_to_fir
     victim = victims["lgm"]
     predicted = victim.outputs(few.images).predictions
     labels = (predicted + 1) % 10 if wrong else predicted
-    goal = goals.Orthogonal("margin", labels, None, guard_of(victim, digits, detector))
+    goal = objectives.Orthogonal("margin", labels, None, guard_of(victim, digits, detector))
     objective, slack = two_gradients(goal, victim, few.images)
     own, other = (slack, objective) if wrong else (objective, slack)
     x = few.images.clone().requires_grad_()
@@ -249,7 +251,7 @@ def test_an_orthogonal_step_climbs_its_own_constraint_and_keeps_the_other_to_fir
     change = (direction * other).sum(dim=1) / (direction.norm(dim=1) * other.norm(dim=1))
     cosine = (own * other).sum(dim=1) / (own.norm(dim=1) * other.norm(dim=1))
     whole = (direction - own).norm(dim=1) <= 1e-6 * own.norm(dim=1)
-    least = goals.ROUNDING if wrong else 0.5
+    least = objectives.ROUNDING if wrong else 0.5
     assert torch.equal(whole, (cosine >= 0) | ((1 - cosine.square()).sqrt() <= least))
     assert (change[~whole].abs() <= 1e-4).all()
 
@@ -257,9 +259,9 @@ def test_an_orthogonal_step_climbs_its_own_constraint_and_keeps_the_other_to_fir
 def test_the_orthogonal_part_leaves_agreeing_and_opposite_gradients_as_they_are() -> None:
     a = torch.tensor([[1.0, 2.0], [3.0, 0.0], [3.0, 0.0], [3.0, 0.0], [1.0, 1.0]]).reshape(5, 1, 1, 2)
     b = torch.tensor([[-2.0, -4.0], [-1.0, 1.0], [1.0, 1.0], [-1.0, 0.1], [0.0, 0.0]]).reshape(5, 1, 1, 2)
-    found = goals.orthogonal_part(a, b, torch.full((5,), 0.5)).reshape(5, 2)
+    found = objectives.orthogonal_part(a, b, torch.full((5,), 0.5)).reshape(5, 2)
     torch.testing.assert_close(found, torch.tensor([[1.0, 2.0], [1.5, 1.5], [3.0, 0.0], [3.0, 0.0], [1.0, 1.0]]))
-    kept = goals.orthogonal_part(a[3:4], b[3:4], torch.tensor([goals.ROUNDING])).reshape(2)
+    kept = objectives.orthogonal_part(a[3:4], b[3:4], torch.tensor([objectives.ROUNDING])).reshape(2)
     assert (kept @ b[3].flatten()).abs() < 1e-6
     assert kept.norm() < 0.5 * 3
 
@@ -268,10 +270,10 @@ def test_without_targets_the_guard_is_asked_about_the_best_wrong_class() -> None
     victim, guard = gaussian_pair()
     images, labels = torch.from_numpy(X0).float().reshape(1, 1, 1, 4), torch.tensor([0])
     x = images.clone().requires_grad_()
-    goal = goals.Joint("margin", labels, None, guard, 1.0)
+    goal = objectives.Joint("margin", labels, None, guard, 1.0)
     slack = goal.slack(victim.differentiable_outputs(x), torch.arange(1))
     assert slack.item() == pytest.approx((RADIUS**2 - ((X0 - MU[1]) ** 2).sum()) / 2, rel=1e-4)
-    np.testing.assert_allclose(goals.gradient_of(slack, x).flatten(), MU[1] - X0, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(objectives.gradient_of(slack, x).flatten(), MU[1] - X0, rtol=1e-4, atol=1e-6)
 
 
 # Where they win
@@ -335,8 +337,8 @@ def test_success_is_claimed_a_hair_inside_the_threshold_and_the_hair_grows_with_
     scores = 1000 + torch.tensor([-0.011, -0.009, 0.009, 0.011], dtype=torch.float64)
     seen = Outputs(scores[:, None], torch.tensor([[0.0, 1.0]]).expand(4, 2))
     guard = Guard("first", FIRST, 1000.0, True, seen, labels)
-    assert (goals.Undetected(labels, guard).merit(seen, rows) > 0).tolist() == [True, False, False, False]
-    assert (goals.Rejected(labels, guard).merit(seen, rows) > 0).tolist() == [False, False, False, True]
+    assert (objectives.Undetected(labels, guard).merit(seen, rows) > 0).tolist() == [True, False, False, False]
+    assert (objectives.Rejected(labels, guard).merit(seen, rows) > 0).tolist() == [False, False, False, True]
 
 
 def test_goals_have_the_values_of_their_formulas_in_the_units_of_clean_images() -> None:
@@ -347,11 +349,11 @@ def test_goals_have_the_values_of_their_formulas_in_the_units_of_clean_images() 
         Outputs(torch.tensor([[score]], requires_grad=True), torch.tensor([[logit, 0.0, 1.0]]))
         for score, logit in ((16.0, 3.0), (6.0, 3.0), (16.0, -1.0))
     )
-    joint = [goals.Joint(f, labels, None, guard, 0.5).values(far, rows).item() for f in ("margin", "dlr")]
+    joint = [objectives.Joint(f, labels, None, guard, 0.5).values(far, rows).item() for f in ("margin", "dlr")]
     assert joint == pytest.approx([-2 / 2 - 0.5 * 6 / 4, -2 / 3 - 0.5 * 6 / 4])
-    violations = [goals.Violation(labels, guard).values(x, rows).item() for x in (far, accepted, wrong)]
+    violations = [objectives.Violation(labels, guard).values(x, rows).item() for x in (far, accepted, wrong)]
     assert violations == [-2 / 2 - 6 / 4, -2 / 2, -6 / 4]
-    assert goals.MatchFeatures(torch.tensor([[13.0]])).values(far, rows).item() == -(3**2) / 2
+    assert objectives.MatchFeatures(torch.tensor([[13.0]])).values(far, rows).item() == -(3**2) / 2
 
 
 def test_features_are_matched_to_the_nearest_clean_image_of_the_target_that_is_right_and_not_rejected() -> None:

@@ -17,17 +17,18 @@ from typing import Any
 import pytest
 import torch
 
-from advbench import locks, runs, seals
-from advbench.artifacts import unpack
-from advbench.cells import Cell, cells_of
-from advbench.engines import go_through
-from advbench.engines.local import Local
-from advbench.engines.queue import Tally
+from advbench import runs
 from advbench.errors import BadRun, BadSetting, Damaged, FailedCells
-from advbench.performer import Performer
-from advbench.pipeline import Study
+from advbench.grid.cells import Cell, cells_of
+from advbench.grid.engine import go_through
+from advbench.grid.local import Local
+from advbench.grid.perform import Performer
+from advbench.grid.queue import Tally
 from advbench.progress import Quiet
-from advbench.runs import Run
+from advbench.runs import locks, sealed_json
+from advbench.runs.artifacts import unpack
+from advbench.runs.run import Run
+from advbench.study.study import Study
 from tests.storm import killed_at_write, storm, study, tensors
 from tests.test_doctor import cut, flip
 
@@ -304,7 +305,7 @@ def test_a_manifest_of_a_later_advbench_is_refused_and_kept(copy: Path, text: st
 
 def test_a_manifest_without_its_digest_is_altered_and_not_old(scored: Path, copy: Path) -> None:
     path = run_of(copy, "softmax").folder / runs.MANIFEST
-    path.write_bytes(seals.to_json(run_of(copy, "softmax").manifest))
+    path.write_bytes(sealed_json.to_json(run_of(copy, "softmax").manifest))
     heard = Heard()
     assert heard_study(copy, heard, **TRANSFER).attack() == study(scored, **TRANSFER).attack()
     assert "manifest.json was altered: it is not what its digest was taken of; the run is begun anew" in heard.said[0]

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from advbench import catalog
-from advbench.contracts import FittedDetector
+from advbench.detection.base import FittedDetector
 from advbench.errors import BadData, BadSetting
 from advbench.types import Outputs
 

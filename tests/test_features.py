@@ -9,9 +9,9 @@ import torchvision.models as zoo
 from torch import Tensor, nn
 
 from advbench.errors import BadSetting
-from advbench.features import tap
 from advbench.losses.lgm import LGM
-from advbench.supplied import load_model
+from advbench.supplied.features import tap
+from advbench.supplied.loading import load_model
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 

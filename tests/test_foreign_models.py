@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import advbench
+from advbench.data.sources.arrays import splits_of
+from advbench.device import CPU
 from advbench.errors import BadSetting
-from advbench.evaluation import Evaluation, Given, Subject
-from advbench.features import NoFeatures, tap
-from advbench.handed import splits_of
-from advbench.isolation import borrowed, own_state
-from advbench.parsing import parse
-from advbench.place import Place
-from advbench.process import CPU
+from advbench.study.evaluation import Evaluation, Given, Subject
+from advbench.study.parsing import parse
+from advbench.study.workspace import Place
+from advbench.supplied.features import NoFeatures, tap
+from advbench.supplied.isolation import borrowed, own_state
 from advbench.types import Splits
 
 Around = Callable[[nn.Module, Tensor], Tensor]

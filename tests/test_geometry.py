@@ -6,7 +6,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from advbench.geometry import Ball, Norm, generator, length
+from advbench.evasion.ball import Ball, Norm, generator, length
 
 NORMS: tuple[Norm, ...] = ("linf", "l2")
 EPS = 0.25

@@ -20,14 +20,13 @@ from PIL import Image
 
 from advbench.cli import main
 from advbench.data import fingerprint, for_supplied
+from advbench.data.sources import source
+from advbench.data.sources.folder import ImageFolder
 from advbench.errors import BadData, BadSetting
 from advbench.progress import Advance, Quiet
 from advbench.recipes import Training
-from advbench.sources import source
-from advbench.sources.folder import ImageFolder
-from advbench.streaming import Streamed
-from advbench.types import ImageSet, Splits
-from advbench.victim import Composed, Victim
+from advbench.types import ImageSet, Splits, Streamed
+from advbench.victim.victim import Composed, Victim
 
 Bytes = NDArray[np.uint8]
 Make = Callable[..., Path]
@@ -332,7 +331,8 @@ def test_a_streamed_folder_is_on_disk_and_has_the_same_images_labels_and_fingerp
 
 
 def test_training_and_outputs_are_the_same_bits_from_disk(both: tuple[Splits, Splits]) -> None:
-    from advbench.training import Trainer, build
+    from advbench.training.loop import Trainer
+    from advbench.victim.restore import build
 
     results = []
     for splits in both:
@@ -539,7 +539,7 @@ def test_class_and_folder_names_of_any_kind_train_and_make_a_page(make: Make, tr
 def test_a_file_or_folder_without_permission_is_told(make: Make) -> None:
     code = """
 import os, sys, encodings.idna, sklearn.model_selection
-from advbench.sources import source
+from advbench.data.sources import source
 if os.getuid() == 0:
     os.setuid(65534)  # root may read everything
 print(source("folder:" + sys.argv[1]).load(None).excluded)

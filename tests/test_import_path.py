@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from advbench import runs
-from advbench.engines.import_path import without_current_folder
+from advbench.grid.import_path import without_current_folder
 from tests.test_on_ray import users_ray
 from tests.test_on_slurm import COMMANDS, SRUN, command_file
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from advbench import catalog
 from advbench.errors import BadSetting
 from advbench.types import ImageSet, Perturbed
-from advbench.victim import Victim
+from advbench.victim.victim import Victim
 
 EPS = 0.2
 GREY = torch.full((40, 1, 12, 12), 0.5)  # nothing is clipped

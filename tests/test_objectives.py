@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from advbench.errors import BadSetting
+from advbench.evasion.logit_objectives import Objective, objective
 from advbench.losses.lgm import LGM
-from advbench.objectives import Objective, margin, objective, runners_up
+from advbench.types import margin, runners_up
 
 NAMES: tuple[Objective, ...] = ("ce", "margin", "dlr", "logits")
 CASES = list(itertools.product(NAMES, (False, True)))

@@ -11,13 +11,13 @@ import torch
 import torchvision
 
 from advbench import catalog
+from advbench.data._torchvision import OfficialSet
 from advbench.data.cifar10 import CIFAR10
 from advbench.data.cifar100 import CIFAR100
 from advbench.data.fashion_mnist import FashionMNIST
 from advbench.data.kmnist import KMNIST
 from advbench.data.svhn import SVHN
 from advbench.errors import BadData
-from advbench.official import OfficialSet
 
 OFFICIAL = ("mnist", "fashion-mnist", "kmnist", "cifar10", "cifar100", "svhn")
 

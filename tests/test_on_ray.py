@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 
 from advbench import runs
-from advbench.cells import cells_of
-from advbench.engines import go_through, ray_cluster
-from advbench.engines.on_ray import Performing, Ray
-from advbench.engines.queue import Tally
-from advbench.engines.ray_cluster import address_of, connected
 from advbench.errors import BadSetting, FailedCells
+from advbench.grid import ray_cluster
+from advbench.grid.cells import cells_of
+from advbench.grid.engine import go_through
+from advbench.grid.queue import Tally
+from advbench.grid.ray_cluster import address_of, connected
+from advbench.grid.ray_engine import Performing, Ray
 from advbench.progress import Quiet
 from tests.test_engines import GRID, Heard, study, tensors
 
@@ -228,7 +229,7 @@ def test_a_full_cluster_is_said_to_be_once_and_waited_for(
     def stop(_pid: int) -> None:
         raise StartedError
 
-    monkeypatch.setattr("advbench.engines.on_ray.PATIENCE", 0.3)
+    monkeypatch.setattr("advbench.grid.ray_engine.PATIENCE", 0.3)
     with connected(cluster, cpus=2, gpus=False):
         holder = ray.remote(Holds).options(num_cpus=2).remote()
         assert ray.get(holder.ready.remote())

@@ -18,16 +18,16 @@ from submitit.core.utils import UncompletedJobError, cloudpickle_dump
 from submitit.local.local import LocalJob
 
 from advbench import runs
-from advbench.cells import cells_of
-from advbench.cli_grid import device_of
-from advbench.engines import go_through
-from advbench.engines.on_slurm import Slurm, _Work, resources
-from advbench.engines.pool import Message
-from advbench.engines.queue import Tally
-from advbench.engines.slurm_batch import Batch
-from advbench.engines.slurm_job import perform
-from advbench.engines.slurm_watch import Processes
+from advbench.cli.grid import device_of
 from advbench.errors import BadSetting, FailedCells
+from advbench.grid.cells import cells_of
+from advbench.grid.engine import go_through
+from advbench.grid.pool import Message
+from advbench.grid.queue import Tally
+from advbench.grid.slurm.batch import Batch
+from advbench.grid.slurm.engine import Slurm, _Work, resources
+from advbench.grid.slurm.job import perform
+from advbench.grid.slurm.watch import Processes
 from advbench.progress import Quiet
 from tests.test_engines import Heard, study, tensors, two_models
 

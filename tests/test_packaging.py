@@ -3,7 +3,6 @@
 import importlib
 import subprocess
 import sys
-import tomllib
 from importlib.metadata import entry_points, requires, version
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,9 @@ from advbench import catalog
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="module")
-def project() -> dict[str, Any]:
-    """pyproject.toml."""
-    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-
-
 def test_every_package_below_advbench_is_listed(project: dict[str, Any]) -> None:
-    # rglob does not follow links to folders, iterdir does: two levels hold all there is
-    folders = [ROOT / "advbench", *(p for p in (ROOT / "advbench").iterdir() if p.is_dir())]
-    packages = {str(p.relative_to(ROOT)).replace("/", ".") for p in folders if (p / "__init__.py").is_file()}
+    found = [*(ROOT / "advbench").rglob("__init__.py"), *(ROOT / "advbench").glob("*/__init__.py")]  # links, too
+    packages = {str(path.parent.relative_to(ROOT)).replace("/", ".") for path in found}
     assert set(project["tool"]["setuptools"]["packages"]) == packages
     assert {"advbench.attacks", "advbench.detectors"} <= packages
 
@@ -47,7 +39,8 @@ def test_every_file_that_is_no_module_is_shipped_with_its_package(project: dict[
     data = project["tool"]["setuptools"]["package-data"]
     for package in project["tool"]["setuptools"]["packages"]:
         folder = ROOT / package.replace(".", "/")
-        others = {p.name for p in folder.iterdir() if p.is_file() and p.suffix not in (".py", ".pyc")}
+        beside = [*folder.iterdir(), *(folder / "templates").glob("*")]
+        others = {p.name for p in beside if p.is_file() and p.suffix not in (".py", ".pyc")}
         shipped = {p.name for pattern in data.get(package, []) for p in folder.glob(pattern)}
         assert others == shipped, package
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from advbench import catalog
-from advbench.art_losses import CrossEntropy
 from advbench.types import Splits
-from advbench.victim import Victim
+from advbench.victim.art_losses import CrossEntropy
+from advbench.victim.victim import Victim
 
 EPS = {"linf": 0.08, "l2": 0.5}
 STEPS = 20

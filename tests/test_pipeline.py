@@ -9,20 +9,25 @@ import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from advbench import artifacts, catalog, disk, locks, reporting, runs
+from advbench import catalog, runs
 from advbench.errors import BadRun, BadSetting
-from advbench.parsing import parse
-from advbench.pipeline import Study
-from advbench.place import Place
 from advbench.progress import Advance, Quiet
-from advbench.runs import Run
-from advbench.selection import Found
+from advbench.report import write as reporting
+from advbench.runs import artifacts, locks
+from advbench.runs.files import write_whole
+from advbench.runs.run import Run
+from advbench.study.parsing import parse
+from advbench.study.selection import Found
+from advbench.study.study import Study
+from advbench.study.verify import verify_found
+from advbench.study.workspace import Place
 from advbench.types import Splits
 
 CPU = torch.device("cpu")
@@ -106,7 +111,7 @@ def only_run(folder: Path) -> Run:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study run to its end; do not write here."""
     folder = tmp_path_factory.mktemp("finished")
-    study(folder).run()
+    reporting.run(study(folder))
     return folder
 
 
@@ -223,7 +228,7 @@ def test_progress_counts_images_to_the_end_of_training_and_attack(tmp_path: Path
 
 def test_a_second_run_writes_nothing_but_the_page(copy: Path) -> None:
     before, stamps = contents(copy), times(copy / "runs")
-    page, rows = study(copy).run()
+    page, rows = reporting.run(study(copy))
     assert contents(copy) == before
     assert times(copy / "runs") == stamps
     assert page == copy / "reports" / "digits-study" / "index.html"
@@ -231,7 +236,7 @@ def test_a_second_run_writes_nothing_but_the_page(copy: Path) -> None:
 
 
 def test_the_same_settings_and_seed_give_the_same_bytes(finished: Path, tmp_path: Path) -> None:
-    study(tmp_path).run()
+    reporting.run(study(tmp_path))
     one, other = only_run(finished), only_run(tmp_path)
     names = {"model.safetensors", "attacks/fgsm-eps0.1.safetensors", "scores.parquet", "metrics.json"}
     found, expected = contents(other.folder), contents(one.folder)
@@ -334,7 +339,7 @@ def test_a_batch_of_nothing_is_refused() -> None:
 
 
 def test_more_images_than_there_are_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    for work in (study(tmp_path, n=301).attack, study(tmp_path, n=301).run):
+    for work in (study(tmp_path, n=301).attack, partial(reporting.run, study(tmp_path, n=301))):
         with pytest.raises(BadSetting, match=r"301.*300"):
             work()
     assert list(tmp_path.iterdir()) == []
@@ -365,7 +370,7 @@ def test_a_stopped_training_goes_on_to_the_very_same_weights(tmp_path: Path, los
 def test_a_study_stopped_before_any_write_ends_the_same(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int
 ) -> None:
-    whole = disk.write_whole
+    whole = write_whole
     done: list[Path] = []
 
     def write(path: Path, data: bytes) -> None:
@@ -374,11 +379,11 @@ def test_a_study_stopped_before_any_write_ends_the_same(
         done.append(path)
         whole(path, data)
 
-    monkeypatch.setattr(runs, "write_whole", write)
+    monkeypatch.setattr("advbench.runs.run.write_whole", write)
     with pytest.raises(KeyboardInterrupt):
-        study(tmp_path).run()
+        reporting.run(study(tmp_path))
     monkeypatch.undo()
-    study(tmp_path).run()
+    reporting.run(study(tmp_path))
     found, expected = contents(tmp_path / "runs"), contents(finished / "runs")
     assert set(found) == set(expected)
     timed = ("manifest.json", "training.jsonl")  # these two hold seconds
@@ -406,11 +411,11 @@ def test_a_damaged_checkpoint_is_named_and_training_begins_anew(tmp_path: Path, 
 def test_a_run_in_use_is_refused_and_untouched(copy: Path) -> None:
     before = contents(copy)
     with locks.hold(only_run(copy).folder):
-        for work in (study(copy).train, study(copy).attack, study(copy).run):
+        for work in (study(copy).train, study(copy).attack, partial(reporting.run, study(copy))):
             with pytest.raises(BadRun, match="in use"):
                 work()
         with pytest.raises(BadRun, match="in use"):
-            reporting.verify_found([Found(only_run(copy), ("fgsm-eps0.1",))], ["likelihood"], Quiet())
+            verify_found([Found(only_run(copy), ("fgsm-eps0.1",))], ["likelihood"], Quiet())
     assert contents(copy) == before
 
 

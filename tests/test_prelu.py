@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from advbench.prelu import PReLU
+from advbench.networks._cpu_layers import PReLU
 
 
 @pytest.mark.parametrize("slope", [0.25, 0.0, -0.3, 1.7])

@@ -5,12 +5,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from advbench import art_attacks, catalog, settings
+from advbench import catalog, settings
 from advbench.errors import BadSetting, UnknownName
-from advbench.geometry import generator
-from advbench.square_search import side
+from advbench.evasion import art_attacks
+from advbench.evasion.ball import generator
+from advbench.evasion.random_search import side
 from advbench.types import ImageSet, Splits
-from advbench.victim import Composed, Victim
+from advbench.victim.victim import Composed, Victim
 
 
 def wrong(victim: Victim, images: Tensor, labels: Tensor) -> Tensor:
@@ -57,7 +58,7 @@ def test_the_square_halves_its_share_of_the_image_where_the_paper_says() -> None
 
 
 def test_square_wins_where_the_gradient_is_masked_and_pgd_does_not(victims: dict[str, Victim], few: ImageSet) -> None:
-    from advbench.models import Network
+    from advbench.networks import Network
 
     class Masked(Network):
         """The softmax model on pixels rounded to 64 levels: right, and without a useful gradient."""

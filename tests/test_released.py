@@ -7,12 +7,14 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from advbench import artifacts, disk, released, runs
+from advbench import runs
 from advbench.errors import BadRun, FailedCheck
-from advbench.parsing import parse
-from advbench.pipeline import Study
-from advbench.place import Place
-from advbench.spec import Spec
+from advbench.runs import artifacts, released
+from advbench.runs.files import write_whole
+from advbench.study.parsing import parse
+from advbench.study.spec import Spec
+from advbench.study.study import Study
+from advbench.study.workspace import Place
 
 SPEC = {"losses": ["lgm"], "attacks": [{"name": "fgsm", "eps": 0.3}], "training": {"epochs": 1}}
 
@@ -23,7 +25,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("released")
     Study(parse(SPEC), Place(folder / "runs"), weights=[]).train()
     (run,) = runs.find(folder / "runs")
-    disk.write_whole(folder / "reports" / "digits" / "weights" / "lgm.safetensors", released.pack(run))
+    write_whole(folder / "reports" / "digits" / "weights" / "lgm.safetensors", released.pack(run))
     return folder
 
 

@@ -16,7 +16,7 @@ PLUGINS = {
     "attacks/one_step": "from dataclasses import dataclass\nfrom advbench.attacks.fgsm import FGSM\n"
     "@dataclass(frozen=True, kw_only=True)\nclass OneStep(FGSM): alpha: float = 1.0",
     "losses/plain": "from advbench.losses.softmax import Softmax\nclass Plain(Softmax): pass",
-    "models/tiny": "from tests.conftest import Dense\nclass Tiny(Dense): pass",
+    "networks/tiny": "from tests.conftest import Dense\nclass Tiny(Dense): pass",
 }
 FEW = ("--network", "tiny", "--epochs", "1", "--eps", "0.1", "--n", "20")
 Row = dict[str, Any]
@@ -109,7 +109,7 @@ def test_a_removed_detector_stops_no_run_and_no_audit_and_damages_no_file(lab: L
 
 
 def test_where_nothing_is_left_one_sentence_says_why(lab: Lab) -> None:
-    lab.change("models/tiny", None)
+    lab.change("networks/tiny", None)
     result = lab("verify", "--json")
     assert (result.code, result.out) == (2, "")
     assert "a plug-in of every model that matches is missing; digits-plain" in result.err.splitlines()[-1]
@@ -118,7 +118,7 @@ def test_where_nothing_is_left_one_sentence_says_why(lab: Lab) -> None:
 
 def test_a_network_that_its_weights_do_not_fit_leaves_out_the_checks_that_run_it(lab: Lab) -> None:
     deeper = ":\n  def __init__(self, *a):\n    super().__init__(*a)\n    self.layers.append(self.layers[1])"
-    lab.change("models/tiny", PLUGINS["models/tiny"].replace(": pass", deeper))
+    lab.change("networks/tiny", PLUGINS["networks/tiny"].replace(": pass", deeper))
     rows = {row["name"]: row for row in lab("audit", lab.run("softmax"), "--json").rows}
     assert rows["eight-bit"]["state"] == "not run"
     assert "does not fit the model" in rows["eight-bit"]["evidence"]

@@ -17,16 +17,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from advbench import artifacts, cli, metrics, runs, selection
-from advbench.audit import audit
+from advbench import cli, metrics, runs
+from advbench.audit.protocol import audit
 from advbench.errors import BadSetting
-from advbench.place import Place
-from advbench.report import figures
+from advbench.formatting import as_text, percent
+from advbench.report import plots
 from advbench.report.page import render
-from advbench.report.subject import percent
-from advbench.reporting import page_at
-from advbench.seals import sealed
-from advbench.settings import as_text
+from advbench.report.write import page_at
+from advbench.runs import artifacts
+from advbench.runs.sealed_json import sealed
+from advbench.study import selection
+from advbench.study.workspace import Place
 
 Row = dict[str, Any]
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -408,7 +409,7 @@ def test_strange_words_in_a_run_folder_are_shown_as_text(page: Page, tmp_path: P
             step["info"]["row"] |= {"attack": "art:Strange", "settings": {evil: evil}}
     path.write_text(json.dumps(sealed(manifest)))
     found = selection.find(tmp_path / "runs", selection.Selection({"eps": (0.3,)}))
-    from advbench.scoring import verify
+    from advbench.study.verify import verify
 
     rows = [row for one in found for row in verify(one.run, one.attacks, ["max-posterior"])]
     source = render("name", [selection.Found(runs.load(found[0].run.folder), found[0].attacks)], rows)
@@ -446,8 +447,8 @@ def test_undefined_is_not_available_and_never_zero() -> None:
 
 
 def test_a_chart_escapes_its_label_and_keeps_its_ids_to_itself() -> None:
-    curve = figures.Curve("<b>&\"'", metrics.roc(np.array([0.0, 1.0]), np.array([1.0, 2.0])))
-    one, other = (figures.to_svg(figures.roc_chart([curve]), "<i>&\"'", key) for key in ("a", "b"))
+    curve = plots.Curve("<b>&\"'", metrics.roc(np.array([0.0, 1.0]), np.array([1.0, 2.0])))
+    one, other = (plots.to_svg(plots.roc_chart([curve]), "<i>&\"'", key) for key in ("a", "b"))
     for source in (one, other):
         (chart,) = (e for e in Reader(source).root.all("svg"))
         assert chart["aria-label"] == "<i>&\"'"
@@ -458,7 +459,7 @@ def test_a_chart_escapes_its_label_and_keeps_its_ids_to_itself() -> None:
 
 
 def test_a_histogram_of_equal_values_is_one_bar() -> None:
-    source = figures.to_svg(figures.histogram(np.ones(5), np.zeros(5), xlabel="p"), "two bars", "k")
+    source = plots.to_svg(plots.histogram(np.ones(5), np.zeros(5), xlabel="p"), "two bars", "k")
     assert Reader(source).root.all("svg")[0]["aria-label"] == "two bars"
 
 
@@ -468,7 +469,7 @@ def test_a_picture_is_an_embedded_png_of_its_own_grey_levels() -> None:
     from matplotlib.image import imread
 
     image = np.linspace(0, 1, 12, dtype=np.float32).reshape(1, 3, 4)
-    address = figures.picture(image)
+    address = plots.picture(image)
     head, _, data = address.partition(",")
     assert head == "data:image/png;base64"
     pixels = imread(io.BytesIO(base64.b64decode(data)), format="png")
@@ -481,7 +482,7 @@ def test_pictures_are_the_first_test_images(page: Page) -> None:
     assert part.examples is not None
     sources = [e["src"] for e in page.tree.all("img")]
     for image in part.examples:
-        assert figures.picture(image.numpy()) in sources
+        assert plots.picture(image.numpy()) in sources
 
 
 # -- two regimes -------------------------------------------------------------------------------------------------

@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from advbench import artifacts, attacking, guards, metrics, runs, scoring, selection
-from advbench.checks import Finding, State
-from advbench.report import adaptive, control, figures, findings, page, rejection, security
-from advbench.report.commands import Line
-from advbench.seals import sealed
+from advbench import metrics, runs
+from advbench.audit import Finding, State
+from advbench.detection import calibration
+from advbench.report import adaptive, control, page, plots, rejection, security
+from advbench.report.page import block
+from advbench.runs import artifacts
+from advbench.runs.sealed_json import sealed
+from advbench.study import selection
+from advbench.study.attack_rows import wrong_and_passed
+from advbench.study.command_lines import Line
+from advbench.study.verify import counts
 from advbench.types import Adversarials, Outputs
 from tests.test_report import Page, Reader, advbench, assert_loads_nothing, ends, outside_audits, per_cent
 
@@ -168,8 +174,8 @@ def test_undetected_errors_at_each_threshold_are_counted_from_scores_and_labels(
     _, *lines = known.table("Share of all attacked images that are wrong")
     run, rows = stored(known, "lgm")
     row = rows["fgsm-eps0.3"]
-    guard = guards.guard(run, "likelihood", 0.05)
-    lost = attacking.wrong_and_passed(artifacts.read_adversarials(run, "fgsm-eps0.3"), guard)
+    guard = calibration.guard(run, "likelihood", 0.05)
+    lost = wrong_and_passed(artifacts.read_adversarials(run, "fgsm-eps0.3"), guard)
     bounds = metrics.wilson(int(lost.sum()), len(lost))
     assert bounds is not None
     (line,) = (li for li in lines if li[:3] == ["lgm", "fgsm eps 0.3", "likelihood"])
@@ -251,8 +257,8 @@ def test_a_curve_over_effort_counts_what_was_lost_by_then_of_all_images() -> Non
 
 def test_bars_that_do_not_hold_their_point_are_drawn_all_the_same() -> None:
     low, high = np.array([0.2, 0.9]), np.array([0.4, 0.95])
-    line = figures.Line("<b>", np.array([0.1, 0.2]), np.array([0.1, 1.0]), low, high)
-    source = figures.to_svg(figures.line_chart([line], xlabel="eps"), "bars", "k")
+    line = plots.Line("<b>", np.array([0.1, 0.2]), np.array([0.1, 1.0]), low, high)
+    source = plots.to_svg(plots.line_chart([line], xlabel="eps"), "bars", "k")
     assert Reader(source).root.all("svg")[0]["aria-label"] == "bars"
     assert "<b>" not in source
 
@@ -277,13 +283,13 @@ def test_rejection_costs_the_union_of_the_lost_and_of_those_rejected_so_far() ->
 def test_the_curve_of_rejection_begins_at_the_lost_and_the_clean_rejected(known: Page) -> None:
     (label,) = labels_of(known, "Error with rejections")
     run, rows = stored(known, "lgm")
-    guard = guards.guard(run, "likelihood", 0.05)
+    guard = calibration.guard(run, "likelihood", 0.05)
     (name,) = (
         a
         for a, r in rows.items()
         if r["attack"] == "detector-aware" and (r["detector"], r["eps"]) == ("likelihood", 0.3)
     )
-    lost = attacking.wrong_and_passed(artifacts.read_adversarials(run, name), guard)
+    lost = wrong_and_passed(artifacts.read_adversarials(run, name), guard)
     clean = artifacts.read_part(run, "test").outputs.take(slice(30))
     at_zero = lost | (guard.slack(clean) < 0).numpy()
     assert f"lgm 0: {per_cent(at_zero.mean())}, 0.166667: " in label
@@ -363,7 +369,7 @@ def test_the_page_says_the_outcome_in_a_sentence(known: Page, tmp_path: Path) ->
         tensors |= {"misclassified": torch.zeros(len(tensors["labels"]), dtype=torch.bool)}
         data = artifacts.pack(tensors)
         clean = artifacts.read_part(run, "test").outputs.take(slice(row["n"]))
-        own = run.info(f"attack {name}")["row"] | scoring.counts(artifacts.adversarials_of(data, folder), clean)
+        own = run.info(f"attack {name}")["row"] | counts(artifacts.adversarials_of(data, folder), clean)
         run.write(f"attack {name}", {f"attacks/{name}.safetensors": data}, seconds=1.0, info={"row": own})
     advbench("report", "--name", "two", "--runs-dir", tmp_path / "runs", "--reports-dir", tmp_path)
     text = Reader((tmp_path / "two" / "index.html").read_text()).root.text
@@ -403,5 +409,5 @@ def test_each_finding_stands_with_its_state_evidence_and_command_as_text(known: 
 def test_a_block_counts_its_findings_by_state() -> None:
     states: tuple[State, ...] = ("met", "met", "not run")
     made = [Finding("R1", "name", "t", state, "", None) for state in states]
-    assert findings.block("m", "run", made)["counts"] == {"met": 2, "not met": 0, "not run": 1}
-    assert findings.block("m", "run", None)["findings"] is None
+    assert block("m", "run", made)["counts"] == {"met": 2, "not met": 0, "not run": 1}
+    assert block("m", "run", None)["findings"] is None

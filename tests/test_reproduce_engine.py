@@ -8,20 +8,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from advbench import fitting
 from advbench.data.digits import Digits
-from advbench.engines.local import Local
-from advbench.engines.queue import Queue
 from advbench.errors import FailedCells
-from advbench.parsing import parse
-from advbench.place import Place
+from advbench.grid.local import Local
+from advbench.grid.queue import Queue
 from advbench.progress import Progress
 from advbench.reproduce import records, security, tuning
 from advbench.reproduce.ahead import Ahead
 from advbench.reproduce.cells import CONTROLS, LOSSES, Cell, Entry
 from advbench.reproduce.grid import Grid
 from advbench.reproduce.probes import Probe
-from advbench.spec import Spec
+from advbench.study import train
+from advbench.study.parsing import parse
+from advbench.study.spec import Spec
+from advbench.study.workspace import Place
 
 MODELS = [Cell("softmax", 100, 0), Cell("lgm1.0", 100, 0)]
 PROBES = [Probe("noise", model.loss, "fgsm", eps, 20, blind=True) for model in MODELS for eps in (0.1, 0.3)] + [
@@ -182,7 +182,7 @@ def test_trials_are_trained_by_workers_and_make_the_rows_of_one_process(
     ahead.tune()
     assert len(pids) == 2  # the sensitivity's settings wait for the search
     assert tuning.read(there) == rows
-    monkeypatch.setattr(fitting, "train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(train, "train", lambda *_: pytest.fail("trained again"))
     (there.home / tuning.FILE).unlink()
     ahead.tune()
     assert tuning.read(there) == rows

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from advbench.place import Place
 from advbench.reproduce import records, security, tables
 from advbench.reproduce.arranged import Rows
 from advbench.reproduce.cells import CONTROLS, SHOWN, Cell, chosen
@@ -21,7 +20,8 @@ from advbench.reproduce.probes import Probe, plan
 from advbench.reproduce.security_drawings import security_drawings
 from advbench.reproduce.security_rows import LOST_OR_REJECTED, REJECTED, rows
 from advbench.reproduce.verdict import verdict
-from advbench.seals import to_json
+from advbench.runs.sealed_json import to_json
+from advbench.study.workspace import Place
 from advbench.types import Adversarials, ImageSet, Outputs, Splits
 
 Share = Callable[[Probe], float]

@@ -8,19 +8,23 @@ import torch.nn.functional as F
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from advbench import artifacts, disk, fitting, released, runs
-from advbench.artifacts import pack
-from advbench.checkpoints import Checkpoint
+from advbench import runs
 from advbench.data.digits import Digits
 from advbench.errors import BadSetting
-from advbench.models.resnet20 import Block, ResNet20
-from advbench.parsing import parse
-from advbench.pipeline import Study
-from advbench.place import Place
+from advbench.networks.resnet20 import Block, ResNet20
 from advbench.recipes import AdversarialTraining, Recipe, Training
-from advbench.report.commands import attacking
-from advbench.training import Trainer, build
+from advbench.runs import artifacts, released
+from advbench.runs.artifacts import pack
+from advbench.runs.files import write_whole
+from advbench.study.command_lines import attacking
+from advbench.study.parsing import parse
+from advbench.study.study import Study
+from advbench.study.train import victim_of
+from advbench.study.workspace import Place
+from advbench.training.checkpoint import Checkpoint
+from advbench.training.loop import Trainer
 from advbench.types import Splits
+from advbench.victim.restore import build
 
 CPU = torch.device("cpu")
 SPEC = {
@@ -160,7 +164,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("resnet20")
     Study(parse(SPEC), Place(folder / "runs", device=CPU), weights=[]).train()
     (run,) = runs.find(folder / "runs")
-    disk.write_whole(folder / "reports" / "digits" / "weights" / "lgm.safetensors", released.pack(run))
+    write_whole(folder / "reports" / "digits" / "weights" / "lgm.safetensors", released.pack(run))
     return folder
 
 
@@ -194,7 +198,7 @@ def test_its_command_line_names_network_and_augmentation(home: Path, monkeypatch
 
 def test_the_model_under_test_uses_its_statistics_and_leaves_them_alone(home: Path, digits: Splits) -> None:
     (run,) = runs.find(home / "runs")
-    victim = fitting.victim_of(run, digits, Place(home / "runs", device=CPU))
+    victim = victim_of(run, digits, Place(home / "runs", device=CPU))
     before = {k: v.clone() for k, v in victim.model.state_dict().items()}
     images = digits.test.images[:20]
     together, alone = victim.outputs(images), victim.outputs(images[:1])

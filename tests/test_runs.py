@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from advbench import disk, locks, runs, seals
+from advbench import runs
 from advbench.errors import BadRun, BadSetting
-from advbench.runs import Run
+from advbench.runs import locks, sealed_json
+from advbench.runs.files import write_whole
+from advbench.runs.run import Run
 from tests.records import EPOCH, MADE_WITH, MODEL, TRAINED
 
 
@@ -49,20 +51,20 @@ def largest_file(size: int) -> Iterator[None]:
 
 
 def test_a_file_is_written_whole_below_new_folders_and_leaves_no_other(tmp_path: Path) -> None:
-    disk.write_whole(tmp_path / "a" / "b" / "file.bin", b"first")
-    disk.write_whole(tmp_path / "a" / "b" / "file.bin", b"second")
+    write_whole(tmp_path / "a" / "b" / "file.bin", b"first")
+    write_whole(tmp_path / "a" / "b" / "file.bin", b"second")
     assert files(tmp_path) == {"a/b/file.bin": b"second"}
 
 
 def test_others_may_read_what_was_written(tmp_path: Path) -> None:
-    disk.write_whole(tmp_path / "file", b"")
+    write_whole(tmp_path / "file", b"")
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_half_of_the_new_one(tmp_path: Path) -> None:
-    disk.write_whole(tmp_path / "file", b"old")
+    write_whole(tmp_path / "file", b"old")
     with largest_file(1000), pytest.raises(BadSetting, match="file") as caught:
-        disk.write_whole(tmp_path / "file", bytes(5000))
+        write_whole(tmp_path / "file", bytes(5000))
     assert "\n" not in str(caught.value)
     assert files(tmp_path) == {"file": b"old"}
 
@@ -70,21 +72,21 @@ def test_a_full_disk_leaves_the_old_file_and_no_half_of_the_new_one(tmp_path: Pa
 def test_ctrl_c_within_a_write_leaves_the_old_file_and_no_half_of_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk.write_whole(tmp_path / "file", b"old")
+    write_whole(tmp_path / "file", b"old")
 
     def interrupted(handle: int) -> None:  # noqa: ARG001
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        disk.write_whole(tmp_path / "file", b"new")
+        write_whole(tmp_path / "file", b"new")
     assert files(tmp_path) == {"file": b"old"}
 
 
 def test_a_folder_that_cannot_be_made_is_refused_by_its_path(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"mine")
     with pytest.raises(BadSetting, match=r"file/inner\.bin"):
-        disk.write_whole(tmp_path / "file" / "inner.bin", b"data")
+        write_whole(tmp_path / "file" / "inner.bin", b"data")
     with pytest.raises(BadSetting, match="--runs-dir"), locks.hold(tmp_path / "file" / "run"):
         pass
     assert files(tmp_path) == {"file": b"mine"}
@@ -93,16 +95,16 @@ def test_a_folder_that_cannot_be_made_is_refused_by_its_path(tmp_path: Path) -> 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": [-float("inf")]}])
 def test_what_is_not_json_is_never_written(value: object) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        seals.to_json(value)
+        sealed_json.to_json(value)
     with pytest.raises(ValueError, match="JSON"):
-        seals.digest(value)
+        sealed_json.digest(value)
 
 
 def test_a_digest_changes_with_a_value_and_not_with_the_order_of_keys() -> None:
-    one = seals.digest({"a": 1, "b": [1.0, None]})
-    assert one == seals.digest({"b": [1.0, None], "a": 1})
+    one = sealed_json.digest({"a": 1, "b": [1.0, None]})
+    assert one == sealed_json.digest({"b": [1.0, None], "a": 1})
     others = [{"a": 1, "b": [1.0, False]}, {"a": 1}, {"a": 2, "b": [1.0, None]}, {"a": 1, "b": [None, 1.0]}]
-    assert len({one, *map(seals.digest, others)}) == 5
+    assert len({one, *map(sealed_json.digest, others)}) == 5
     assert len(one) == 8
     assert int(one, 16) >= 0
 
@@ -203,7 +205,7 @@ def test_a_manifest_that_is_none_is_named_and_not_replaced(run: Run, manifest: b
 @pytest.mark.parametrize("schema", [0, 2, "1", None])
 def test_a_manifest_of_another_schema_is_refused_with_both_numbers(run: Run, schema: object) -> None:
     manifest = dict(run.manifest, schema=schema)
-    (run.folder / "manifest.json").write_bytes(seals.to_json(manifest))
+    (run.folder / "manifest.json").write_bytes(sealed_json.to_json(manifest))
     with pytest.raises(BadRun, match=rf"{schema!r}.* 1\b"):
         runs.load(run.folder)
 
@@ -215,7 +217,7 @@ def test_a_manifest_cannot_reach_outside_its_folder(run: Run, tmp_path: Path, na
     listed = {"sha256": hashlib.sha256(b"mine").hexdigest(), "bytes": 4}
     manifest = json.loads((run.folder / "manifest.json").read_bytes())
     manifest["steps"]["train"]["files"][name.format(absolute=outside)] = listed
-    (run.folder / "manifest.json").write_bytes(seals.to_json(manifest))
+    (run.folder / "manifest.json").write_bytes(sealed_json.to_json(manifest))
     with pytest.raises(BadRun):
         runs.load(run.folder).drop("train")
     assert outside.read_bytes() == b"mine"
@@ -248,7 +250,7 @@ class Stop(Exception):
 def test_a_replacement_cut_short_costs_its_own_step_and_nothing_else(
     run: Run, monkeypatch: pytest.MonkeyPatch, last: int
 ) -> None:
-    whole = disk.write_whole
+    whole = write_whole
     done: list[str] = []
 
     def write(path: Path, data: bytes) -> None:
@@ -257,7 +259,7 @@ def test_a_replacement_cut_short_costs_its_own_step_and_nothing_else(
         done.append(path.name)
         whole(path, data)
 
-    monkeypatch.setattr(runs, "write_whole", write)
+    monkeypatch.setattr("advbench.runs.run.write_whole", write)
     new = {"model.safetensors": b"better", "outputs/test.safetensors": b"longer"}
     try:
         run.write("train", new, seconds=1.0, info=TRAINED)
@@ -278,7 +280,7 @@ def test_a_replacement_cut_short_costs_its_own_step_and_nothing_else(
 @pytest.mark.parametrize("last", range(3))
 def test_a_checkpoint_cut_short_leaves_the_one_before(run: Run, monkeypatch: pytest.MonkeyPatch, last: int) -> None:
     run.write("checkpoint", {"checkpoint-0001.safetensors": b"one"}, info={"epochs": [EPOCH]})
-    whole = disk.write_whole
+    whole = write_whole
     done: list[str] = []
 
     def write(path: Path, data: bytes) -> None:
@@ -287,7 +289,7 @@ def test_a_checkpoint_cut_short_leaves_the_one_before(run: Run, monkeypatch: pyt
         done.append(path.name)
         whole(path, data)
 
-    monkeypatch.setattr(runs, "write_whole", write)
+    monkeypatch.setattr("advbench.runs.run.write_whole", write)
     try:
         run.write("checkpoint", {"checkpoint-0002.safetensors": b"two"}, info={"epochs": [EPOCH, EPOCH]})
     except Stop:
@@ -330,7 +332,7 @@ def test_a_run_that_is_held_is_refused_by_its_path(tmp_path: Path) -> None:
 
 def test_a_run_is_free_again_after_its_process_was_killed(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from advbench import locks\n"
+        "import sys, time; from pathlib import Path; from advbench.runs import locks\n"
         "with locks.hold(Path(sys.argv[1])):\n"
         "    print('held', flush=True); time.sleep(60)"
     )

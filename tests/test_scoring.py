@@ -16,18 +16,22 @@ from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
-from advbench import artifacts, catalog, guards, metrics, reporting, runs, scoring
+from advbench import catalog, metrics, runs
 from advbench.attacks.fgsm import FGSM
-from advbench.contracts import FittedDetector
+from advbench.detection import calibration as guards
+from advbench.detection.base import FittedDetector
 from advbench.errors import BadRun, FailedCheck
-from advbench.parsing import parse
-from advbench.perturbation import check_perturbation
-from advbench.pipeline import Study
-from advbench.place import Place
-from advbench.runs import Run
-from advbench.selection import Found
+from advbench.evasion.validity import check_perturbation
+from advbench.runs import artifacts
+from advbench.runs.run import Run
+from advbench.study.parsing import parse
+from advbench.study.selection import Found
+from advbench.study.study import Study
+from advbench.study.verify import cell_of, counts, verify, verify_found
+from advbench.study.workspace import Place
 from advbench.types import Adversarials, ImageSet, Outputs, Splits
-from advbench.victim import Composed, Victim
+from advbench.victim.restore import head_of
+from advbench.victim.victim import Composed, Victim
 
 CPU = torch.device("cpu")
 Row = dict[str, Any]
@@ -64,7 +68,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Result:
         attack_rows += one.attack()
         for model in spec.models():
             run = runs.load(folder / model.run_name(one.fingerprint))
-            rows += scoring.verify(run, [choice.file_name for choice in spec.attacks], DETECTORS)
+            rows += verify(run, [choice.file_name for choice in spec.attacks], DETECTORS)
     return Result(folder, attack_rows, rows)
 
 
@@ -167,7 +171,7 @@ def test_stored_outputs_are_what_the_stored_model_says_of_the_stored_images(stud
         weights = load_file(run.folder / "model.safetensors")
         network = catalog.load("network", run.model["network"])((1, 8, 8), 100)
         network.load_state_dict({k.removeprefix("network."): v for k, v in weights.items() if k[0] == "n"})
-        head = guards.head_of(run, 10)
+        head = head_of(run, 10)
         made = artifacts.read_adversarials(run, attack_file(run, row, row["n"]))
         outputs = Victim(Composed(network, head), shape=(1, 8, 8), classes=10, device=CPU).outputs(made.images)
         assert torch.allclose(outputs.features, made.outputs.features, rtol=1e-4, atol=1e-4)
@@ -252,7 +256,7 @@ def test_a_cell_pairs_each_attacked_image_with_its_own_clean_one_and_keeps_the_e
     clean = np.append(rng.normal(size=59), np.inf)
     attacked = clean + rng.exponential(size=60)
     row = {"attack": "fgsm", "settings": {}, "norm": "linf", "eps": 0.3}
-    cell = scoring.cell_of(row, "made", clean, clean, attacked, {"all": some | ~some, "successful": some})
+    cell = cell_of(row, "made", clean, clean, attacked, {"all": some | ~some, "successful": some})
     paired = metrics.bootstrap(clean, attacked[some], np.arange(0, 60, 3), rng=np.random.default_rng(0))
     assert (cell["rows"][1]["auroc_low"], cell["rows"][1]["auroc_high"]) == (paired.auroc.low, paired.auroc.high)
     assert cell["eer_threshold"] == metrics.roc(clean, attacked).eer_threshold
@@ -318,7 +322,7 @@ def written(run: Run) -> dict[str, int]:
 
 def test_what_is_scored_is_only_looked_up(run: Run, study: Result) -> None:
     before = written(run)
-    rows = scoring.verify(run, ["fgsm-eps0.3", "fgsm-eps0.1"], ["max-posterior"])
+    rows = verify(run, ["fgsm-eps0.3", "fgsm-eps0.1"], ["max-posterior"])
     expected = [r for r in study.rows if r["run"] == run.name and r["detector"] == "max-posterior"]
     full = [r for r in expected if r["n_clean"] == 300 and r["attack"] == "fgsm"]
     assert rows == sorted(full, key=lambda r: -r["eps"])
@@ -327,9 +331,9 @@ def test_what_is_scored_is_only_looked_up(run: Run, study: Result) -> None:
 
 def test_a_detector_added_later_leaves_the_scores_that_were_there(run: Run, study: Result) -> None:
     run.drop("verify")
-    first = scoring.verify(run, ["fgsm-eps0.1"], ["max-posterior"])
+    first = verify(run, ["fgsm-eps0.1"], ["max-posterior"])
     old = artifacts.read_scores(run)
-    both = scoring.verify(run, ["fgsm-eps0.1"], DETECTORS)
+    both = verify(run, ["fgsm-eps0.1"], DETECTORS)
     table = artifacts.read_scores(run)
     kept = table[table.detector == "max-posterior"].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, old)
@@ -346,16 +350,16 @@ def altered(run: Run, name: str, change: Callable[[dict[str, Tensor]], None]) ->
     change(tensors)
     data = artifacts.pack(tensors)
     made = artifacts.adversarials_of(data, run.folder)
-    counted = scoring.counts(made, artifacts.read_part(run, "test").outputs.take(slice(len(made.labels))))
+    counted = counts(made, artifacts.read_part(run, "test").outputs.take(slice(len(made.labels))))
     info = {"row": run.info(f"attack {name}")["row"] | counted}
     run.write(f"attack {name}", {f"attacks/{name}.safetensors": data}, seconds=1.0, info=info)
 
 
 def test_an_attack_made_again_is_scored_again(run: Run) -> None:
     other = artifacts.unpack(run, "attacks/fgsm-eps0.3.safetensors")
-    (_, successful, _) = scoring.verify(run, ["fgsm-eps0.3"], ["likelihood"])
+    (_, successful, _) = verify(run, ["fgsm-eps0.3"], ["likelihood"])
     altered(run, "fgsm-eps0.1", lambda tensors: tensors.update(other))
-    rows = scoring.verify(run, ["fgsm-eps0.1"], ["likelihood"])
+    rows = verify(run, ["fgsm-eps0.1"], ["likelihood"])
     assert [rows[1][k] for k in ("n_attacked", "eer", "auroc")] == [
         successful[k] for k in ("n_attacked", "eer", "auroc")
     ]
@@ -368,9 +372,9 @@ def test_an_image_beyond_all_likelihood_is_counted_and_is_the_most_suspicious(ru
     def explode(tensors: dict[str, Tensor]) -> None:
         tensors["features"][7] = math.inf
 
-    (before, *_) = scoring.verify(run, ["fgsm-eps0.1"], ["likelihood"])
+    (before, *_) = verify(run, ["fgsm-eps0.1"], ["likelihood"])
     altered(run, "fgsm-eps0.1", explode)
-    (row, *_) = scoring.verify(run, ["fgsm-eps0.1"], ["likelihood"])
+    (row, *_) = verify(run, ["fgsm-eps0.1"], ["likelihood"])
     assert (before["n_nonfinite"], row["n_nonfinite"]) == (0, 1)
     assert row["n_attacked"] == 300
     assert row["auroc"] >= before["auroc"]
@@ -385,7 +389,7 @@ def test_an_altered_attack_file_is_not_scored(run: Run) -> None:
     path = run.folder / "attacks" / "fgsm-eps0.1.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
     with pytest.raises(BadRun, match=r"fgsm-eps0\.1"):
-        scoring.verify(run, ["fgsm-eps0.1"], ["likelihood"])
+        verify(run, ["fgsm-eps0.1"], ["likelihood"])
 
 
 def test_verify_found_is_verify_of_each_run(study: Result) -> None:
@@ -393,7 +397,7 @@ def test_verify_found_is_verify_of_each_run(study: Result) -> None:
     found = [Found(runs.load(study.folder / name), ("fgsm-eps0.1",)) for name in names]
     from advbench.progress import Quiet
 
-    rows = reporting.verify_found(found, ["likelihood"], Quiet())
+    rows = verify_found(found, ["likelihood"], Quiet())
     assert [row["run"] for row in rows] == [name for name in names for _ in range(3)]
 
 

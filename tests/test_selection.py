@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from advbench import runs, selection
+from advbench import runs
 from advbench.errors import BadRun, BadSetting
-from advbench.selection import Selection
+from advbench.study import selection
+from advbench.study.selection import Selection
 from tests.records import EPOCH, MADE_WITH, MODEL, ROW, TRAINED
 
 LGM = {"name": "lgm", "alpha": 1.0, "lam": 0.1, "covariance": "identity"}

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from advbench.canaries import Canary, selftest
-from advbench.checks import Check, Verdict, table
-from advbench.checks.evidence import Evidence
+from advbench.audit import Check, Verdict, protocol
+from advbench.audit.canaries import Canary, selftest
+from advbench.audit.evidence import Evidence
+from advbench.audit.protocol import CHECKS
 from tests.test_cli import advbench
 
 FOOLS = {"masked gradients", "noise detector", "constant", "random score", "oracle"}
@@ -35,11 +36,11 @@ def test_the_five_canaries_have_the_findings_that_the_protocol_asks_of_them(cana
     assert [f.found for f in named["oracle"].figures] == ["0.0 % of 60"]
 
 
-@pytest.mark.parametrize("check", table.CHECKS, ids=lambda c: c.name)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.name)
 def test_the_selftest_fails_without_any_one_check(
     check: Check, canaries: list[Canary], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(table, "CHECKS", tuple(c for c in table.CHECKS if c is not check))
+    monkeypatch.setattr(protocol, "CHECKS", tuple(c for c in CHECKS if c is not check))
     missed = [r for r in selftest.compare(canaries) if not r["met"]]
     assert missed
     assert {r["expected"].partition(":")[0] for r in missed} == {check.name}
@@ -53,16 +54,16 @@ def test_the_selftest_fails_where_a_check_always_says_the_same(
     def nod(evidence: Evidence) -> Verdict:  # noqa: ARG001
         return Verdict(state, "nodded", None)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(table, "CHECKS", tuple(replace(c, judge=nod) for c in table.CHECKS))
+    monkeypatch.setattr(protocol, "CHECKS", tuple(replace(c, judge=nod) for c in CHECKS))
     missed = {r["expected"].partition(":")[0] for r in selftest.compare(canaries) if not r["met"]}
-    assert {c.name for c in table.CHECKS} <= missed
+    assert {c.name for c in CHECKS} <= missed
 
 
 def test_a_check_that_no_canary_expects_anything_of_is_missed(
     canaries: list[Canary], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    new = replace(table.CHECKS[0], name="new")
-    monkeypatch.setattr(table, "CHECKS", (*table.CHECKS, new))
+    new = replace(CHECKS[0], name="new")
+    monkeypatch.setattr(protocol, "CHECKS", (*CHECKS, new))
     assert [r["expected"] for r in selftest.compare(canaries) if not r["met"]] == ["a canary for new"]
 
 
@@ -84,7 +85,7 @@ def test_the_command_prints_canary_expectation_finding_and_verdict_and_notes_the
 
 @pytest.mark.usefixtures("hatched")
 def test_a_missed_expectation_is_a_failed_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "CHECKS", tuple(c for c in table.CHECKS if c.name != "noise"))
+    monkeypatch.setattr(protocol, "CHECKS", tuple(c for c in CHECKS if c.name != "noise"))
     done = advbench("selftest", "--runs-dir", tmp_path)
     assert done.code == 1
     assert "MISSED" in done.out

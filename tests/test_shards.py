@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from advbench import cli, runs
-from advbench.cli_shards import shard_of
+from advbench.cli.shards import shard_of
 from advbench.errors import BadRun, BadSetting
-from advbench.parsing import parse
-from advbench.pipeline import Study
-from advbench.place import Place
+from advbench.grid.shards import attack
 from advbench.progress import Progress, Quiet
-from advbench.shards import FOLDER, Shard, attack
+from advbench.runs.shards import FOLDER, Shard
+from advbench.study.parsing import parse
+from advbench.study.study import Study
+from advbench.study.workspace import Place
 
 N, BATCH = 50, 12
 ATTACKS: list[dict[str, Any]] = [

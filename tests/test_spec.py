@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from advbench import catalog
 from advbench.errors import BadSetting, UnknownName
-from advbench.parsing import DEFAULTS, folder_name, parse, read_toml
-from advbench.spec import AttackChoice, Choice, Model, Spec
+from advbench.study.parsing import DEFAULTS, folder_name, parse, read_toml
+from advbench.study.spec import AttackChoice, Choice, Model, Spec
 
 
 def models(**table: Any) -> list[Model]:

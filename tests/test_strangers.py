@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
-from advbench import cli, cli_audit, locks, runs
+from advbench import cli, runs
+from advbench.cli import audit
 from advbench.errors import BadRun, BadSetting
-from advbench.place import Place
-from advbench.runs import Run
-from advbench.seals import digest, sealed
+from advbench.runs import locks
+from advbench.runs.run import Run
+from advbench.runs.sealed_json import digest, sealed
+from advbench.study.workspace import Place
 
 SOFTMAX, SUPPLIED = "digits-softmax-seed0-1612b01f", "digits-m.py-build-fd8d400c"
 
@@ -64,7 +66,7 @@ def test_a_recorded_source_runs_nothing(here: Path, source: str) -> None:
         tried.append(words)
         raise BadSetting("not here")
 
-    cli_audit.complete(run.name, Place(), noted)
+    audit.complete(run.name, Place(), noted)
     assert {words[0] for words in tried} == {"attack", "selftest"}
     assert not [
         word for words in tried for word in words if "evil" in word or "EXECUTED" in word or word == "--model"

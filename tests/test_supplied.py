@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from advbench.errors import AdvbenchError, BadData, BadSetting
-from advbench.supplied import code_file_of, identity_of, load_model
+from advbench.supplied.loading import code_file_of, identity_of, load_model
 
 SHAPE = (1, 8, 8)
 NET = """

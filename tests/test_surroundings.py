@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from advbench import arrays, catalog, cli, weights
-from advbench.cli_tables import show
-from advbench.errors import AdvbenchError, BadSetting, UnknownName
-from advbench.parsing import parse, read_toml
-from advbench.printable import LONGEST, one_line, printable
+from advbench import catalog, cli
+from advbench.cli.tables import show
+from advbench.data.sources import arrays, source
+from advbench.errors import LONGEST, AdvbenchError, BadSetting, UnknownName, one_line, printable
 from advbench.progress import Terminal
-from advbench.report import figures
-from advbench.sources import source
-from advbench.spec import Spec
+from advbench.report import plots
+from advbench.study.parsing import parse, read_toml
+from advbench.study.spec import Spec
+from advbench.supplied import weights
 
 ADVBENCH = Path(sys.executable).parent / "advbench"
 HOSTILE = "a\x1b]0;t\x07\x1b[2J\n$ advbench evaluate\u202e\x9b"
@@ -122,8 +122,8 @@ def test_a_class_named_by_half_a_character_has_a_name_that_can_be_written(tmp_pa
 
 
 def chart(label: str) -> str:
-    line = figures.Line(label, np.array([1.0, 20.0]), np.array([0.0, 0.5]))
-    return figures.to_svg(figures.line_chart([line], xlabel="gradients", steps=True), "about", "key")
+    line = plots.Line(label, np.array([1.0, 20.0]), np.array([0.0, 0.5]))
+    return plots.to_svg(plots.line_chart([line], xlabel="gradients", steps=True), "about", "key")
 
 
 @pytest.mark.parametrize("name", [r"$\frac{$.py:build", "_m.py:build", "模型.py:build"])
@@ -132,7 +132,7 @@ def test_a_name_stands_in_a_legend_as_it_is(name: str) -> None:
 
 
 def test_settings_of_matplotlib_change_no_chart_of_a_page() -> None:
-    draw: Callable[[str], str] = figures.own_style(chart)
+    draw: Callable[[str], str] = plots.own_style(chart)
     plain = draw("m")
     with mpl.rc_context({"lines.linewidth": 9, "axes.grid": True, "font.family": "serif", "text.usetex": True}):
         assert draw("m") == plain

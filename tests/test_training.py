@@ -13,16 +13,18 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from advbench import catalog
-from advbench.artifacts import pack
-from advbench.checkpoints import Checkpoint, within
+from advbench.device import is_out_of_memory
 from advbench.errors import BadSetting
 from advbench.losses import Head
 from advbench.losses.softmax import Softmax
-from advbench.models import Network
+from advbench.networks import Network
 from advbench.recipes import Training
-from advbench.training import Trainer, build
+from advbench.runs.artifacts import pack, within
+from advbench.training.checkpoint import Checkpoint
+from advbench.training.loop import Trainer
 from advbench.types import ImageSet, Splits
-from advbench.victim import Composed, Victim, is_out_of_memory
+from advbench.victim.restore import build
+from advbench.victim.victim import Composed, Victim
 
 CPU = torch.device("cpu")
 SHAPE = (1, 8, 8)
@@ -268,7 +270,7 @@ def test_a_batch_counts_in_the_mean_loss_by_its_images(trainer: Make, small: Ima
 
 
 def test_progress_is_told_in_every_batch_and_of_validation(trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("advbench.meter.PAUSE", -1)
+    monkeypatch.setattr("advbench.victim.meter.PAUSE", -1)
     told: list[tuple[float, float, float]] = []
     running = trainer(epochs=1, batch_size=40)
     running.run(on_batch=lambda *row: told.append(row))

@@ -6,16 +6,17 @@ from typing import Any
 import pytest
 import torch
 
-from advbench import catalog, cli, released, runs
-from advbench.contracts import FromSurrogate
+from advbench import catalog, cli, runs
 from advbench.errors import BadSetting, UnknownName
-from advbench.parsing import parse
-from advbench.pipeline import Study
-from advbench.place import Place
-from advbench.spec import Model
-from advbench.surrogates import surrogate_of
+from advbench.evasion.base import FromSurrogate
+from advbench.report import write
+from advbench.runs import released
+from advbench.study.parsing import parse
+from advbench.study.spec import Model, surrogate_of
+from advbench.study.study import Study
+from advbench.study.workspace import Place
 from advbench.types import ImageSet, Splits
-from advbench.victim import Victim
+from advbench.victim.victim import Victim
 
 SHORT: dict[str, Any] = {"training": {"epochs": 2}, "detectors": "max-posterior"}
 
@@ -90,7 +91,7 @@ def test_a_study_hands_over_the_surrogate_of_the_named_loss(tmp_path: Path) -> N
 
 
 def test_the_page_of_a_study_holds_a_transfer_row(tmp_path: Path) -> None:
-    page, rows = study(tmp_path, losses="lgm", attacks=ATTACK).run()
+    page, rows = write.run(study(tmp_path, losses="lgm", attacks=ATTACK))
     assert {r["attack"] for r in rows} == {"transfer"}
     assert "--attack transfer --eps 0.2 --set steps=5" in page.read_text()
 

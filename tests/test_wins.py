@@ -13,11 +13,13 @@ from torch import Tensor
 
 from advbench import catalog
 from advbench.attacks.detector_aware import STANDARD, Member
-from advbench.contracts import Attack, FittedDetector, Guard
-from advbench.goals import Undetected
-from advbench.search import Search
+from advbench.detection.base import FittedDetector
+from advbench.detection.guard import Guard
+from advbench.evasion.base import Attack
+from advbench.evasion.objectives import Undetected
+from advbench.evasion.state import Search
 from advbench.types import Outputs, Splits
-from advbench.victim import Victim
+from advbench.victim.victim import Victim
 from tests.test_ascent import Function, margin_only, victim_of
 from tests.test_evasion import guard_of
 

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import advbench as package
-from advbench import art_classifier, catalog
-from advbench.checks import records
-from advbench.process import CPU
+import advbench.victim as package
+from advbench import catalog
+from advbench.audit import provenance
+from advbench.device import CPU
 from advbench.types import Perturbed, Splits
-from advbench.victim import Victim
+from advbench.victim import art_classifier
+from advbench.victim.victim import Victim
 from tests.test_checks import evidence, result
 from tests.test_cli import SMALL, advbench, assert_refused
 
@@ -31,7 +32,7 @@ def block(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on ART cannot be imported in this process."""
     monkeypatch.setitem(sys.modules, "art.attacks.evasion", None)
     monkeypatch.setattr(package, "art_classifier", art_classifier)  # what the next import binds is taken back
-    monkeypatch.delitem(sys.modules, "advbench.art_classifier")
+    monkeypatch.delitem(sys.modules, "advbench.victim.art_classifier")
 
 
 def without_art(folder: Path, trouble: str, *words: str) -> tuple[list[dict[str, Any]], str]:
@@ -75,7 +76,7 @@ class Slopes(nn.Module):
 
 def test_a_slope_of_nan_moves_no_pixel_and_one_without_bound_does(monkeypatch: pytest.MonkeyPatch) -> None:
     def step() -> Perturbed:
-        from advbench.art_classifier import fast_gradient_step, wrap
+        from advbench.victim.art_classifier import fast_gradient_step, wrap
 
         half, label = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
         classifier = wrap(nn.Flatten(), Slopes(), shape=(1, 2, 2), classes=4, device=CPU, clip=True)
@@ -115,11 +116,11 @@ def test_an_attack_of_a_missing_library_is_refused_before_a_model_is_trained(
 
 
 def test_stored_attacks_of_art_stay_readable_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    stored = evidence(result("art:DeepFool"), result("pgd"), result(records.ART_PGD, max_iter=40))
+    stored = evidence(result("art:DeepFool"), result("pgd"), result(provenance.ART_PGD, max_iter=40))
     block(monkeypatch)
-    assert records.parity(stored).state == "not run"
-    assert [check(stored).state for check in (records.settings, records.rechecked)] == ["met", "met"]
-    assert "not looked at: art:DeepFool, art:Projected" in records.settings(stored).evidence
+    assert provenance.parity(stored).state == "not run"
+    assert [check(stored).state for check in (provenance.settings, provenance.rechecked)] == ["met", "met"]
+    assert "not looked at: art:DeepFool, art:Projected" in provenance.settings(stored).evidence
 
 
 @pytest.mark.long

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from advbench.errors import BadData
-from advbench.findings import Finding, warn
+from advbench.formatting import shown
 from advbench.progress import Progress, Quiet
 from advbench.recipes import Recipe
-from advbench.streaming import Streamed, joined
-from advbench.types import ImageSet, Splits
+from advbench.types import Finding, ImageSet, Splits, Streamed, joined, warn
 
 SPLIT_SEED = 20180618  # of the splits alone: a run's --seed never moves an image from one part to another
 SHARES = {"train": 10, "validation": 1, "calibration": 1, "test": 2}  # of data that come in one piece; MNIST's own
@@ -180,11 +179,6 @@ def _decoded(part: ImageSet, progress: Progress) -> Iterator[Tensor]:
         for start in range(0, len(part), AT_ONCE):
             yield part.pixels[start : start + AT_ONCE].contiguous()
             advance(start + AT_ONCE, "")
-
-
-def shown(name: str) -> str:
-    """A name out of somebody's files as it may stand in a message: quoted, one line, at most 60 characters."""
-    return repr(name if len(name) <= 60 else f"{name[:59]}\N{HORIZONTAL ELLIPSIS}")
 
 
 def listed(names: Iterable[str]) -> str:

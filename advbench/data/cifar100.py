@@ -1,7 +1,7 @@
 """CIFAR-100: 60,000 colour pictures of 32x32 in a hundred classes, read from pickles through torchvision."""
 
 from advbench.data import COLOUR
-from advbench.official import CIFAR
+from advbench.data._torchvision import CIFAR
 
 
 class CIFAR100(CIFAR):

@@ -1,6 +1,6 @@
 """Fashion-MNIST: 70,000 pictures of clothes, 28x28 grey levels, read from IDX files through torchvision."""
 
-from advbench.official import GREY, IDXSet
+from advbench.data._torchvision import GREY, IDXSet
 
 
 class FashionMNIST(IDXSet):

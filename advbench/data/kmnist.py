@@ -1,6 +1,6 @@
 """KMNIST: 70,000 handwritten Japanese characters, 28x28 grey levels, read from IDX files through torchvision."""
 
-from advbench.official import GREY, IDXSet
+from advbench.data._torchvision import GREY, IDXSet
 
 
 class KMNIST(IDXSet):

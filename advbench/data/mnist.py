@@ -1,6 +1,6 @@
 """MNIST: 70,000 handwritten digits, 28x28 grey levels, read from IDX files through torchvision."""
 
-from advbench.official import IDXSet
+from advbench.data._torchvision import IDXSet
 from advbench.recipes import Recipe
 
 

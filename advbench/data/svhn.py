@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from advbench.data import COLOUR
-from advbench.official import OfficialSet
+from advbench.data._torchvision import OfficialSet
 
 
 class SVHN(OfficialSet):

@@ -6,13 +6,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from advbench import artifacts, catalog, metrics
-from advbench.guards import least_fpr, usual_fpr
-from advbench.report.commands import Line, commands
-from advbench.report.subject import Row, Subject
-from advbench.runs import Run
-from advbench.selection import attack_rows
-from advbench.settings import as_text
+from advbench import catalog, metrics
+from advbench.detection.calibration import least_fpr, usual_fpr
+from advbench.formatting import as_text
+from advbench.report.model import Subject
+from advbench.runs import artifacts
+from advbench.runs.rows import Row
+from advbench.runs.run import Run
+from advbench.study.command_lines import Line, commands
+from advbench.study.selection import attack_rows
 
 AWARE = "detector-aware"
 REJECTION = "force-rejection"  # wants images rejected, not errors undetected: it has a chart of its own

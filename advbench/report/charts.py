@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from advbench import artifacts, metrics
-from advbench.report import figures
-from advbench.report.axes import LOW, SURE, LikelihoodAxis
-from advbench.report.subject import Subject, describe, percent
+from advbench import metrics
+from advbench.formatting import describe, percent
+from advbench.report import plots
+from advbench.report.likelihood_axis import LOW, SURE, LikelihoodAxis
+from advbench.report.model import Subject
+from advbench.runs import artifacts
 
 PAPER_EPS = 0.3
 
@@ -46,7 +48,7 @@ def _posterior(s: Subject, name: str, about: str, key: str) -> dict[str, Any]:
     p_max = np.exp(-s.score("max-posterior", name))
     sure = float(np.mean(np.exp(-s.score("max-posterior", "test")) > SURE))
     label = f"Histogram of the largest posterior of adversarial images: {about}; median {np.median(p_max):.3f}"
-    svg = figures.to_svg(figures.histogram(None, p_max, xlabel="p_max"), label, key)
+    svg = plots.to_svg(plots.histogram(None, p_max, xlabel="p_max"), label, key)
     return {"title": s.label, "svg": svg, "note": f"clean images with p_max > {SURE}: {percent(sure)}"}
 
 
@@ -60,7 +62,7 @@ def _likelihood(s: Subject, name: str, about: str, key: str) -> dict[str, Any]:
         note = f"affinity, not a likelihood; {axis.non_positive} non-positive values stand in the first bin"
     medians = f"median clean {np.median(clean):.3f}, adversarial {np.median(attacked):.3f}"
     label = f"Histograms of the {xlabel}: {about}; {medians}"
-    svg = figures.to_svg(figures.histogram(clean, attacked, xlabel=xlabel), label, key)
+    svg = plots.to_svg(plots.histogram(clean, attacked, xlabel=xlabel), label, key)
     return {"title": s.label, "svg": svg, "note": note}
 
 
@@ -68,10 +70,10 @@ def _roc(holders: Sequence[Subject], name: str, detector: str, key: str) -> dict
     curves = []
     for s in holders:
         attacked = s.score(detector, name)
-        curves.append(figures.Curve(s.label, metrics.roc(s.score(detector, "test")[: len(attacked)], attacked)))
+        curves.append(plots.Curve(s.label, metrics.roc(s.score(detector, "test")[: len(attacked)], attacked)))
     eers = ", ".join(f"{c.label} EER {percent(c.roc.eer)}" for c in curves)
     label = f"ROC curves of the {detector} detector: {eers}"
-    return {"title": detector, "svg": figures.to_svg(figures.roc_chart(curves), label, key), "note": ""}
+    return {"title": detector, "svg": plots.to_svg(plots.roc_chart(curves), label, key), "note": ""}
 
 
 def pictures(s: Subject) -> dict[str, Any] | None:
@@ -84,7 +86,7 @@ def pictures(s: Subject) -> dict[str, Any] | None:
     before, after = s.test.outputs.predictions[:m], made.outputs.predictions[:m]
     names = s.run.info("outputs").get("classes") or [str(k) for k in range(s.test.outputs.logits.shape[1])]
     pairs = [
-        {"clean": figures.picture(s.test.examples[i].numpy()), "moved": figures.picture(made.images[i].numpy())}
+        {"clean": plots.picture(s.test.examples[i].numpy()), "moved": plots.picture(made.images[i].numpy())}
         | {"label": names[made.labels[i]], "before": names[before[i]], "after": names[after[i]]}
         for i in range(m)
     ]

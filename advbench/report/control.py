@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from advbench import metrics
-from advbench.contracts import NO_DETECTOR
+from advbench.detection.guard import NO_DETECTOR
 from advbench.report.adaptive import AWARE, aim
-from advbench.report.subject import Row
+from advbench.runs.rows import Row
 
 Outcome = Literal["beats", "does not beat", "cannot be told from"]
 

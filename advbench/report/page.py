@@ -7,24 +7,25 @@ from typing import Any
 
 import jinja2
 
-from advbench import artifacts, catalog, metrics
-from advbench.checks import Finding
-from advbench.guards import SUPPLIED
-from advbench.printable import printable
-from advbench.regimes import regime_options, words
+from advbench import catalog, metrics
+from advbench.audit import Finding
+from advbench.data.sources import recipe_of
+from advbench.errors import printable
+from advbench.formatting import as_text, describe, percent
+from advbench.recipes import words
 from advbench.report import adaptive
 from advbench.report.charts import charts, pictures
-from advbench.report.commands import commands
 from advbench.report.control import compare
-from advbench.report.figures import own_style
-from advbench.report.findings import block
+from advbench.report.model import Subject
+from advbench.report.plots import own_style
 from advbench.report.security import security
-from advbench.report.subject import Row, Subject, describe, percent
-from advbench.runs import Run
-from advbench.scoring import FPRS
-from advbench.selection import Found, attack_rows
-from advbench.settings import as_text, defaults
-from advbench.sources import recipe_of
+from advbench.runs import artifacts
+from advbench.runs.rows import Row
+from advbench.runs.run import SUPPLIED, Run
+from advbench.settings import defaults
+from advbench.study.command_lines import commands, regime_options
+from advbench.study.selection import Found, attack_rows
+from advbench.study.verify import FPRS
 
 
 @own_style
@@ -54,7 +55,7 @@ def render(
 def environment() -> jinja2.Environment:
     """Templates of this folder, autoescaped."""
     made = jinja2.Environment(
-        loader=jinja2.PackageLoader("advbench.report", "."),
+        loader=jinja2.PackageLoader("advbench.report", "templates"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -176,3 +177,12 @@ def _error(row: Row | None) -> Row | None:
         return None
     wrong = round(row["error_rate"] * row["n"])
     return row | {"wrong": wrong, "interval": metrics.wilson(wrong, row["n"])}
+
+
+STATES = ("met", "not met", "not run")
+
+
+def block(label: str, run: str, findings: Sequence[Finding] | None) -> dict[str, Any]:
+    """An audit's block of the page: counts by state, then the findings; None = the audit was not run."""
+    counts: Mapping[str, int] = {state: sum(f.state == state for f in findings or ()) for state in STATES}
+    return {"label": label, "run": run, "findings": findings, "counts": counts}

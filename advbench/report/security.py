@@ -8,15 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from advbench import artifacts, catalog, guards
+from advbench import catalog
 from advbench.attacks.detector_aware import GRADIENTS
-from advbench.contracts import NO_DETECTOR
+from advbench.detection import calibration
+from advbench.detection.guard import NO_DETECTOR
+from advbench.formatting import as_text, percent
 from advbench.metrics import Array, Mask
-from advbench.report import figures
+from advbench.report import plots
 from advbench.report.adaptive import AWARE, EPS, REJECTION, aim, order
+from advbench.report.model import Subject
 from advbench.report.rejection import Cost, costs, interval
-from advbench.report.subject import Row, Subject, percent
-from advbench.settings import as_text, defaults
+from advbench.runs import artifacts
+from advbench.runs.rows import Row
+from advbench.settings import defaults
 from advbench.types import Adversarials
 
 SQUARE = "detector-square"
@@ -77,12 +81,12 @@ def _over_eps(key: str, subjects: Sequence[Subject]) -> Iterator[dict[str, Any]]
                     np.array([clean, *(r[f"undetected_error_{end}"] for r in rows)]) for end in ("low", "high")
                 )
                 x = np.array([0, *(r["eps"] for r in rows)])
-                lines.append(figures.Line(subjects[i].label, x, y, low, high, i))
+                lines.append(plots.Line(subjects[i].label, x, y, low, high, i))
         if lines:
             about = _about(rows[0])
             label = f"{SHARE} over eps, {about}: {'; '.join(map(_said, lines))}"
-            drawn = figures.line_chart(lines, xlabel="eps (L-inf)" if rows[0]["norm"] == "linf" else "eps (L2)")
-            yield {"title": about, "svg": figures.to_svg(drawn, label, f"{key}-s-{number}"), "note": ""}
+            drawn = plots.line_chart(lines, xlabel="eps (L-inf)" if rows[0]["norm"] == "linf" else "eps (L2)")
+            yield {"title": about, "svg": plots.to_svg(drawn, label, f"{key}-s-{number}"), "note": ""}
 
 
 def _over_effort(key: str, subjects: Sequence[Subject], attack: str, xlabel: str) -> Iterator[dict[str, Any]]:
@@ -99,8 +103,8 @@ def _over_effort(key: str, subjects: Sequence[Subject], attack: str, xlabel: str
                     lines.append(replace(line, style=i))
         if lines:
             label = f"{SHARE} over {xlabel}, {about}: {'; '.join(map(_said, lines))}"
-            drawn = figures.line_chart(lines, xlabel=xlabel, steps=True)
-            svg = figures.to_svg(drawn, label, f"{key}-e-{attack}-{number}")
+            drawn = plots.line_chart(lines, xlabel=xlabel, steps=True)
+            svg = plots.to_svg(drawn, label, f"{key}-e-{attack}-{number}")
             yield {"title": about, "svg": svg, "note": ""}
 
 
@@ -112,14 +116,14 @@ def effort(made: Adversarials) -> Array:
     return found
 
 
-def within(label: str, cost: Array, n: int, most: int) -> figures.Line:
+def within(label: str, cost: Array, n: int, most: int) -> plots.Line:
     """Share of n images lost at a cost of at most x, from x = 1 to `most`; what is lost at no cost counts at 1."""
     x = np.unique(np.clip(cost, 1, None))
     y = np.searchsorted(cost, x, side="right") / n
     start = float((cost < 1).sum()) / n
     if not len(x) or x[0] > 1:
         x, y = np.concatenate([[1.0], x]), np.concatenate([[start], y])
-    return figures.Line(label, np.append(x, max(most, x[-1])), np.append(y, y[-1]))
+    return plots.Line(label, np.append(x, max(most, x[-1])), np.append(y, y[-1]))
 
 
 def most(row: Row) -> int:
@@ -154,18 +158,18 @@ def _rejection_cost(key: str, subjects: Sequence[Subject]) -> Iterator[dict[str,
                 ends = [interval(point) for point in curve]
                 x, y = (np.array([getattr(point, field) for point in curve]) for field in ("alpha", "rate"))
                 low, high = (np.array([getattr(end, side) for end in ends]) for side in ("low", "high"))
-                lines.append(figures.Line(s.label, x, y, low, high, i))
+                lines.append(plots.Line(s.label, x, y, low, high, i))
                 shares = ", ".join(f"{percent(p.rejected / p.n)} at {p.alpha:.2g}" for p in curve)
                 notes.append(f"{s.label} {shares}")
         if lines:
             label = f"Error with rejections up to alpha x eps counted, {about}: {'; '.join(map(_said, lines))}"
-            drawn = figures.line_chart(lines, xlabel="alpha", ylabel="error with rejections", width=1)
-            svg = figures.to_svg(drawn, label, f"{key}-c-{number}")
+            drawn = plots.line_chart(lines, xlabel="alpha", ylabel="error with rejections", width=1)
+            svg = plots.to_svg(drawn, label, f"{key}-c-{number}")
             yield {"title": about, "svg": svg, "note": f"Rejected within alpha eps: {'; '.join(notes)}."}
 
 
 def _costs(s: Subject, name: str, radii: Mapping[float, str], eps: float) -> list[Cost]:
-    guard = guards.guard(s.run, s.attacks[name]["detector"], s.attacks[name]["fpr"])
+    guard = calibration.guard(s.run, s.attacks[name]["detector"], s.attacks[name]["fpr"])
     n = min(s.attacks[a]["n"] for a in (name, *radii.values()))
     worst = artifacts.read_adversarials(s.run, name)
     wrong = (worst.outputs.predictions != worst.labels).numpy()
@@ -187,7 +191,7 @@ def _about(row: Row) -> str:
     return ", ".join([aim(row), *own, f"n {row['n']:,}"])
 
 
-def _said(line: figures.Line) -> str:
+def _said(line: plots.Line) -> str:
     """A line's points in words, at most eight of them, for those who do not see the chart."""
     chosen = np.unique(np.linspace(0, len(line.x) - 1, 8).round().astype(int))
     return f"{line.label} " + ", ".join(f"{line.x[i]:g}: {percent(float(line.y[i]))}" for i in chosen)

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from advbench.cells import Cell, cells_of, on_device
-from advbench.engines import Engine, go_through
+from advbench.grid.cells import Cell, cells_of, on_device
+from advbench.grid.engine import Engine, go_through
 from advbench.reproduce import cells, security, tuning
 from advbench.reproduce.cells import DETECTORS
 from advbench.reproduce.grid import Grid

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from advbench.reproduce.cells import SHOWN
-from advbench.reproduce.rows import Row
+from advbench.runs.rows import Row
 
 
 @dataclass(frozen=True)

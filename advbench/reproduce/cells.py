@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from advbench.errors import UnknownName
-from advbench.parsing import parse
-from advbench.spec import Spec
+from advbench.study.parsing import parse
+from advbench.study.spec import Spec
 
 Entry = dict[str, Any]
 LOSSES: dict[str, Any] = {

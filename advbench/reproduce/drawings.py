@@ -12,13 +12,15 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from advbench import artifacts, guards, metrics
-from advbench.report import figures
-from advbench.report.axes import LikelihoodAxis
+from advbench import metrics
+from advbench.report import plots
+from advbench.report.likelihood_axis import LikelihoodAxis
 from advbench.reproduce.cells import HEADLINE, LOSSES, SEEDS, SHOWN
 from advbench.reproduce.paper import LABELS
 from advbench.reproduce.rows import boundary
-from advbench.runs import Run
+from advbench.runs import artifacts
+from advbench.runs.run import Run
+from advbench.victim.restore import head_of
 
 FGSM = f"fgsm-eps{HEADLINE:g}"
 TARGETED = f"targeted-fgsm-eps{HEADLINE:g}"
@@ -55,7 +57,7 @@ def drawings(runs: Mapping[str, Run]) -> Iterator[Drawing]:
 def _embedding(loss: str, run: Run) -> Drawing:
     part = artifacts.read_part(run, "train")
     x, z = part.outputs.features.numpy(), part.labels.numpy()
-    figure, axes = figures.canvas(3.4, 3.2)
+    figure, axes = plots.canvas(3.4, 3.2)
     colours = colormaps["tab10"].colors  # type: ignore[attr-defined]
     for k in range(10):
         axes.scatter(*x[z == k].T, s=0.5, color=colours[k], linewidths=0, rasterized=True)
@@ -67,7 +69,7 @@ def _embedding(loss: str, run: Run) -> Drawing:
 
 
 def _heat_map(run: Run) -> Drawing:
-    head = guards.head_of(run, 10).double()
+    head = head_of(run, 10).double()
     clean, made = artifacts.read_part(run, "test").outputs, artifacts.read_adversarials(run, FGSM)
     moved = made.outputs.features.double()
     centres = head.mu.detach()  # type: ignore[operator]
@@ -78,7 +80,7 @@ def _heat_map(run: Run) -> Drawing:
     with torch.no_grad():
         each = [head.log_likelihood(plane, torch.full((len(plane),), k)) for k in range(10)]
     likelihood = torch.stack(each).max(dim=0).values.exp().reshape(240, 240)
-    figure, axes = figures.canvas(4.6, 3.8)
+    figure, axes = plots.canvas(4.6, 3.8)
     edges = (float(low[0]), float(high[0]), float(low[1]), float(high[1]))
     picture = axes.imshow(likelihood.T.numpy(), extent=edges, origin="lower", cmap="viridis", vmin=0, aspect="auto")
     axes.scatter(*moved[:2000].T.numpy(), s=3, color="#D55E00", linewidths=0, rasterized=True, label="adversarial")
@@ -95,7 +97,7 @@ def _heat_map(run: Run) -> Drawing:
 
 def _geometry() -> Drawing:
     """Two classes with unit covariance: where the training boundary lies for each margin, exactly."""
-    figure, axes = figures.canvas(5.4, 2.6)
+    figure, axes = plots.canvas(5.4, 2.6)
     apart = 6.0
     for x, name in ((0.0, "class 1"), (apart, "class 2")):
         for radius in (0.5, 1.0, 1.5):
@@ -106,7 +108,7 @@ def _geometry() -> Drawing:
     for i, alpha in enumerate((0.0, 0.3, 1.0)):
         # (1 + alpha) (x^2 + y^2) = (x - D)^2 + y^2, solved for the x nearer to mean 1; mirrored for class 2
         near = _boundary_line(y, alpha, apart)
-        style = {"color": figures.COLOURS[i], "linestyle": figures.DASHES[i]}
+        style = {"color": plots.COLOURS[i], "linestyle": plots.DASHES[i]}
         share = boundary(alpha)
         axes.plot(near, y, label=f"alpha {alpha:g}: at {share:.3f} of the way", **style)
         axes.plot(apart - near, y, **style)
@@ -130,7 +132,7 @@ def _posterior(loss: str, run: Run) -> Drawing:
     p_max = np.exp(-artifacts.scores_of(artifacts.read_scores(run), "max-posterior", FGSM))
     about = f"Histogram of p_max of adversarial images (FGSM eps 0.3), median {np.median(p_max):.3f}"
     label = f"Fig. 3: {LABELS[loss]}. {about}"
-    return Drawing(f"fig3-{loss}", label, figures.histogram(None, p_max, xlabel="p_max"))
+    return Drawing(f"fig3-{loss}", label, plots.histogram(None, p_max, xlabel="p_max"))
 
 
 def _likelihood(loss: str, run: Run, attack: str, key: str) -> Drawing:
@@ -140,7 +142,7 @@ def _likelihood(loss: str, run: Run, attack: str, key: str) -> Drawing:
         f"Fig. {key[-1]}: {LABELS[loss]}. Histograms of the {axis.label} under {kind} eps 0.3, "
         f"median clean {np.median(axis.clean):.3f}, adversarial {np.median(axis.attacked):.3f}"
     )
-    return Drawing(f"{key}-{loss}", label, figures.histogram(axis.clean, axis.attacked, xlabel=axis.label))
+    return Drawing(f"{key}-{loss}", label, plots.histogram(axis.clean, axis.attacked, xlabel=axis.label))
 
 
 def _rocs(held: Mapping[str, Run]) -> Drawing:
@@ -148,7 +150,7 @@ def _rocs(held: Mapping[str, Run]) -> Drawing:
     for loss, run in held.items():
         table = artifacts.read_scores(run)
         both = (artifacts.scores_of(table, "likelihood", source) for source in ("test", FGSM))
-        curves.append(figures.Curve(LABELS[loss], metrics.roc(*both)))
+        curves.append(plots.Curve(LABELS[loss], metrics.roc(*both)))
     eers = ", ".join(f"{c.label} {c.roc.eer:.1%}" for c in curves)
     label = f"Fig. 5: ROC of the likelihood, FGSM eps 0.3; EERs: {eers}"
-    return Drawing("fig5-roc", label, figures.roc_chart(curves))
+    return Drawing("fig5-roc", label, plots.roc_chart(curves))

@@ -8,17 +8,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from advbench import catalog, disk, fitting, released, runs
-from advbench.pipeline import Study
-from advbench.place import Place
-from advbench.process import CPU
-from advbench.reporting import verify_found
+from advbench import catalog, runs
+from advbench.device import CPU
 from advbench.reproduce import records
 from advbench.reproduce.cells import DETECTORS, Cell, Entry, chosen
 from advbench.reproduce.records import Record
-from advbench.runs import Run
-from advbench.seals import sha256, to_json
-from advbench.selection import Found
+from advbench.runs import released
+from advbench.runs.files import write_whole
+from advbench.runs.run import Run
+from advbench.runs.sealed_json import sha256, to_json
+from advbench.study.selection import Found
+from advbench.study.study import Study
+from advbench.study.train import ensure_trained
+from advbench.study.verify import verify_found
+from advbench.study.workspace import Place
 from advbench.types import Splits
 
 NAME = "reproduce-mnist"
@@ -88,8 +91,8 @@ class Grid:
         study = self.study(cell, "training")
         (model,) = study.spec.models()
         with study.run_of(model) as run:
-            fitting.ensure_trained(run, model, self.splits, study.place, [])
-            disk.write_whole(self.weights(cell), released.pack(run))
+            ensure_trained(run, model, self.splits, study.place, [])
+            write_whole(self.weights(cell), released.pack(run))
 
     def evaluate(self, cell: Cell, attacks: list[Entry]) -> tuple[Run, list[dict[str, Any]]]:
         """The run of the cell's rounded weights, attacked and verified, and its verify rows."""
@@ -115,7 +118,7 @@ class Grid:
         weights = self.weights_of(cell)
         run, verify = self.evaluate(cell, cell.attacks())
         if not record.exists() or records.read(record)["weights"] != weights:
-            disk.write_whole(record, to_json(records.record_of(cell, run, verify, weights)))
+            write_whole(record, to_json(records.record_of(cell, run, verify, weights)))
         return run
 
     def evaluated(self) -> dict[str, Run]:

@@ -8,22 +8,23 @@ from typing import Any
 
 from markupsafe import Markup
 
-from advbench.disk import write_whole
-from advbench.environment import describe
-from advbench.report import figures
+from advbench.formatting import percent
+from advbench.report import plots
 from advbench.report.page import environment, interval
-from advbench.report.subject import percent
 from advbench.reproduce import paper, security_rows, tables, tuning
 from advbench.reproduce.arranged import Rows
 from advbench.reproduce.cells import SEEDS, Cell, chosen
 from advbench.reproduce.drawings import drawings
 from advbench.reproduce.grid import Grid
 from advbench.reproduce.records import Record
-from advbench.reproduce.rows import Row, rows
+from advbench.reproduce.rows import rows
 from advbench.reproduce.security_drawings import security_drawings
 from advbench.reproduce.verdict import verdict
-from advbench.runs import Run
-from advbench.seals import to_json
+from advbench.runs.environment import describe
+from advbench.runs.files import write_whole
+from advbench.runs.rows import Row
+from advbench.runs.run import Run
+from advbench.runs.sealed_json import to_json
 
 
 def all_rows(cells: Sequence[Record], security: Mapping[str, Record]) -> list[Row]:
@@ -38,7 +39,7 @@ def write_rows(grid: Grid) -> list[Row]:
     return found
 
 
-@figures.own_style
+@plots.own_style
 def write_page(grid: Grid, evaluated: Mapping[str, Run]) -> Path:
     """index.html and all that lies beside it; figures of cells that are not here stay as they were drawn before."""
     found, kept = write_rows(grid), grid.records()
@@ -47,9 +48,9 @@ def write_page(grid: Grid, evaluated: Mapping[str, Run]) -> Path:
         write_whole(grid.home / "tables" / f"{key}.csv", tables.to_csv(table))
         write_whole(grid.home / "tables" / f"{key}.tex", tables.to_latex(table))
     for drawing in (*drawings(evaluated), *security_drawings(found)):
-        svg = figures.to_svg(drawing.figure, drawing.label, drawing.key, sized=True)
+        svg = plots.to_svg(drawing.figure, drawing.label, drawing.key, sized=True)
         write_whole(grid.home / "figures" / f"{drawing.key}.svg", svg.encode())
-        write_whole(grid.home / "figures" / f"{drawing.key}.pdf", figures.to_pdf(drawing.figure))
+        write_whole(grid.home / "figures" / f"{drawing.key}.pdf", plots.to_pdf(drawing.figure))
     manifest = _manifest(kept)
     write_whole(grid.home / "manifest.json", to_json(manifest))
     write_whole(grid.home / "weights" / "README.md", model_card(kept).encode())

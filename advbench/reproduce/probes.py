@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from advbench import catalog
-from advbench.contracts import NO_DETECTOR
+from advbench.detection.guard import NO_DETECTOR
 from advbench.reproduce.cells import CONTROLS, EPS, HEADLINE, SHOWN, Cell, Entry
 
 LIKELIHOOD = "likelihood"

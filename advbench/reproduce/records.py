@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from advbench import artifacts
 from advbench.errors import BadRun
-from advbench.report.axes import LOW, SURE, LikelihoodAxis
+from advbench.report.likelihood_axis import LOW, SURE, LikelihoodAxis
 from advbench.reproduce.cells import Cell
-from advbench.runs import Run
-from advbench.selection import attack_rows
+from advbench.runs import artifacts
+from advbench.runs.run import Run
+from advbench.study.selection import attack_rows
 
 Record = dict[str, Any]
 SCHEMA = 1

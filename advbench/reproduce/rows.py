@@ -12,8 +12,8 @@ from advbench import metrics
 from advbench.reproduce import paper
 from advbench.reproduce.cells import EPS, GREY, HEADLINE, LOSSES, SEEDS, SHOWN, reading
 from advbench.reproduce.records import Record
+from advbench.runs.rows import Row
 
-Row = dict[str, Any]
 Interval = tuple[float, float] | None
 READINGS = [(clip, scale) for scale in (1.0, GREY) for clip in (True, False)]
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from advbench.engines import Engine
 from advbench.errors import BadSetting
-from advbench.place import Place
+from advbench.grid.engine import Engine
 from advbench.reproduce import records, security, tuning
 from advbench.reproduce.ahead import Ahead
 from advbench.reproduce.cells import chosen
 from advbench.reproduce.grid import Grid, compare
 from advbench.reproduce.page import write_page, write_rows
-
-Row = dict[str, Any]
+from advbench.runs.rows import Row
+from advbench.study.workspace import Place
 
 
 def complete(

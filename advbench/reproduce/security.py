@@ -12,18 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from advbench import artifacts, attacking, disk, guards, metrics, scoring
-from advbench.contracts import NO_DETECTOR, AdaptiveAttack, Guard
-from advbench.environment import describe
+from advbench import metrics
+from advbench.detection import calibration
+from advbench.detection.guard import NO_DETECTOR, Guard
 from advbench.errors import Damaged
-from advbench.pipeline import Study
+from advbench.evasion.base import AdaptiveAttack
 from advbench.reproduce import records
 from advbench.reproduce.cells import Cell, chosen
 from advbench.reproduce.grid import Grid
 from advbench.reproduce.probes import Probe, plan
 from advbench.reproduce.records import Record
-from advbench.seals import to_json
-from advbench.spec import AttackChoice
+from advbench.runs import artifacts
+from advbench.runs.environment import describe
+from advbench.runs.files import write_whole
+from advbench.runs.rows import attack_row
+from advbench.runs.sealed_json import to_json
+from advbench.study.attack_rows import wrong_and_passed
+from advbench.study.spec import AttackChoice
+from advbench.study.study import Study
 from advbench.types import Adversarials, Outputs
 
 Answer = dict[str, Any]
@@ -55,7 +61,7 @@ def keep(grid: Grid, probe: Probe) -> None:
     new, record = answer(grid, probe), record_of(grid, probe.cell)
     old = find(record, probe)
     record["rows"] = [row for row in record["rows"] if row is not old] + [new]
-    disk.write_whole(grid.security_file(probe.cell), to_json(record))
+    write_whole(grid.security_file(probe.cell), to_json(record))
 
 
 def record_of(grid: Grid, cell: Cell) -> Record:
@@ -111,8 +117,8 @@ def _answer(study: Study, probe: Probe) -> Answer | None:
         return None
     made = artifacts.read_adversarials(run, choice.file_name)
     clean = artifacts.read_part(run, "test").outputs.take(slice(len(made.labels)))
-    guard = guards.guard(run, probe.detector, probe.fpr)
-    row = scoring.attack_row(run, choice.file_name)
+    guard = calibration.guard(run, probe.detector, probe.fpr)
+    row = attack_row(run, choice.file_name)
     found: Answer = {
         "part": probe.part,
         "asked": probe.asked,
@@ -120,7 +126,7 @@ def _answer(study: Study, probe: Probe) -> Answer | None:
         "row": row,
         "seconds": run.steps[f"attack {choice.file_name}"]["seconds"],
         "threshold": None if probe.detector == NO_DETECTOR else guard.threshold,
-        "lost": digits(attacking.wrong_and_passed(made, guard)),
+        "lost": digits(wrong_and_passed(made, guard)),
         "rejected": digits(rejected(made.outputs, guard)),
         "clean_rejected": digits(rejected(clean, guard)),
     }

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from advbench.report import figures
+from advbench.report import plots
 from advbench.reproduce.cells import SHOWN
 from advbench.reproduce.drawings import Drawing
 from advbench.reproduce.paper import LABELS
 from advbench.reproduce.probes import FPR, LIKELIHOOD
-from advbench.reproduce.rows import Row
 from advbench.reproduce.security_rows import LOST_OR_REJECTED, REJECTED, TABLE
+from advbench.runs.rows import Row
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,11 @@ def _ends(lines: Sequence[Line], unit: str) -> str:
 
 
 def _chart(lines: Sequence[Line], xlabel: str, *, log: bool = False) -> Figure:
-    figure, axes = figures.canvas(5.0, 3.4)
+    figure, axes = plots.canvas(5.0, 3.4)
     for line in lines:
         i = SHOWN.index(line.loss)
-        colour, heights = figures.COLOURS[i], [r["mean"] for r in line.rows]
-        style = {"linestyle": figures.DASHES[i], "color": colour}
+        colour, heights = plots.COLOURS[i], [r["mean"] for r in line.rows]
+        style = {"linestyle": plots.DASHES[i], "color": colour}
         if line.thin:
             axes.plot(line.x, heights, label=line.label, linewidth=0.8, marker="x", markersize=4, **style)
             continue

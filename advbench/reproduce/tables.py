@@ -14,8 +14,9 @@ from advbench.reproduce.arranged import Rows, Table
 from advbench.reproduce.cells import EPS, HEADLINE, LOSSES, SHOWN
 from advbench.reproduce.paper import LABELS
 from advbench.reproduce.records import Record
-from advbench.reproduce.rows import READINGS, Row, name_of
+from advbench.reproduce.rows import READINGS, name_of
 from advbench.reproduce.security_tables import AWARE, security_tables
+from advbench.runs.rows import Row
 
 WITHIN = {2: 0.004, 100: 0.0015}  # differences from Table 1 that go unremarked, by feature dimension
 LARGE = 0.05  # a gap to the paper that asks for an experiment

@@ -15,15 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from advbench import attacking, catalog, disk, fitting, metrics
-from advbench.parsing import attack_choices, loss_choice
-from advbench.pipeline import Study
+from advbench import catalog, metrics
+from advbench.evasion.batches import perturb
 from advbench.reproduce.cells import GREY, HEADLINE, LOSSES, Cell, Entry
 from advbench.reproduce.grid import Grid
-from advbench.seals import to_json
-from advbench.victim import Victim
+from advbench.runs.files import write_whole
+from advbench.runs.rows import Row
+from advbench.runs.sealed_json import to_json
+from advbench.study.parsing import attack_choices, loss_choice
+from advbench.study.study import Study
+from advbench.study.train import ensure_trained, victim_of
+from advbench.victim.victim import Victim
 
-Row = dict[str, Any]
 FILE = "tuning.json"
 EPOCHS = 3
 RATES = (0.05, 0.02, 0.1)
@@ -115,7 +118,7 @@ def _rows_in(file: Path) -> list[Row]:
 
 
 def _write(file: Path, rows: list[Row]) -> None:
-    disk.write_whole(file, to_json({"schema": 1, "rows": rows}))
+    write_whole(file, to_json({"schema": 1, "rows": rows}))
 
 
 def mean_errors(rows: list[Row]) -> dict[float, float]:
@@ -141,9 +144,9 @@ def _row(grid: Grid, trial: Trial, part: str) -> Row:
     study = study_of(grid, trial)
     (model,) = study.spec.models()
     with study.run_of(model) as run:
-        fitting.ensure_trained(run, model, grid.splits, study.place, [])
+        ensure_trained(run, model, grid.splits, study.place, [])
         if not run.has("validation attacks"):
-            victim = fitting.victim_of(run, grid.splits, study.place)
+            victim = victim_of(run, grid.splits, study.place)
             rows = [_attacked(grid, victim, entry) for entry in READINGS]
             run.write("validation attacks", {}, info={"rows": rows})
         return {
@@ -162,7 +165,7 @@ def _attacked(grid: Grid, victim: Victim, entry: Entry) -> Row:
     (choice,) = attack_choices(entry)
     images = grid.splits.validation.take(slice(ATTACKED))
     clean = victim.outputs(images.images)
-    made = attacking.perturb(choice.attack, victim, images, clean, lambda done: None)
+    made = perturb(choice.attack, victim, images, clean, lambda done: None)
     row: Row = {"attack": choice.choice.name, "eps": entry["eps"], "clip": entry["clip"], "n": len(images)}
     row["error_rate"] = float((made.outputs.predictions != images.labels).double().mean())
     for name in ("likelihood", "max-posterior"):

@@ -9,9 +9,9 @@ from advbench.reproduce.arranged import Rows
 from advbench.reproduce.cells import CONTROLS, EPS, HEADLINE, SHOWN
 from advbench.reproduce.paper import LABELS
 from advbench.reproduce.probes import FPR
-from advbench.reproduce.rows import Row
 from advbench.reproduce.security_rows import TABLE
 from advbench.reproduce.security_tables import ALL, AWARE, GUARD, LATER, PUBLISHED, QUICK, STANDARD
+from advbench.runs.rows import Row
 
 AGREEMENT = 0.005  # between the ensemble's and the published AutoAttack's robust accuracy
 

@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advbench import catalog, released
-from advbench.checkpoints import within
-from advbench.contracts import NO_DETECTOR, AcceptAll, Guard
-from advbench.training import build
-from advbench.victim import Composed, Victim
+from advbench import catalog
+from advbench.detection.guard import NO_DETECTOR, AcceptAll, Guard
+from advbench.runs import released
+from advbench.runs.artifacts import within
+from advbench.victim.restore import build
+from advbench.victim.victim import Composed, Victim
 from tests.bench.mnist_training import mnist
 from tests.bench.rows import BATCH, mnist_victim, some_images
 from tests.bench.timing import ratio, row
@@ -86,8 +87,8 @@ def _pgd_of(library: str, model: nn.Module, images: Tensor, labels: Tensor) -> o
         )
     from art.attacks.evasion import ProjectedGradientDescentPyTorch
 
-    from advbench.art_classifier import wrap
-    from advbench.art_losses import CrossEntropy
+    from advbench.victim.art_classifier import wrap
+    from advbench.victim.art_losses import CrossEntropy
 
     classifier = wrap(model, CrossEntropy(), shape=(1, 28, 28), classes=10, device=torch.device("cpu"), clip=True)
     art = ProjectedGradientDescentPyTorch(

@@ -15,12 +15,12 @@ from statistics import median
 import torch
 
 from advbench import runs
-from advbench.cells import cells_of
-from advbench.parsing import parse
-from advbench.performer import Performer
-from advbench.pipeline import Study
-from advbench.place import Place
+from advbench.grid.cells import cells_of
+from advbench.grid.perform import Performer
 from advbench.progress import Quiet
+from advbench.study.parsing import parse
+from advbench.study.study import Study
+from advbench.study.workspace import Place
 from tests.bench.timing import by_turns, medians, row
 
 SECONDS = 10.0  # of a cell

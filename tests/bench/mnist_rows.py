@@ -14,14 +14,14 @@ from pathlib import Path
 
 import torch
 
-from advbench.parsing import parse
-from advbench.pipeline import Study
-from advbench.place import Place
-from advbench.process import computes_bf16
+from advbench.device import computes_bf16
 from advbench.progress import Quiet
-from advbench.reporting import verify_found
-from advbench.runs import load
-from advbench.selection import Found
+from advbench.runs.run import load
+from advbench.study.parsing import parse
+from advbench.study.selection import Found
+from advbench.study.study import Study
+from advbench.study.verify import verify_found
+from advbench.study.workspace import Place
 from tests.bench.mnist_training import mnist
 from tests.bench.timing import by_turns, row
 

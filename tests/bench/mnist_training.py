@@ -20,10 +20,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from advbench import catalog
-from advbench.prelu import PReLU
+from advbench.networks._cpu_layers import PReLU
 from advbench.recipes import Training
-from advbench.training import Trainer, build
+from advbench.training.loop import Trainer
 from advbench.types import ImageSet, Splits
+from advbench.victim.restore import build
 
 EPOCHS = 2
 

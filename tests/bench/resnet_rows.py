@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from advbench.process import computes_bf16
+from advbench.device import computes_bf16
 from advbench.recipes import Training
-from advbench.training import Trainer, build
+from advbench.training.loop import Trainer
 from advbench.types import ImageSet
+from advbench.victim.restore import build
 from tests.bench.timing import ratio, row
 
 SHAPE, CLASSES = (3, 32, 32), 10

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from advbench import catalog, metrics
 from advbench.losses.lgm import LGM
-from advbench.training import build
 from advbench.types import Outputs
-from advbench.victim import Composed, Victim
+from advbench.victim.restore import build
+from advbench.victim.victim import Composed, Victim
 from tests.bench.timing import ratio, row
 
 BATCH, BATCHES = 256, 2

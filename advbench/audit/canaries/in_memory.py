@@ -1,0 +1,122 @@
+"""Attack a model in memory and put the outcome before the checks, by the code that evaluates a stored run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from advbench import catalog, metrics
+from advbench.audit.evidence import Evidence
+from advbench.audit.results import Result
+from advbench.detection.base import FittedDetector
+from advbench.detection.calibration import score
+from advbench.detection.guard import NO_DETECTOR, AcceptAll, Guard
+from advbench.errors import MissingLibrary
+from advbench.evasion.batches import perturb
+from advbench.evasion.validity import check_perturbation
+from advbench.runs.artifacts import Part
+from advbench.runs.rows import Row
+from advbench.study.attack_rows import Target, row_of
+from advbench.study.parsing import attack_choices
+from advbench.study.verify import cell_of
+from advbench.types import Adversarials, Outputs, Splits
+from advbench.victim.victim import Victim
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model under test with its detector on duty.
+
+    model            the fields of its rows that say which it is
+    differentiable   whether the detector's score has a gradient
+    """
+
+    model: Row
+    victim: Victim
+    detector: FittedDetector
+    name: str
+    differentiable: bool = True
+
+
+def model_row(loss: str, seed: int, training: str = "standard", run: str = "in memory") -> Row:
+    """The fields that say which model a row is about."""
+    own: Row = dict.fromkeys(("alpha", "lam", "covariance"))
+    own |= {"alpha": 1.0, "lam": 0.1, "covariance": "identity"} if loss == "lgm" else {}
+    return {"dataset": "digits", "loss": loss, **own, "seed": seed, "training": training, "run": run}
+
+
+def evaluate(
+    subject: Subject,
+    splits: Splits,
+    entries: Sequence[dict[str, Any]],
+    *,
+    surrogate: Victim | None = None,
+    verified: Sequence[str] = (),
+) -> Evidence:
+    """The evidence of these attacks (entries as in a spec, each with its n) on a subject.
+
+    verified   names of the attacks that verify rows are made of
+    """
+    victim = subject.victim
+    clean = victim.outputs(splits.test.images)
+    calibration = victim.outputs(splits.calibration.images), splits.calibration.labels
+
+    @cache
+    def guard(name: str, fpr: float | None) -> Guard:
+        if name == NO_DETECTOR or fpr is None:
+            return Guard(NO_DETECTOR, AcceptAll(), 1.0, False, *calibration)
+        threshold = metrics.threshold_at(fpr, score(name, subject.detector, calibration[0], "calibration"))
+        assert threshold is not None
+        return Guard(name, subject.detector, threshold, subject.differentiable, *calibration)
+
+    target, results = Target(victim, clean, splits.test, guard), []
+    for entry in entries:
+        if lacking(entry["name"]):
+            continue
+        (choice,) = attack_choices({**entry, **({"detector": NO_DETECTOR} if "detector" in entry else {})})
+        if "detector" in entry:
+            own = entry["detector"] != NO_DETECTOR
+            choice = replace(choice, detector=entry["detector"], fpr=entry.get("fpr", 0.05) if own else None)
+        images, on = splits.test.take(slice(choice.n)), target.guard_of(choice)
+        made = perturb(choice.attack, victim, images, clean, lambda done: None, on, surrogate)
+        check_perturbation(choice.attack, images, made)
+        results.append(result_of(subject.model | row_of(choice, made, target), made))
+    part = Part(clean, splits.test.labels, splits.test.images[:8])
+    words = ("attack", "--dataset", "digits", "--loss", subject.model["loss"], "--seed", str(subject.model["seed"]))
+    rows = [row for r in results if r.attack in verified for row in verify_rows(r, guard(subject.name, 0.05), clean)]
+    evidence = Evidence(subject.model, words, tuple(results), tuple(rows), part, (subject.name,), guard)
+    return replace(evidence, victim=lambda: victim, images=splits.test)
+
+
+def lacking(attack: str) -> bool:
+    """Whether the library of an attack cannot be imported."""
+    try:
+        catalog.load("attack", attack)
+    except MissingLibrary:
+        return True
+    return False
+
+
+def result_of(row: Row, made: Adversarials) -> Result:
+    """A result that is in memory already."""
+    return Result(row, lambda: made)
+
+
+def verify_rows(result: Result, guard: Guard, clean: Outputs) -> list[Row]:
+    """The verify rows of one result and detector."""
+    made, n = result.made, result.n
+    correct = (clean.predictions[:n] == made.labels).numpy()
+    cell = cell_of(
+        result.row,
+        guard.name,
+        guard.score(guard.clean).numpy(),
+        guard.score(clean.take(slice(n))).numpy(),
+        guard.score(made.outputs).numpy(),
+        metrics.populations(correct, np.asarray(made.succeeded)),
+    )
+    rows: list[Row] = cell["rows"]
+    return [{k: result.row[k] for k in ("dataset", "loss", "seed", "training", "run")} | row for row in rows]

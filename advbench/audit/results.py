@@ -1,0 +1,130 @@
+"""One attack's result as the checks read it, and its figures in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+
+from advbench import catalog, metrics
+from advbench.detection.guard import NO_DETECTOR, Guard
+from advbench.errors import AdvbenchError
+from advbench.metrics import Mask
+from advbench.runs.rows import Row
+from advbench.settings import defaults
+from advbench.study.parsing import attack_choices
+from advbench.study.spec import AttackChoice
+from advbench.types import Adversarials
+
+ENSEMBLE = "detector-aware"
+SINGLE_STEP = ("fgsm", "targeted-fgsm")
+ITERATIVE = ("pgd", "mim", "apgd")  # white-box and on the classifier alone
+NOISE = ("uniform-noise", "gaussian-noise")
+NOT_ATTACKS = (*NOISE, "force-rejection")  # controls: they do not try to get an image wrong and past a detector
+
+
+@dataclass(frozen=True)
+class Result:
+    """One attack on the first n test images: its row, and what it did to each image, read when asked for.
+
+    name   its file's name in a run; None for one that was never stored
+    """
+
+    row: Row
+    load: Callable[[], Adversarials]
+    name: str | None = None
+
+    @cached_property
+    def made(self) -> Adversarials:
+        """Images and outputs."""
+        return self.load()
+
+    @cached_property
+    def wrong(self) -> Mask:
+        """Bool [n]: misclassified; for an ensemble, by one of its members."""
+        wrong: Mask = (self.made.outputs.predictions != self.made.labels).numpy()
+        return wrong if self.made.misclassified is None else wrong | self.made.misclassified.numpy()
+
+    @property
+    def attack(self) -> str:
+        """Its catalog name."""
+        return str(self.row["attack"])
+
+    @property
+    def n(self) -> int:
+        """How many images."""
+        return int(self.row["n"])
+
+    @property
+    def ball(self) -> tuple[str, float]:
+        """Norm and eps."""
+        return str(self.row["norm"]), float(self.row["eps"])
+
+    @property
+    def detector(self) -> str | None:
+        """The detector that an adaptive attack knows; None for another attack, and for one that was told of none."""
+        known = self.row.get("detector")
+        return None if known == NO_DETECTOR else known
+
+    def setting(self, key: str) -> Any:
+        """A setting, the default where its row does not name it; None where it, or the attack, is not known."""
+        given: Mapping[str, Any] = self.row["settings"]
+        return given[key] if key in given else _usual(self.attack).get(key)
+
+    @property
+    def label(self) -> str:
+        """Name and unusual settings, for a sentence."""
+        return " ".join([self.attack, *(f"{k}={v}" for k, v in self.row["settings"].items() if k != "fpr")])
+
+    def lost(self, guard: Guard) -> Mask:
+        """Bool [n]: misclassified, and not rejected by the guard."""
+        outputs = self.made.outputs
+        return ((outputs.predictions != self.made.labels) & (guard.slack(outputs) >= 0)).numpy()
+
+    def flagged(self, guard: Guard) -> Mask:
+        """Bool [n]: rejected by the guard."""
+        return (guard.slack(self.made.outputs) < 0).numpy()
+
+    @property
+    def choice(self) -> AttackChoice:
+        """The attack that its row describes; raises BadSetting where that makes none."""
+        given = {k: v for k, v in self.row["settings"].items() if k not in ("detector", "fpr")}
+        entry = {"name": self.attack, "eps": self.row["eps"], "n": self.n, **given}
+        adaptive = "detector" in self.row["settings"]
+        (choice,) = attack_choices(entry | ({"detector": NO_DETECTOR} if adaptive else {}))
+        return replace(choice, detector=self.row["detector"], fpr=self.row["fpr"]) if adaptive else choice
+
+
+@cache
+def _usual(attack: str) -> dict[str, Any]:
+    try:
+        return defaults(catalog.load("attack", attack))
+    except AdvbenchError:
+        return {}
+
+
+def percent(rate: float) -> str:
+    """A rate in per cent with its sign."""
+    return f"{100 * rate:.1f} %"
+
+
+def count(mask: Mask) -> str:
+    """A share with its interval and the number of images it is of."""
+    spread = metrics.wilson(int(mask.sum()), len(mask))
+    if spread is None:
+        return "n/a of 0"
+    return f"{percent(float(mask.mean()))} [{100 * spread.low:.1f}, {100 * spread.high:.1f}] of {len(mask)}"
+
+
+def common(*results: Result) -> int:
+    """How many images all of these attacked: the first so many."""
+    return min(len(r.wrong) for r in results)
+
+
+def worst(results: list[Result], n: int) -> Mask:
+    """Bool [n]: made wrong by one of these attacks."""
+    some: Mask = np.logical_or.reduce([r.wrong[:n] for r in results])
+    return some

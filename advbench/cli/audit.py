@@ -1,0 +1,134 @@
+"""The audit of a run as rows, and the commands that close its gaps, one after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+from advbench import runs
+from advbench.audit import Finding
+from advbench.audit.protocol import audit
+from advbench.cli.option_groups import Options
+from advbench.cli.output import filled, pasteable
+from advbench.data import fingerprint, for_supplied
+from advbench.data.sources import label, source
+from advbench.data.sources.names import option
+from advbench.errors import BadData, BadRun, BadSetting, FailedCheck, UnknownName, printable
+from advbench.runs.rows import Row
+from advbench.runs.run import SUPPLIED, Run
+from advbench.study import missing_plugins, selection
+from advbench.study.command_lines import Line
+from advbench.study.workspace import Place
+from advbench.types import ImageSet
+
+SMALL = 100  # images of an attack that --complete runs, unless its command names a number up to
+ENOUGH = 200
+RUN_HERE = ("attack", "selftest", "verify")  # the commands that --complete runs
+
+
+def findings_of(name: str, place: Place, dataset: str | None = None) -> list[Finding]:
+    """The audit's findings on the run of that name.
+
+    `dataset` is where the run's data lie, as `--dataset` takes it; without it a folder or file is not found.
+    """
+    run = selection.by_name(place.runs_dir, name)
+    if not run.has("outputs"):
+        raise BadRun(
+            f"{run.folder} holds no trained model, or not its outputs; make them with: advbench train, and attack it"
+        )
+    others = runs.find(run.folder.parent, place.progress.say)
+    if missing_plugins.of_model(run.model) is not None:
+        raise BadRun(selection.left_out(run)[0])
+    for line in (line for other in others for line in selection.left_out(other)):
+        place.progress.say(line)
+    return audit(run, others, images=_images(run, place, dataset))
+
+
+def rows_of(findings: Sequence[Finding]) -> list[Row]:
+    """The findings as rows: requirement, name, title, state, evidence, command (as text)."""
+    return [vars(f) | {"command": None if f.command is None else str(f.command)} for f in findings]
+
+
+def _images(run: Run, place: Place, dataset: str | None = None) -> ImageSet | None:
+    """The clean test images where the data are at hand and those of the run."""
+    name = _data_name(run, dataset)
+    try:
+        if dataset is None and ":" in name:
+            raise BadData(f"the run's record says of its data {run.model['dataset']}; --dataset names where they lie")
+        splits = source(name, run.model.get("image_size")).load(place.data_dir)
+        splits = for_supplied(splits) if SUPPLIED in run.model else splits
+    except (BadData, UnknownName) as error:
+        place.progress.say(f"checked against the few clean images that the run keeps: {error}")
+        return None
+    return splits.test if fingerprint(splits) == run.model["data_sha256"] else None
+
+
+def _data_name(run: Run, dataset: str | None) -> str:
+    """What `--dataset` takes for the run's data; raises BadSetting where `dataset` is recorded under another name."""
+    recorded = str(run.model["dataset"])
+    if dataset is not None and label(dataset) != recorded:
+        raise BadSetting(f"--dataset {dataset} is recorded as {label(dataset)}, this run's data as {recorded}")
+    return dataset or option(recorded)
+
+
+def show_audit(findings: Sequence[Finding], options: Options) -> None:
+    """Print the findings for a terminal of 80 columns; command lines stay whole, to be copied."""
+    indent = " " * 6
+    for f in findings:
+        print(f"{f.requirement:4}  {f.state.upper() if f.state != 'met' else 'met'}: {f.title}")
+        print(textwrap.fill(printable(f.evidence), 80, initial_indent=indent, subsequent_indent=indent))
+        if f.command:
+            print(f"{indent}$ {printable(pasteable(f.command, options))}")
+    states = Counter(f.state for f in findings)
+    print(f"\n{len(findings)} checks: {', '.join(f'{n} {state}' for state, n in states.items())}")
+
+
+def complete(
+    name: str, place: Place, command_line: Callable[[Sequence[str]], object], dataset: str | None = None
+) -> None:
+    """Run the commands of each check that was not run, in this place, on few images.
+
+    What a command leaves is kept, so that a second call goes on. A command that cannot be run here is told and left.
+    """
+    done: set[tuple[str, ...]] = set()
+    while missing := [pair for pair in _missing(name, place, dataset) if pair[1] not in done]:
+        for check, words in missing:
+            done.add(words)
+            place.progress.say(f"{check}: {Line.of(*words)}")
+            if words[0] not in RUN_HERE:  # `evaluate`: a run's record names that code, and a record runs none
+                place.progress.say("left out: it runs the code of the model, which only its user may name")
+                continue
+            told, left = filled(words, {"dataset": dataset})
+            if left:
+                place.progress.say(f"left out: --dataset names where {', '.join(left)} lies")
+                continue
+            try:
+                with contextlib.redirect_stdout(sys.stderr):
+                    command_line([*told, *_place_words(place, told)])
+            except (BadSetting, BadData, FailedCheck) as error:
+                place.progress.say(f"left out: {error}")
+
+
+def _missing(name: str, place: Place, dataset: str | None) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(check, words of a command) of each check that was not run and that a command of ours could close."""
+    for f in findings_of(name, place, dataset):
+        for words in f.command.commands if f.command and f.state == "not run" else ():
+            if words[0] != "audit":
+                yield f"{f.requirement} {f.name}", words
+
+
+def _place_words(place: Place, words: Sequence[str]) -> list[str]:
+    """What makes a command of a check run in this place, on few images."""
+    more = ["--runs-dir", str(place.runs_dir)]
+    if words[0] == "selftest":
+        return more
+    more += ["--reports-dir", str(place.reports_dir)]
+    if words[0] == "attack":
+        few = "--n" in words and int(words[list(words).index("--n") + 1]) <= ENOUGH
+        more += [] if few else ["--n", str(SMALL)]
+        more += ["--device", str(place.device), "--batch-size", str(place.batch_size)]
+        more += [] if place.data_dir is None else ["--data-dir", str(place.data_dir)]
+    return more

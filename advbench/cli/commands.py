@@ -1,0 +1,255 @@
+"""The command line: parse, one pipeline call, one table or one JSON object."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from advbench import catalog
+from advbench.cli import options as given
+from advbench.cli.context import detectors_of, found_by, place_of, study_of
+from advbench.cli.limits import check_limits, refused
+from advbench.cli.option_groups import Options, takes
+from advbench.cli.output import emit
+from advbench.cli.spec_table import attack_entries, model_table, study_table
+from advbench.errors import AdvbenchError, FailedCheck, UnknownName, one_line
+
+app = typer.Typer(
+    help="How far can an image classifier and its adversarial-example detector be trusted?",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+INTERRUPTED = 130
+KINDS = {
+    "losses": "loss",
+    "attacks": "attack",
+    "detectors": "detector",
+    "networks": "network",
+    "datasets": "data set",
+}
+
+
+@app.command()
+@takes(given.MODEL, given.MACHINE, given.PLACE, given.JSON)
+def train(options: Options) -> None:
+    """Train one model, or find it trained."""
+    table = model_table(options) | {"attacks": ["fgsm"]}  # none is run; the built-in ones want 200 test images
+    emit("train", study_of(table, options).train(), options)
+
+
+@app.command()
+@takes(given.MODEL, given.ATTACK, given.AWARE, given.MACHINE, given.SHARD, given.PLACE, given.JSON)
+def attack(options: Options) -> None:
+    """Attack one model at one eps or several; it is trained first where it does not exist yet."""
+    table = model_table(options) | {"attacks": attack_entries(options, ["fgsm"]), "n": options["n"]}
+    if options["shard"] is not None:
+        from advbench.cli.shards import attack_shard
+
+        emit("attack", attack_shard(table, options), options)
+        return
+    emit("attack", study_of(table, options).attack(), options)
+
+
+@app.command()
+@takes(given.DATA, given.MACHINE, given.PLACE, given.JSON)
+def merge(
+    options: Options, run: Annotated[str, typer.Argument(help="A run's name under --runs-dir, or its folder.")]
+) -> None:
+    """Join the shards of a run's attacks, once every image is in one of them."""
+    from advbench.cli.shards import merge_shards
+
+    emit("attack", merge_shards(run, options), options)
+
+
+@app.command()
+@takes(given.SELECT, given.PLACE, given.JSON)
+def verify(options: Options) -> None:
+    """EERs of the detectors on every attacked model found, or on those selected."""
+    from advbench.study.verify import verify_found
+
+    place = place_of(options)
+    found = found_by(options, place)
+    rows = verify_found(found, detectors_of(options, found), place.progress)
+    emit("verify", rows, options)
+
+
+@app.command()
+@takes(given.SELECT, given.PLACE, given.NAMED, given.JSON)
+def report(options: Options) -> None:
+    """Write an HTML page about every attacked model found, or about those selected."""
+    from advbench.data.sources.names import slug
+    from advbench.report import write
+    from advbench.study.parsing import folder_name
+
+    place = place_of(options)
+    found = found_by(options, place)
+    datasets = {f.run.model["dataset"] for f in found}
+    default = f"{slug(datasets.pop()).lstrip('.')}-study" if len(datasets) == 1 else "all-data-sets"
+    name = folder_name(default if options["name"] is None else options["name"])
+    page, rows = write.report(name, found, detectors_of(options, found), place, title=options["title"])
+    emit("report", rows, options, page)
+
+
+@app.command()
+@takes(given.PLURAL, given.MODEL, given.ATTACK, given.MACHINE, given.GRID, given.PLACE, given.JSON)
+def run(
+    options: Options,
+    spec: Annotated[Path | None, typer.Argument(help="A TOML file; options override what it says.")] = None,
+) -> None:
+    """Train, attack, verify and report: a whole study."""
+    from advbench.report import write
+    from advbench.study.parsing import read_toml
+
+    table = {} if spec is None else read_toml(spec)
+    table |= {k: v for k, v in study_table(options, table).items() if v is not None}
+    study = study_of(table, options)
+    if options["on"] is not None or options["jobs"] is not None:
+        from advbench.cli.grid import go_through
+
+        go_through(study, options)
+    page, rows = write.run(study)
+    emit("run", rows, {**options, "dataset": study.spec.dataset}, page)
+
+
+@app.command()
+@takes(given.SUPPLIED, given.DATA, given.ATTACK, given.AWARE, given.NAMED, given.MACHINE, given.PLACE, given.JSON)
+def evaluate(options: Options) -> None:
+    """Attack and score a model of your own, on data of your own, and write its report."""
+    from advbench.cli.evaluate import evaluation_of
+    from advbench.report import write
+
+    with contextlib.redirect_stdout(sys.stderr):  # whatever the user's model prints as it runs
+        page, rows = write.run(evaluation_of(options))
+    emit("evaluate", rows, options, page)
+
+
+@app.command()
+@takes(given.REPRODUCE, given.MACHINE, given.GRID, given.PLACE, given.JSON)
+def reproduce(
+    options: Options, what: Annotated[str, typer.Argument(help="mnist: the MNIST experiments of Wan et al. 2018")]
+) -> None:
+    """Reproduce a paper's experiments cell by cell, or check a reproduction against its kept weights."""
+    if what != "mnist":
+        raise UnknownName("reproduction", what, ["mnist"])
+    from advbench.cli.reproduce import reproduce_mnist
+
+    reproduce_mnist(options)
+
+
+@app.command()
+@takes(given.AUDIT, given.MACHINE, given.PLACE, given.JSON)
+def audit(
+    options: Options,
+    run: Annotated[str, typer.Argument(help="A run's name under --runs-dir (`advbench list runs`), or its folder.")],
+) -> None:
+    """Which requirements of the protocol a run meets, with the evidence, and the command that closes each gap."""
+    from advbench.cli.audit import complete, findings_of, rows_of, show_audit
+
+    place = place_of(options)
+    if options["complete"]:
+        command_line = functools.partial(app, prog_name="advbench", standalone_mode=False)
+        complete(run, place, command_line, options["dataset"])
+    findings = findings_of(run, place, options["dataset"])
+    if options["json"]:
+        emit("audit", rows_of(findings), options)
+    else:
+        show_audit(findings, options)
+
+
+@app.command()
+@takes(given.RUNS, given.JSON)
+def selftest(options: Options) -> None:
+    """Evaluate models and detectors made to fool an evaluation, and see whether it finds out."""
+    from advbench.audit.canaries.selftest import selftest as found_in
+    from advbench.progress import Terminal
+
+    rows = found_in(Path(options["runs_dir"]), Terminal())
+    emit("selftest", rows, options)
+    if missed := [row for row in rows if not row["met"]]:
+        raise FailedCheck(
+            f"{len(missed)} of {len(rows)} expectations were missed, the first: {missed[0]['canary']}, expected "
+            f"{missed[0]['expected']}, found {missed[0]['found']}; trust no audit of this installation"
+        )
+
+
+@app.command()
+@takes(given.DOCTOR, given.RUNS, given.JSON)
+def doctor(options: Options) -> None:
+    """What of a runs folder is whole, what is not, and what would be done again."""
+    from advbench.runs import locks
+    from advbench.study.doctor import examine
+
+    locks.in_use = not options["no_locks"]
+    rows = examine(Path(options["runs_dir"]), mend=options["mend"])
+    emit("doctor", rows, options)
+    if broken := [r["run"] for r in rows if r["state"] == "unread" or (r["broken"] and not r["mended"])]:
+        raise FailedCheck(
+            f"{len(broken)} of {len(rows)} runs hold files that are broken or cannot be read, the first: "
+            f"{broken[0]}; restore them, or let advbench doctor --mend forget the broken ones, so that the next call "
+            "makes them again"
+        )
+
+
+@app.command("list")
+@takes(given.RUNS, given.JSON)
+def list_(
+    options: Options,
+    what: Annotated[str, typer.Argument(help="losses, attacks, detectors, networks, datasets or runs")],
+) -> None:
+    """What there is: losses, attacks, detectors, networks, data sets, runs."""
+    if what == "runs":
+        from advbench.progress import Terminal
+        from advbench.study.selection import listing
+
+        rows = listing(Path(options["runs_dir"]), Terminal().say)
+    elif what in KINDS:
+        rows = [{"name": n, "summary": catalog.summary(KINDS[what], n)} for n in catalog.names(KINDS[what])]
+    else:
+        raise UnknownName("list", what, [*KINDS, "runs"])
+    emit("list", rows, options, table="runs" if what == "runs" else "list")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; the process's exit status."""
+    # tiny kernels on busy cores: spinning threads cost more than they save (read when torch is imported)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.pop("MPLBACKEND", None)  # a page needs none, and a wrong one ends the import of matplotlib
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # faults of a matplotlibrc, which changes no page
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not every terminal can write every name
+            stream.reconfigure(errors="backslashreplace")
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        if not {"-h", "--help"} & {*words} and (words[0] != "list" or "runs" in words):  # those import no torch
+            check_limits()
+        # without standalone mode typer hands over its errors; Ctrl-C it turns into a result of 130
+        code = app(words, prog_name="advbench", standalone_mode=False) or 0
+    except AdvbenchError as error:
+        return _tell(str(error), error.exit_code)
+    except OSError as error:
+        if not (why := refused(error)):
+            raise
+        return _tell(why)
+    except TyperException as error:
+        said = " ".join(error.format_message().split()).rstrip(".")
+        return _tell(f"{said}; --help lists what there is")
+    if code == INTERRUPTED:
+        _tell("stopped; the same command goes on from the last whole epoch or step")
+    return int(code)
+
+
+def _tell(text: str, exit_code: int = 2) -> int:
+    """One line on stderr; the exit status."""
+    sys.stderr.write(f"advbench: {one_line(text)}\n")
+    return exit_code

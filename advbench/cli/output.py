@@ -1,0 +1,78 @@
+"""What a command says at its end: rows as JSON or as a table."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from advbench.cli.option_groups import Options
+from advbench.errors import printable
+from advbench.runs.rows import Row
+
+if TYPE_CHECKING:
+    from advbench.report.adaptive import Shown
+    from advbench.study.command_lines import Line
+
+NAMED_BY_FILE = ("--dataset", "--model", "--weights")
+
+
+def emit(command: str, rows: list[Row], options: Options, page: Path | None = None, table: str | None = None) -> None:
+    """Rows as JSON (and nothing else on stdout), or as a table (the command's own) and the page's path."""
+    if options["json"]:
+        sys.stdout.write(json.dumps({"schema": 1, "command": command, "rows": rows}, allow_nan=False) + "\n")
+        if page is not None:
+            sys.stderr.write(f"{printable(str(page))}\n")
+        return
+    from advbench.cli.tables import show
+
+    aware = aware_of(rows, options) if command in ("verify", "run", "evaluate", "report") else None
+    show(table or command, rows, aware)
+    if page is not None:
+        sys.stdout.write(f"{printable(str(page))}\n")
+
+
+def filled(words: Sequence[str], options: Options) -> tuple[list[str], list[str]]:
+    """A command's words with data, model and weights as options name them, and the values left to fill in."""
+    from advbench.data.sources.names import label_of
+
+    def recorded(dataset: str) -> str:
+        return label_of(*dataset.partition(":")[::2]).replace(":", ":PATH/", 1)
+
+    words, left = list(words), []
+    for i, flag in enumerate(words[:-1], 1):
+        typed = str(options.get(flag.removeprefix("--")) or "") if flag in NAMED_BY_FILE else ""
+        named = [t for t in (typed, *typed.split(",")) if t and (flag != "--dataset" or recorded(t) == words[i])]
+        if named:
+            words[i] = named[0]
+        elif flag in NAMED_BY_FILE and (flag == "--weights" or re.search(r"PATH/|\.py:|\.pt2$|^python:", words[i])):
+            left.append(words[i])
+    if "--model" in words:
+        words += ["--trust"] * bool(options.get("trust"))
+        for key, usual in (("runs_dir", "runs"), ("reports_dir", "reports"), ("data_dir", None)):
+            given = options.get(key)
+            words += [] if given in (None, usual) else [f"--{key.replace('_', '-')}", str(given)]
+    return words, left
+
+
+def pasteable(line: Line, options: Options) -> str:
+    """A record's commands as they run in this terminal; a comment names what is left to fill in."""
+    from advbench.study.command_lines import Line
+
+    parts = [filled(words, options) for words in line.commands]
+    left = ", ".join(dict.fromkeys(value for _, values in parts for value in values))
+    return f"{Line(tuple(tuple(words) for words, _ in parts))}" + f"  # fill in where these lie: {left}" * bool(left)
+
+
+def aware_of(rows: list[Row], options: Options) -> dict[str, tuple[Shown, str | None]]:
+    """By run, what the attacks that know a detector did to the models of verify rows, and the command for more."""
+    from advbench.report.adaptive import beside
+    from advbench.runs.run import load
+
+    names = dict.fromkeys(row["run"] for row in rows)
+    folder = Path(options["runs_dir"])
+    found = {name: beside(load(folder / name), [r for r in rows if r["run"] == name]) for name in names}
+    return {n: (one, None if one.command is None else pasteable(one.command, options)) for n, one in found.items()}

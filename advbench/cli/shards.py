@@ -1,0 +1,71 @@
+"""From the options of a command line to a shard of an attack, and from a run's shards to its attacks."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from advbench.cli.context import place_of, study_of
+from advbench.cli.option_groups import Options
+from advbench.device import take_gpu
+from advbench.errors import BadRun, BadSetting
+from advbench.grid import shards
+from advbench.grid.perform import OfCell
+from advbench.runs.rows import Row
+from advbench.runs.shards import FOLDER, Shard, folder_of, notes_of
+from advbench.study import selection
+from advbench.study.parsing import parse
+
+
+def shard_of(text: str, environment: Mapping[str, str]) -> Shard:
+    """From `i/n`, counted from 1, or for `auto` from the ranks that torchrun counts from 0."""
+    if text == "auto":
+        try:
+            return Shard(int(environment["RANK"]) + 1, int(environment["WORLD_SIZE"]))
+        except (KeyError, ValueError):
+            raise BadSetting(
+                "--shard auto reads RANK and WORLD_SIZE, which torchrun sets, and they are no numbers here; write "
+                "--shard 1/4, or start it with: torchrun --no-python --nproc-per-node 4 advbench attack"
+            ) from None
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if found is None:
+        raise BadSetting(f"shard = {text!r} is none; write 1/4 for the first of four, or auto under torchrun")
+    return Shard(int(found[1]), int(found[2]))
+
+
+def attack_shard(table: Mapping[str, Any], options: Options) -> list[Row]:
+    """One shard of the attacks; under torchrun on the GPU of this rank, where --device names none."""
+    shard = shard_of(options["shard"], os.environ)
+    if options["shard"] == "auto" and options["device"] is None:
+        take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
+    return shards.attack(study_of(table, options), shard)
+
+
+def merge_shards(name: str, options: Options) -> list[Row]:
+    """The attacks of a run of which there are shards, each merged; raises BadRun where there is none."""
+    place = place_of(options)
+    run = selection.by_name(place.runs_dir, name)
+    place, rows = replace(place, runs_dir=run.folder.parent), []
+    for path in sorted((run.folder / FOLDER).glob("*")):
+        folder = folder_of(run, path.name)
+        if not (notes := notes_of(folder)):
+            continue
+        table = notes[0]["table"]
+        recorded = str(table.get("dataset"))
+        if options["dataset"] is None and ":" in recorded:
+            raise BadSetting(f"the shards in {folder} are of {recorded}; --dataset names where it lies")
+        spec = parse(table | {"dataset": options["dataset"] or recorded})
+        if (len(spec.models()), len(spec.attacks)) != (1, 1):
+            raise BadRun(f"the shards in {folder} are of several models or attacks; delete them")
+        (model,), (choice,) = spec.models(), spec.attacks
+        study = OfCell(spec, place, [], None)
+        if (model.run_name(study.fingerprint), choice.file_name) != (run.name, folder.name):
+            raise BadRun(f"the shards in {folder} are of another model, data set or attack; delete them")
+        with study.run_of(model) as held:
+            rows.append(shards.merge(study, held, model, choice))
+    if not rows:
+        raise BadRun(f"{run.folder} holds no shards; make them with: advbench attack --shard 1/2, then --shard 2/2")
+    return rows

@@ -1,0 +1,215 @@
+"""Rows as tables for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from advbench.errors import printable
+from advbench.formatting import as_text
+from advbench.runs.rows import Row
+
+if TYPE_CHECKING:
+    from advbench.report.adaptive import Shown
+
+Column = tuple[str, Callable[[Row], str]]
+
+
+def percent(value: float | None) -> str:
+    """A rate in per cent, without the sign that the column's head has; undefined is n/a."""
+    return "n/a" if value is None else f"{value:.1%}".removesuffix("%")
+
+
+def interval(row: Row, key: str) -> str:
+    """A rate and its 95 % interval, in per cent."""
+    if (value := row.get(key, row.get(f"{key}_rate"))) is None:
+        return "n/a"
+    return f"{percent(value)} [{percent(row[key + '_low'])}, {percent(row[key + '_high'])}]"
+
+
+def model(row: Row) -> str:
+    """Data set, regime unless standard, loss and its settings, seed, and the run's folder."""
+    if row["loss"] is None:
+        return f"{row['dataset']}, supplied model: {row['run']}"
+    settings = [f"{k} {row[k]:g}" for k in ("alpha", "lam") if row[k] is not None]
+    settings += ["diagonal covariance"] if row["covariance"] == "diagonal" else []
+    loss = f"{row['loss']} ({', '.join(settings)})" if settings else row["loss"]
+    regime = "" if row["training"] == "standard" else f"{row['training']} "
+    return f"{row['dataset']}, {regime}{loss}, seed {row['seed']}: {row['run']}"
+
+
+def attack(row: Row) -> str:
+    """Name, eps, and the settings that are not the default."""
+    against = f" against {guard(row)}" if "detector" in row["settings"] else ""
+    return unguarded(row) + against
+
+
+def unguarded(row: Row) -> str:
+    """The same without the detector that an adaptive attack knows."""
+    own = {k: v for k, v in row["settings"].items() if k not in ("detector", "fpr")}
+    return f"{row['attack']} {as_text(row['eps'])}" + "".join(f" {k}={v}" for k, v in own.items())
+
+
+def guard(row: Row) -> str:
+    """The detector that an adaptive attack knows, and the false-positive rate of its threshold."""
+    known = row["settings"]
+    return str(known["detector"]) + (f" at {100 * known['fpr']:g} %" if "fpr" in known else "")
+
+
+def _figure(value: float) -> str:
+    return f"{value:.0f} images" if value >= 1 or value == 0 else f"{100 * value:.2f} %"
+
+
+# heads are broken by hand: the figures, not the words, set the widths
+VERIFY: list[Column] = [
+    ("attack", attack),
+    ("detector", lambda r: r["detector"]),
+    ("EER %\n[95 %]", lambda r: interval(r, "eer")),
+    ("AUROC\n%", lambda r: percent(r["auroc"])),
+    ("TPR %\n@5 %", lambda r: percent(r["tpr_at_fpr05"])),
+    ("n", lambda r: f"{r['n_clean']}+{r['n_attacked']}"),
+]
+COLUMNS: dict[str, list[Column]] = {
+    "train": [
+        ("epochs", lambda r: str(r["epochs"])),
+        ("validation\nerror %", lambda r: percent(r["validation_error_rate"])),
+        ("test\nerror %", lambda r: percent(r["clean_error_rate"])),
+        ("n test", lambda r: str(r["n"])),
+    ],
+    "attack": [
+        ("attack", attack),
+        ("n", lambda r: str(r["n"])),
+        ("clean\nerror %", lambda r: percent(r["clean_error_rate"])),
+        ("error\n%", lambda r: percent(r["error_rate"])),
+        ("success\n%", lambda r: percent(r["success_rate"])),
+        ("target\n%", lambda r: "-" if r["target_rate"] is None else percent(r["target_rate"])),
+        ("zero\ngradients", lambda r: "-" if r["zero_gradients"] is None else str(r["zero_gradients"])),
+        ("saturated", lambda r: str(r["saturated"])),
+    ],
+    **dict.fromkeys(("verify", "run", "evaluate", "report"), VERIFY),
+    "runs": [
+        ("trained", lambda r: "yes" if r["trained"] else "no"),
+        ("attacks", lambda r: "\n".join(r["attacks"]) or "-"),
+    ],
+    "list": [("name", lambda r: r["name"]), ("what it is", lambda r: r["summary"])],
+    "evasion": [
+        ("attack", lambda r: unguarded(r).replace(" ", "\n")),
+        ("detector", lambda r: guard(r).replace(" at", "\nat")),
+        ("n", lambda r: str(r["n"])),
+        ("undetected\nerror % [95 %]", lambda r: interval(r, "undetected_error").replace(" ", "\n", 1)),
+        ("FGSM\n%", lambda r: percent(r["fgsm_undetected_error_rate"])),
+        ("error\n%", lambda r: percent(r["error_rate"])),
+        ("clean %\nerr./rej.", lambda r: f"{percent(r['clean_error_rate'])}/{percent(r['clean_rejected'])}"),
+    ],
+    "reproduce": [
+        ("loss", lambda r: r["loss"]),
+        ("setting", lambda r: r["setting"]),
+        ("seeds", lambda r: str(len(r["seeds"]))),
+        ("mean\n%", lambda r: "not run" if r["mean"] is None else f"{100 * r['mean']:.2f}"),
+        ("std", lambda r: "-" if r["std"] is None else f"{100 * r['std']:.2f}"),
+        ("paper\n%", lambda r: "-" if r["paper"] is None else f"{100 * r['paper']:.2f}"),
+    ],
+    "doctor": [
+        ("state", lambda r: r["state"] + (", mended" if r["mended"] else "")),
+        ("broken", lambda r: "\n".join(f"{b['file']}: {b['why']}" for b in r["broken"]) or "-"),
+        ("done again", lambda r: "\n".join(r["redone"]) or "-"),
+        ("needs", lambda r: "\n".join(r["needs"]) or "-"),
+        ("left over", lambda r: "\n".join(r["left"]) or "-"),
+    ],
+    "selftest": [
+        ("canary", lambda r: r["canary"]),
+        ("expected", lambda r: r["expected"]),
+        ("found", lambda r: r["found"].rpartition(": ")[2]),
+        ("", lambda r: "ok" if r["met"] else "MISSED"),
+    ],
+    "check": [
+        ("figure", lambda r: r["figure"]),
+        ("committed", lambda r: _figure(r["committed"])),
+        ("found", lambda r: _figure(r["found"])),
+        ("within", lambda r: "yes" if r["met"] else "NO"),
+    ],
+}
+TITLES: dict[str, Callable[[Row], str]] = {"reproduce": lambda r: r["table"], "check": lambda r: r["cell"]}
+TITLES |= dict.fromkeys(("attack", "evasion", "verify", "run", "evaluate", "report"), model)
+TITLES |= dict.fromkeys(("train", "runs", "doctor"), lambda r: r["run"])
+NOTES = {
+    "verify": (
+        "EERs: zero-knowledge attacks, all attacked images against all clean ones. "
+        "TPR @5 %: share of attacked images above the threshold that 5 % of the calibration images exceed. Intervals "
+        "by bootstrap over images. Other populations and thresholds: --json, or the report."
+    ),
+    "attack": (
+        "Success: of the images classified rightly before, those with a wrong label after; target: those with the "
+        "target's. Saturated: true-class posterior exactly 1 in float32. Zero gradients: nothing to follow, see "
+        "--exact-gradient."
+    ),
+}
+NOTES |= dict.fromkeys(("run", "evaluate", "report"), NOTES["verify"])
+NOTES["evasion"] = (
+    "Undetected error: of all images, those that are wrong and pass the detector that the attack knows, at a "
+    "threshold fixed on clean calibration images; its interval resamples calibration and test images. Error: wrong, "
+    "detected or not. FGSM knows no detector: the gap is what the detector owes to a careless attacker."
+)
+
+
+def show(command: str, rows: list[Row], aware: Mapping[str, tuple[Shown, str | None]] | None = None) -> None:
+    """Print rows on stdout, a table for each model; of verify rows, the population `all`.
+
+    Attacks that know a detector have a table of their own; `aware` holds it for verify rows, by run.
+    """
+    if command == "attack":
+        adaptive = [r for r in rows if "undetected_error_rate" in r]
+        rows = [r for r in rows if "undetected_error_rate" not in r]
+        if adaptive and rows:
+            show("attack", rows)
+        if adaptive:
+            command, rows = "evasion", adaptive
+    columns = COLUMNS[command]
+    if columns is VERIFY:
+        rows = [r for r in rows if r["population"] == "all"]
+    console = Console(highlight=False)
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(TITLES[command](row) if command in TITLES else "", []).append(row)
+    for title, members in groups.items():
+        if title:
+            console.print(Text(printable(title), "bold"), soft_wrap=True)
+        if columns is not VERIFY:
+            _print(console, command, members)
+            continue
+        if blind := [r for r in members if "detector" not in r["settings"]]:
+            _print(console, command, blind)
+        if aware is not None:
+            _beside(console, *aware[members[0]["run"]])
+    if command in NOTES:
+        console.print(NOTES[command], markup=False)
+    if aware and any(known.rows for known, _ in aware.values()):
+        console.print(NOTES["evasion"], markup=False)
+
+
+def _beside(console: Console, aware: Shown, command: str | None) -> None:
+    """What the attacks that know a detector did to the same model, or that they were not run."""
+    if aware.rows:
+        _print(console, "evasion", list(aware.rows.values()))
+    if aware.missing:
+        left = f"detector-aware: not run against {', '.join(aware.missing)}; {command}"
+        console.print(printable(left), markup=False, soft_wrap=True)
+        console.print()
+
+
+def _print(console: Console, command: str, rows: Sequence[Row]) -> None:
+    columns = COLUMNS[command]
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    for i, (name, _) in enumerate(columns):
+        numeric = command not in ("list", "selftest", "doctor") and i > 0 and name not in ("detector", "attacks")
+        whole = numeric or columns is COLUMNS["evasion"]
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=whole)
+    for row in rows:
+        table.add_row(*(Text("\n".join(map(printable, cell(row).split("\n")))) for _, cell in columns))
+    console.print(table)
+    console.print()

@@ -1,0 +1,233 @@
+"""A study as cells: a model trained, an attack on it, its attacks scored; plain data that any process can perform."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from advbench import runs
+from advbench.device import resolve_device
+from advbench.errors import BadRun, Damaged
+from advbench.evasion.base import FromSurrogate
+from advbench.progress import Progress
+from advbench.runs import locks, repair
+from advbench.runs.run import Run
+from advbench.study.parsing import parse
+from advbench.study.spec import AttackChoice, Model, Spec, surrogate_of
+from advbench.study.study import READY, Study
+from advbench.study.verify import is_verified
+from advbench.study.workspace import Place
+
+SCORED = "verify"  # the step that scores a run's attacks
+Key = tuple[str, str]  # run and step
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One piece of a study, as JSON values.
+
+    run     name of the run, which ends in a digest of the data, the model and its training
+    step    what the run's manifest holds if the cell is done: `outputs`; `attack <file name>`, which ends in a digest
+            of the attack's settings; or `verify`, which is done if its scores are of all these attacks and detectors
+    table   a spec of this one model, and of the attack that it makes, or of the attacks and detectors that it scores
+    place   folders, device, evaluation batch, and where released weights are looked for
+    needs   the keys of the cells that come first
+    """
+
+    run: str
+    step: str
+    table: Mapping[str, Any]
+    place: Mapping[str, Any]
+    needs: tuple[Key, ...] = ()
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    @property
+    def key(self) -> Key:
+        """What tells it from other cells."""
+        return self.run, self.step
+
+    @property
+    def what(self) -> str:
+        """What is done to the run, for people."""
+        return {READY: "training", SCORED: "scoring"}.get(self.step, self.step)
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.run}: {self.what}"
+
+    @property
+    def done(self) -> bool:
+        """Whether the manifest holds the step; raises BadRun for one of another schema."""
+        return self.done_in(run_below(Path(self.place["runs_dir"]) / self.run))
+
+    def done_in(self, run: Run | None) -> bool:
+        """The same, of a run that was read already."""
+        if run is None or self.step not in run.steps:
+            return False
+        if self.step != SCORED:
+            return True
+        spec = parse(self.table)
+        return is_verified(run, [choice.file_name for choice in spec.attacks], spec.detectors)
+
+    def to_json(self) -> str:
+        """As text."""
+        return json.dumps(asdict(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Cell:
+        """From that text."""
+        value = json.loads(text)
+        return cls(**{**value, "needs": tuple((run, step) for run, step in value["needs"])})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell: `made` is False where it was done before; `seconds` of wall clock."""
+
+    run: str
+    step: str
+    made: bool
+    seconds: float
+
+
+def cells_of(study: Study, detectors: Sequence[str] = ()) -> list[Cell]:
+    """Every cell of a study of models that are trained here: each model, its attacks, their scores by `detectors`.
+
+    A surrogate that is none of the study's models has a cell of its own.
+    """
+    place, found, made = place_table(study), [], set[str]()
+    for model in study.models():
+        assert isinstance(model, Model)
+        name, attacks = model.run_name(study.fingerprint), []
+        found += _making(study, model, place, made)
+        for choice in study.attacks:
+            models = {name: model} | _surrogate(study, model, choice)
+            for other in models.values():
+                found += _making(study, other, place, made)
+            table = model_table(study.spec, model) | {"attacks": [attack_table(choice)]}
+            needs = tuple((name, READY) for name in models)
+            attacks.append(Cell(name, f"attack {choice.file_name}", table, place, needs))
+        found += attacks
+        if detectors:
+            entries = [entry for attack in attacks for entry in attack.table["attacks"]]
+            table = model_table(study.spec, model) | {"attacks": entries, "detectors": list(detectors)}
+            found.append(Cell(name, SCORED, table, place, tuple(attack.key for attack in attacks)))
+    return found
+
+
+def done_among(cells: Sequence[Cell]) -> list[bool]:
+    """Whether each is done, each run read once; one that cannot be read counts as not begun.
+
+    The files of what the others need are hashed, and no more: where those are damaged, their cells are not done.
+    """
+    read = cache(run_below)
+
+    def run_of(cell: Cell) -> Run | None:
+        try:
+            return read(Path(cell.place["runs_dir"]) / cell.run)
+        except BadRun:
+            return None
+
+    done = [cell.done_in(run_of(cell)) for cell in cells]
+    there = {cell.key: cell for cell, is_done in zip(cells, done, strict=True) if is_done}
+    left, seen = [cell for cell, is_done in zip(cells, done, strict=True) if not is_done], set[Key]()
+    while left:
+        cell = left.pop()
+        for key in ({(cell.run, READY), *cell.needs} & there.keys()) - seen:
+            seen.add(key)
+            gone = _undone(run_of(there[key]), key[1])
+            for i in [i for i, one in enumerate(cells) if done[i] and (one.run, one.step) in gone]:
+                done[i] = False
+                left.append(cells[i])
+    return done
+
+
+def _undone(run: Run | None, step: str) -> set[Key]:
+    """What is not done where the files of this step of a run are damaged; nothing where they are whole."""
+    if run is None:
+        return set()
+    steps = ("train", READY) if step == READY else (step,)
+    bad = repair.faults(run, [name for name in steps if name in run.steps])
+    return {(run.name, name) for name in (*repair.came_of(run, bad), *((step,) if bad else ()))}
+
+
+def run_below(folder: Path) -> Run | None:
+    """The run in a folder; None where nothing was done, or its manifest is damaged."""
+    try:
+        return runs.load(folder) if (folder / runs.MANIFEST).exists() else None
+    except Damaged:
+        return None
+
+
+def _making(study: Study, model: Model, place: Mapping[str, Any], made: set[str]) -> list[Cell]:
+    """The cell that makes a model, where it is not among those `made`."""
+    name = model.run_name(study.fingerprint)
+    if name in made:
+        return []
+    made.add(name)
+    return [Cell(name, READY, model_table(study.spec, model), place)]
+
+
+def _surrogate(study: Study, model: Model, choice: AttackChoice) -> dict[str, Model]:
+    attack = choice.attack
+    if not isinstance(attack, FromSurrogate):
+        return {}
+    other = surrogate_of(model, attack.source)
+    return {other.run_name(study.fingerprint): other}
+
+
+def model_table(spec: Spec, model: Model) -> dict[str, Any]:
+    """The table that `parsing.parse` reads as a study of this one model, every setting written out."""
+    adversarial = {} if model.adversarial is None else {"adversarial": asdict(model.adversarial)}
+    return {
+        "name": spec.name,
+        "dataset": spec.dataset,
+        "image_size": spec.image_size,
+        "network": model.network,
+        "feature_dim": model.feature_dim,
+        "losses": [{"name": model.loss.name, **model.loss.settings, **adversarial}],
+        "seeds": [model.seed],
+        "training": asdict(model.training),
+        "attacks": ["fgsm"],  # a spec has one at least; a model's own cell makes none
+    }
+
+
+def attack_table(choice: AttackChoice) -> dict[str, Any]:
+    """The entry of a spec's `attacks` that `parsing.parse` reads as this one attack."""
+    aimed = {"n": choice.n, "detector": choice.detector, "fpr": choice.fpr}
+    return {"name": choice.choice.name, **choice.choice.settings, **{k: v for k, v in aimed.items() if v is not None}}
+
+
+def on_device(cell: Cell, device: str) -> Cell:
+    """The cell, to be computed there."""
+    return replace(cell, place={**cell.place, "device": device})
+
+
+def place_table(study: Study) -> dict[str, Any]:
+    """A study's place as JSON, its folders absolute."""
+    place = study.place
+    return {
+        "runs_dir": str(place.runs_dir.absolute()),
+        "reports_dir": str(place.reports_dir.absolute()),
+        "data_dir": None if place.data_dir is None else str(place.data_dir.absolute()),
+        "download": place.download,
+        "device": str(place.device),
+        "batch_size": place.batch_size,
+        "locks": locks.in_use,
+        "weights": [str(Path(folder).absolute()) for folder in study.weights],
+    }
+
+
+def place_from(table: Mapping[str, Any], progress: Progress) -> Place:
+    """The place that `place_table` described; sets this process up to lock runs, or not to."""
+    locks.in_use = table["locks"]
+    folders = {k: None if table[k] is None else Path(table[k]) for k in ("runs_dir", "reports_dir", "data_dir")}
+    plain = {k: table[k] for k in ("download", "batch_size")}
+    return Place(**folders, **plain, device=resolve_device(table["device"]), progress=progress)  # type: ignore[arg-type]

@@ -1,0 +1,81 @@
+"""Perform cells in this process, whoever sent them: a worker of any engine does it by this."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from advbench.errors import Damaged
+from advbench.grid.cells import SCORED, Cell, Outcome, place_from
+from advbench.progress import Progress
+from advbench.study.parsing import parse
+from advbench.study.spec import Model, Spec
+from advbench.study.study import READY, Study
+from advbench.study.verify import verify
+from advbench.study.workspace import Place
+from advbench.types import Splits
+
+
+class OfCell(Study):
+    """The study of one cell's model, on data that are loaded already."""
+
+    def __init__(self, spec: Spec, place: Place, weights: list[Path], data: tuple[Splits, str] | None) -> None:
+        super().__init__(spec, place, weights=weights)
+        if data is not None:
+            self.splits, self.fingerprint = data
+
+    @property
+    def data(self) -> tuple[Splits, str]:
+        """Its data and their fingerprint, for the next study of the same."""
+        return self.splits, self.fingerprint
+
+
+class Performer:
+    """Performs cells in this process, one after the other; keeps the data and the last model for the next cell."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self._data: dict[str, tuple[Splits, str]] = {}
+        self._last: tuple[object, OfCell] | None = None
+
+    def perform(self, cell: Cell) -> Outcome:
+        """Do a cell that is not done; raises what a study does, BadRun too where another process has its run.
+
+        Where a file of the model is found damaged, the model is made again first.
+        """
+        began = time.perf_counter()
+        spec = parse(cell.table)
+        (model,) = spec.models()
+        study = self._study(spec, model, cell)
+        try:
+            made = self._perform(study, spec, model, cell)
+        except Damaged:  # found while others may be at work on the run
+            with study.run_of(model) as run:
+                study.perform(run, model, None)
+            made = self._perform(study, spec, model, cell)
+        return Outcome(cell.run, cell.step, made, time.perf_counter() - began)
+
+    def _perform(self, study: OfCell, spec: Spec, model: Model, cell: Cell) -> bool:
+        # a model is made alone, attacks on it side by side
+        with study.run_of(model, None if cell.step == READY else cell.step) as run:
+            made = not cell.done_in(run)
+            if cell.step == SCORED:
+                attacks = [choice.file_name for choice in spec.attacks]
+                verify(run, attacks, spec.detectors, self.progress)
+            else:
+                study.perform(run, model, None if cell.step == READY else spec.attacks[0])
+        return made
+
+    def _study(self, spec: Spec, model: Model, cell: Cell) -> OfCell:
+        key = model, spec.dataset, dict(cell.place)
+        if self._last is None or self._last[0] != key:
+            place = place_from(cell.place, self.progress)
+            data = json.dumps([spec.dataset, spec.image_size, cell.place["data_dir"]])
+            # an attack's own checks were made where the cell came from
+            blank = replace(spec, attacks=(), detectors=())
+            study = OfCell(blank, place, [Path(folder) for folder in cell.place["weights"]], self._data.get(data))
+            self._data[data] = study.data
+            self._last = key, study
+        return self._last[1]

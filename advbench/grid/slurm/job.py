@@ -1,0 +1,45 @@
+"""What a Slurm job does: performs cells of one run in their order, and says what became of each."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Sequence
+
+import torch
+
+from advbench.grid.cells import Cell
+from advbench.grid.perform import Performer
+from advbench.grid.pool import Message
+from advbench.grid.worker import Relay, outcome
+
+BEGINS = "begins "  # in a job's output before each cell
+TIME_IS_UP = "UncompletedJobError"  # which submitit raises in the midst of a cell, a little before Slurm ends the job
+
+
+def perform(texts: Sequence[str], threads: int) -> str:
+    """Perform cells that are JSON texts until one is not done: a JSON list of the messages about them, with `said`.
+
+    What is said goes to the job's output too, for a person who looks there while it runs.
+    """
+    # submitit lets SIGTERM pass; by default it ends the process, so that a cancelled job leaves its run at once.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(threads)
+    said: list[str] = []
+
+    def note(line: str) -> None:
+        print(line, flush=True)
+        said.append(line)
+
+    performer = Performer(Relay(note))
+    messages: list[Message] = []
+    for cell in map(Cell.from_json, texts):
+        print(f"{BEGINS}{cell.name}", flush=True)
+        message = outcome(performer, cell)
+        if message.get("lost", "").startswith(TIME_IS_UP):
+            message = {"lost": "the time that its job had asked for was over; ask for more with --slurm timeout_min"}
+        messages.append({"said": [*said], **message})
+        said.clear()
+        if "done" not in message:
+            break
+    return json.dumps(messages)

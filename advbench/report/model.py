@@ -1,0 +1,43 @@
+"""What the page is about: its models with their rows and scores, and the words for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from advbench import metrics
+from advbench.runs import artifacts
+from advbench.runs.rows import Row
+from advbench.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model of the page: its run, label, attack rows by file name, verify rows, and scores.
+
+    `known` are the attack rows of the whole run, `attacks` those that the page is about.
+    """
+
+    run: Run
+    label: str
+    attacks: Mapping[str, Row]
+    rows: Sequence[Row]
+    scores: pd.DataFrame
+    test: artifacts.Part
+    known: Mapping[str, Row]
+
+    def scored_by(self, detector: str) -> bool:
+        """Whether this page holds rows of the detector on this model."""
+        return any(row["detector"] == detector for row in self.rows)
+
+    def score(self, detector: str, source: str) -> metrics.Array:
+        """Scores of a detector on `test` or an attack file, in image order."""
+        return artifacts.scores_of(self.scores, detector, source)
+
+    def wrong(self, detector: str, source: str) -> metrics.Mask:
+        """Whether each image of `source` is misclassified, in the order of its scores."""
+        chosen = self.scores[(self.scores.detector == detector) & (self.scores.source == source)].sort_values("index")
+        mask: metrics.Mask = (chosen["prediction"] != chosen["label"]).to_numpy()
+        return mask

@@ -1,0 +1,93 @@
+"""Rows about runs that are on disk: their training, their detectors' scores, and the page of them all."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from advbench.errors import BadSetting
+from advbench.progress import Quiet
+from advbench.runs import sealed_json
+from advbench.runs.files import check_folder, text_of, write_whole
+from advbench.runs.rows import Row
+from advbench.runs.run import load
+from advbench.study.selection import Found
+from advbench.study.study import Study
+from advbench.study.verify import verify_found
+from advbench.study.workspace import Place
+
+RUN_ON_PAGE = re.compile('<meta name="advbench.run" content="(.*?)">')
+
+
+def page_at(page: Path, runs: Collection[str], place: Place) -> Path:
+    """Where the page over `runs` is written: to `page`, unless what lies there would be lost.
+
+    A page is replaced by one over all its runs. What becomes of another file is the place's to say (`Place.others`);
+    raises BadSetting where the page is refused.
+    """
+    check_folder(page.parent)
+    before = {html.unescape(name) for name in RUN_ON_PAGE.findall(text_of(page))}
+    if place.others == "replaced" or not page.exists() or (before and before <= set(runs)):
+        return page
+    if place.others == "refused":
+        raise BadSetting(
+            f"{page} would be lost, which is over other models or not of this advbench; give the new page another "
+            "name, or --overwrite (in Python: another path, or overwrite=True)"
+        )
+    own = page.parent.with_name(
+        min(runs) if len(runs) == 1 else f"{page.parent.name}-{sealed_json.digest(sorted(runs))}"
+    )
+    place.progress.say(f"{page} is not over these models alone and stays; their page is written to {own}")
+    return page_at(own / page.name, runs, replace(place, others="refused"))
+
+
+def page_of(study: Study) -> Path:
+    """Where a study's page is written; raises BadSetting as `page_at` does."""
+    about = [model.run_name(study.fingerprint) for model in study.models()]
+    return page_at(study.place.reports_dir / study.spec.name / "index.html", about, study.place)
+
+
+def run(study: Study) -> tuple[Path, list[Row]]:
+    """Attack what a study is about, verify it and write its page: the page's path, and the verify rows."""
+    with study.isolated():
+        page = page_of(study)
+        study.attack()
+        names, spec, place = tuple(choice.file_name for choice in study.attacks), study.spec, study.place
+        made = [load(place.runs_dir / model.run_name(study.fingerprint)) for model in study.models()]
+        own, shown = [Found(run, names) for run in made], [Found(run, study.shown(run, names)) for run in made]
+        page, rows = report(spec.name, shown, spec.detectors, place, page=page, title=spec.title, overwrite=True)
+        return page, rows if shown == own else verify_found(own, spec.detectors, Quiet())
+
+
+def report(
+    name: str,
+    found: Sequence[Found],
+    detectors: Sequence[str],
+    place: Place,
+    *,
+    page: Path | None = None,
+    title: str | None = None,
+    overwrite: bool = False,
+) -> tuple[Path, list[Row]]:
+    """Write the page of these runs, verifying what is missing; its path and the rows on it.
+
+    `page` None = `<name>/index.html` under the place's reports folder; `title` None = the name. Raises BadSetting
+    where a page over other runs lies there and `overwrite` is not set.
+    """
+    from advbench.audit.protocol import audit
+    from advbench.report.page import render
+
+    page = place.reports_dir / name / "index.html" if page is None else page
+    page = page_at(page, [o.run.name for o in found], replace(place, others="replaced") if overwrite else place)
+    rows = verify_found(found, detectors, place.progress)
+    reported = [one.run for one in found]
+    audits = {}
+    with place.progress.bar(f"audit of {len(reported)} models", len(reported)) as advance:
+        for done, run in enumerate(reported, start=1):
+            audits[run.name] = audit(run, reported)
+            advance(done, run.name)
+    write_whole(page, render(title or name, found, rows, audits).encode())
+    return page, rows

@@ -1,0 +1,232 @@
+"""The records a run keeps, to bytes and back: safetensors for tensors, parquet for tables; never pickle.
+
+model.safetensors             `network.*`, `head.*`
+checkpoint-*.safetensors      `network.*`, `head.*`, `optimizer.*`, `rng.*` after an epoch
+outputs/<part>.safetensors    features [n d], logits [n k], labels [n], index [n]; for the test part also
+                              `examples`, the first images [m c h w], for pictures
+attacks/<name>.safetensors    images [n c h w], index, labels, targets (targeted attacks), features, logits,
+                              zero_gradients (where counted), saturated, gradients, forwards, first_success [n]; of an
+                              ensemble misclassified, member [n]
+scores.parquet                detector, source, index, label, prediction, score (float64, higher = more suspicious)
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from advbench.errors import BadRun
+from advbench.runs import artifacts, shapes
+from advbench.runs.run import Run
+from advbench.types import Adversarials, ImageSet, Outputs
+
+EXAMPLES = 8
+MODEL = "model.safetensors"
+SCORES = "scores.parquet"
+PARTS = ("train", "calibration", "test")
+FLOAT, WHOLE, YES = torch.float32, torch.int64, torch.bool
+COLUMNS = {
+    **dict.fromkeys(("detector", "source"), "string"),
+    **dict.fromkeys(("index", "label", "prediction"), "int64"),
+    "score": "double",
+}
+OPTIONAL = ("targets", "zero_gradients", "gradients", "forwards", "first_success", "misclassified", "member")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A clean part as the model sees it: outputs and labels; `examples` its first images (test part only)."""
+
+    outputs: Outputs
+    labels: Tensor
+    examples: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def pack(tensors: dict[str, Tensor]) -> bytes:
+    """Safetensors bytes of tensors, moved to the CPU and made contiguous."""
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def unpack(run: Run, name: str) -> dict[str, Tensor]:
+    """The tensors of a run's file, its hash checked; raises BadRun where it is no safetensors."""
+    return _tensors(run.read(name), run.folder / name)
+
+
+def _tensors(data: bytes, path: Path) -> dict[str, Tensor]:
+    try:
+        return load(data)
+    except (SafetensorError, ValueError, KeyError, OverflowError) as error:  # KeyError: a type torch does not have
+        raise unsound(path, " ".join(str(error).split())) from error
+
+
+def unsound(path: Path, why: str) -> BadRun:
+    """The sentence about a file that is whole and does not hold what it should."""
+    return BadRun(f"{path} does not hold what it should: {why}; delete {path.parent} and run again")
+
+
+def _check(path: Path, tensors: dict[str, Tensor], sizes: dict[str, tuple[torch.dtype, int, int]]) -> None:
+    """Raise BadRun where one of these tensors is missing, or of another type, rank or length, or NaN."""
+    for name, (kind, rank, n) in sizes.items():
+        found = tensors.get(name)
+        if found is None:
+            raise unsound(path, f"{name} is missing")
+        if (found.dtype, found.ndim) != (kind, rank) or len(found) != n or 0 in found.shape[1:]:
+            raise unsound(path, f"{name} is {found.dtype} {list(found.shape)}, not {kind} of rank {rank}, length {n}")
+        if found.is_floating_point() and found.isnan().any():
+            raise unsound(path, f"{name} has NaN")
+
+
+def _outputs(path: Path, tensors: dict[str, Tensor], first: int) -> Outputs:
+    """Features and logits that belong to the labels and the index beside them, images `first` and following."""
+    n = len(labels) if (labels := tensors.get("labels")) is not None and labels.ndim else 0
+    _check(
+        path,
+        tensors,
+        {"features": (FLOAT, 2, n), "logits": (FLOAT, 2, n)} | dict.fromkeys(("labels", "index"), (WHOLE, 1, n)),
+    )
+    if n and not 0 <= int(tensors["labels"].min()) <= int(tensors["labels"].max()) < tensors["logits"].shape[1]:
+        raise unsound(path, "labels are not those of its classes")
+    if not torch.equal(tensors["index"], torch.arange(first, first + n)):
+        raise unsound(path, "index is not that of its images")
+    return Outputs(tensors["features"], tensors["logits"])
+
+
+def pack_part(outputs: Outputs, part: ImageSet, *, examples: bool) -> bytes:
+    """Bytes of outputs/<part>.safetensors."""
+    tensors = {
+        "features": outputs.features,
+        "logits": outputs.logits,
+        "labels": part.labels,
+        "index": torch.arange(len(part)),
+    }
+    return pack(tensors | ({"examples": part.take(slice(EXAMPLES)).images} if examples else {}))
+
+
+def read_part(run: Run, name: str) -> Part:
+    """outputs/<name>.safetensors; raises BadRun where its tensors do not fit together."""
+    path, tensors = run.folder / f"outputs/{name}.safetensors", unpack(run, f"outputs/{name}.safetensors")
+    outputs = _outputs(path, tensors, 0)
+    if name != "train" and not len(outputs):
+        raise unsound(path, "it is of no image")
+    if name == "test":
+        _check(path, tensors, {"examples": (FLOAT, 4, min(EXAMPLES, len(outputs)))})
+    return Part(outputs, tensors["labels"], tensors.get("examples"))
+
+
+def tensors_of(made: Adversarials) -> dict[str, Tensor]:
+    """Those of an attack, by their names in attacks/<name>.safetensors."""
+    own = {name: getattr(made, name) for name in ("images", "index", "labels", "saturated", *OPTIONAL)}
+    present = {name: tensor for name, tensor in own.items() if tensor is not None}
+    return present | {"features": made.outputs.features, "logits": made.outputs.logits}
+
+
+def attack_of(tensors: dict[str, Tensor], **said: Any) -> Adversarials:
+    """The attack of these tensors; `said` is what they do not hold."""
+    own: dict[str, Any] = dict.fromkeys(OPTIONAL) | tensors
+    return Adversarials(outputs=Outputs(own.pop("features"), own.pop("logits")), **own, **said)
+
+
+def pack_adversarials(made: Adversarials) -> bytes:
+    """Bytes of attacks/<name>.safetensors."""
+    return pack(tensors_of(made))
+
+
+def read_adversarials(run: Run, name: str) -> Adversarials:
+    """attacks/<name>.safetensors; raises BadRun where its tensors do not fit together, or do not fit its row."""
+    file = f"attacks/{name}.safetensors"
+    made = adversarials_of(run.read(file), run.folder / file)
+    if len(made.labels) != run.info(f"attack {name}")["row"]["n"]:
+        raise unsound(run.folder / file, f"it is of {len(made.labels)} images, its row of another number")
+    return made
+
+
+def adversarials_of(data: bytes, path: Path, first: int = 0) -> Adversarials:
+    """What `pack_adversarials` made these bytes of: an attack on the images from the `first` on.
+
+    Raises BadRun, naming `path`, where the tensors do not fit together.
+    """
+    tensors = _tensors(data, path)
+    _outputs(path, tensors, first)
+    n = len(tensors["labels"])
+    kinds = {"zero_gradients": YES, "misclassified": YES}
+    own = {k: (kinds.get(k, WHOLE), 1, n) for k in OPTIONAL if k in tensors}
+    _check(path, tensors, {"images": (FLOAT, 4, n), "saturated": (YES, 1, n)} | own)
+    if "member" in tensors and n and int(tensors["member"].min()) < 0:
+        raise unsound(path, "a member is none")
+    known = ("images", "index", "labels", "saturated", "features", "logits", *OPTIONAL)
+    return attack_of({name: tensors[name] for name in known if name in tensors})
+
+
+def pack_table(table: pd.DataFrame) -> bytes:
+    """Parquet bytes."""
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False, compression="zstd")
+    return buffer.getvalue()
+
+
+def read_scores(run: Run) -> pd.DataFrame:
+    """scores.parquet; raises BadRun where it is none, has other columns, gaps, or more rows than its run can have."""
+    path, data = run.folder / SCORES, run.read(SCORES)
+    rows = [step["info"]["row"]["n"] for name, step in run.steps.items() if name.startswith("attack ")]
+    most = 100 * (sum(rows) + sum(len(read_part(run, part)) for part in ("calibration", "test")))
+    try:
+        file = pq.ParquetFile(io.BytesIO(data))
+        kinds = {field.name: str(field.type).removeprefix("large_") for field in file.schema_arrow}
+        if kinds != COLUMNS or file.metadata.num_rows > most:
+            raise unsound(path, f"it has {file.metadata.num_rows:,} rows of {', '.join(kinds)}"[:200])
+        table = file.read().to_pandas()
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        raise unsound(path, " ".join(str(error).split())[:200]) from error
+    if table.isna().to_numpy().any():
+        raise unsound(path, "it has gaps")
+    return table
+
+
+def scores_of(table: pd.DataFrame, detector: str, source: str) -> NDArray[np.float64]:
+    """Scores of one detector on `calibration`, `test` or an attack file, in image order."""
+    chosen = table[(table.detector == detector) & (table.source == source)]
+    values: NDArray[np.float64] = chosen.sort_values("index")["score"].to_numpy()
+    return values
+
+
+def within(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries `prefix.*`, by what follows the point."""
+    start = prefix + "."
+    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+
+
+METRICS = "metrics.json"
+
+
+def read_metrics(run: Run) -> dict[tuple[str, str], dict[str, Any]]:
+    """metrics.json by (attack file, detector): verify rows and thresholds; raises BadRun where it is none."""
+    path = run.folder / METRICS
+    try:
+        value = shapes.parsed(run.read(METRICS))
+    except ValueError as error:
+        raise artifacts.unsound(path, str(error)) from error
+    found = shapes.fault(value, shapes.METRICS, "metrics")
+    if found is not None:
+        raise artifacts.unsound(path, found)
+    return {(cell["source"], cell["detector"]): cell for cell in value["cells"]}
+
+
+def scored_cells(run: Run) -> dict[tuple[str, str], dict[str, Any]]:
+    """The same; none where nothing is scored. Raises Damaged too."""
+    return read_metrics(run) if run.has("verify") else {}

@@ -1,0 +1,101 @@
+"""Released weights: a trained model in one file, rounded to 16 bits, found again by what it was trained as.
+
+A file is safetensors: `network.*` and `head.*`, floating-point tensors as float16. Its metadata, JSON texts, hold
+`model` (the record that a run's digest covers), `info` and `seconds` of the training step, `history` (the lines of
+training.jsonl) and `environment`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from advbench.errors import BadRun, FailedCheck
+from advbench.runs import artifacts, shapes
+from advbench.runs.run import Run
+from advbench.runs.sealed_json import sha256
+
+
+@dataclass(frozen=True)
+class Released:
+    """A file of released weights: tensors as float32 (integers as they are), and what its metadata says."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    model: Mapping[str, Any]
+    info: Mapping[str, Any]
+    seconds: float
+    history: str
+    environment: Mapping[str, Any]
+
+
+def pack(run: Run) -> bytes:
+    """A trained run's weights, rounded; raises FailedCheck where one leaves float16's range."""
+    rounded = {}
+    for name, tensor in artifacts.unpack(run, artifacts.MODEL).items():
+        half = tensor.half() if tensor.is_floating_point() else tensor
+        if not torch.isfinite(half).all():
+            raise FailedCheck(f"{run.name}: {name} does not fit into 16 bits; release it in another format")
+        rounded[name] = half.contiguous()
+    step = run.steps["train"]
+    metadata = {
+        "model": run.model,
+        "info": step["info"],
+        "seconds": step["seconds"],
+        "history": run.read("training.jsonl").decode(),
+        "environment": run.manifest["environment"],
+    }
+    return save(rounded, {key: json.dumps(value, sort_keys=True) for key, value in metadata.items()})
+
+
+def read(path: Path) -> Released:
+    """A file of released weights; raises BadRun where it cannot be read as one."""
+    try:
+        with safe_open(str(path), "pt") as file:
+            found = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        said = {key: shapes.parsed(found[key]) for key in shapes.RELEASED}
+        wrong = shapes.fault(said, shapes.RELEASED, "metadata")
+        if wrong is not None:
+            raise ValueError(wrong)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise BadRun(
+            f"{path} cannot be read as released weights ({type(error).__name__}: {error}); restore the file"
+        ) from error
+    return Released(path, {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, **said)
+
+
+def folders(reports_dir: Path, dataset: str) -> list[Path]:
+    """Where released weights for a data set may lie: below the reports folder, and in this checkout."""
+    checkout = Path(__file__).resolve().parents[2] / "reports"
+    return list(dict.fromkeys(root / dataset / "weights" for root in (reports_dir, checkout)))
+
+
+def find(places: Iterable[Path], model: Mapping[str, Any]) -> Released | None:
+    """The first file in these folders that was trained as `model` says, to the last setting."""
+    for folder in places:
+        for path in sorted(folder.glob("*.safetensors")):
+            released = read(path)
+            if released.model == model:
+                return released
+    return None
+
+
+def adopt(run: Run, released: Released) -> None:
+    """Make the trained model of `run` the released one."""
+    run.manifest["environment"] = dict(released.environment)
+    origin = {"file": released.path.name, "sha256": sha256(released.path.read_bytes())}
+    run.write(
+        "train",
+        {artifacts.MODEL: artifacts.pack(dict(released.tensors)), "training.jsonl": released.history.encode()},
+        seconds=released.seconds,
+        info={**released.info, "released": origin},
+    )

@@ -1,0 +1,282 @@
+"""Runs on disk: whole files (`disk`), sha256 for each (`seals`), one manifest a run, held by `locks`.
+
+A run is one folder: one trained model and all that was made from it. A step is done if and only if the manifest
+holds the hashes of its files. Files are written under a temporary name and moved into place; before a done step's
+files are replaced, the step leaves the manifest, so that an interruption costs the step and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+from advbench.errors import BadRun, BadSetting, Damaged, Renamed, Unreadable
+from advbench.runs import shapes
+from advbench.runs.files import MOST_JSON, cannot_write, inside, linked, read_regular, read_whole, remove, write_whole
+from advbench.runs.locks import LOCK, WRITING, locked
+from advbench.runs.sealed_json import DIGEST, digest, is_intact, sealed, sha256, to_json
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+KEYS = {"schema", "name", "model", "environment", "steps", DIGEST}
+OWN = re.compile(rf"outputs|attacks|shards|{re.escape(LOCK)}(\..*|-.*)?|\..*\.part")  # beside files that steps list
+
+
+class Run:
+    """One run folder. `manifest` is what stood in manifest.json when it was last read or written.
+
+    manifest: schema, name, model (what the digest covers), environment, steps: {step: {seconds, info,
+    files: {path: {sha256, bytes}}}}. On disk it is sealed: `digest` is the sha256 of all the rest.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.name
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """What was trained: data set, network, loss and its settings, training settings, seed."""
+        model: dict[str, Any] = self.manifest["model"]
+        return model
+
+    @property
+    def steps(self) -> dict[str, Any]:
+        """The done steps, in the order they were done."""
+        steps: dict[str, Any] = self.manifest["steps"]
+        return steps
+
+    def info(self, step: str) -> dict[str, Any]:
+        """What a done step noted about itself; nothing where it is not done."""
+        info: dict[str, Any] = self.steps.get(step, {"info": {}})["info"]
+        return info
+
+    def has(self, step: str) -> bool:
+        """Whether a step is done, its files checked against their hashes; raises Damaged as `read` does."""
+        if step not in self.steps:
+            return False
+        for name in self.steps[step]["files"]:
+            self.read(name)
+        return True
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes; raises Damaged where it is missing or its hash is not the manifest's.
+
+        Raises BadRun for a file that no step lists.
+        """
+        path = inside(self.folder, name)
+        step = next((step for step, note in self.steps.items() if name in note["files"]), None)
+        if step is None:
+            raise BadRun(f"{path} is not listed in {self.folder / MANIFEST}; make it again")
+        cure = (
+            f"restore the file, or call the `advbench {self._maker(step)}` that made it, which makes it again "
+            "(`advbench doctor --mend` forgets it without computing)"
+        )
+        listed = self.steps[step]["files"][name]
+        return read_whole(path, listed["sha256"], listed["bytes"], cure)
+
+    def _maker(self, step: str) -> str:
+        """The command that makes a step, of a model trained here or of a supplied one."""
+        if step == "verify":
+            return "verify --detector ..."  # which cannot be read from the damaged file
+        if "supplied" in self.model:
+            return "evaluate"
+        return "attack" if step.startswith("attack ") else "train"
+
+    def fault(self, name: str) -> str | None:
+        """What is wrong with a listed file: missing, truncated or altered; None where nothing is.
+
+        Raises Unreadable where that cannot be told.
+        """
+        expected = next(s["files"][name] for s in self.steps.values() if name in s["files"])
+        try:
+            data = read_regular(inside(self.folder, name), expected["bytes"])
+        except FileNotFoundError:
+            return "missing"
+        except Damaged:
+            return "altered"
+        except Unreadable:
+            raise
+        except BadRun as error:
+            return str(error)
+        if sha256(data) == expected["sha256"]:
+            return None
+        size = expected["bytes"]
+        return f"truncated: {len(data)} of {size} bytes" if len(data) < size else "altered"
+
+    def write(
+        self,
+        step: str,
+        files: Mapping[str, bytes],
+        *,
+        seconds: float | None = None,
+        info: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Put a step's files in place, then list them in the manifest; a done step of that name is replaced.
+
+        A file of the replaced step that is not among the new ones is deleted.
+        """
+        with self._changing():
+            old = self.steps.pop(step, None)
+            if old and set(files) & set(old["files"]):
+                self._save()
+        listed = {}
+        for name, data in files.items():
+            _put(inside(self.folder, name), data)
+            listed[name] = {"sha256": sha256(data), "bytes": len(data)}
+        with self._changing():
+            self.steps[step] = {"seconds": seconds, "info": dict(info or {}), "files": listed}
+            self._save()
+        for name in set(old["files"]) - set(files) if old else ():
+            remove(self.folder, name)
+
+    def drop(self, step: str) -> None:
+        """Forget a step and delete its files."""
+        with self._changing():
+            old = self.steps.pop(step, None)
+            if old is not None:
+                self._save()
+        for name in old["files"] if old else ():
+            remove(self.folder, name)
+
+    def sweep(self) -> None:
+        """Delete what interrupted writes left: temporary files, checkpoints that no step lists; steps' locks too.
+
+        Only while the run is held whole, so that nobody is writing.
+        """
+        for path in strays(self):
+            remove(self.folder, str(path.relative_to(self.folder)))
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """The manifest as it is on disk, where others may have added steps meanwhile, and nobody else writing it."""
+        with ExitStack() as writing:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                writing.enter_context(locked(self.folder / WRITING, wait=True))
+            except OSError as error:
+                raise cannot_write(self.folder, error) from error
+            if (self.folder / MANIFEST).exists():
+                self.manifest["steps"] = _read(self.folder)["steps"]
+            yield
+
+    def _save(self) -> None:
+        _put(self.folder / MANIFEST, to_json(sealed(self.manifest)))
+
+
+def _put(path: Path, data: bytes) -> None:
+    """Write a file that nobody else writes now, after what an interrupted write of it left."""
+    for left in path.parent.glob(f".{escape(path.name)}.*.part"):
+        if left.is_file():
+            left.unlink(missing_ok=True)
+    write_whole(path, data)
+
+
+def strays(run: Run) -> list[Path]:
+    """Files of a run that no call goes on from: temporary ones, steps' locks, checkpoints that nothing lists."""
+    listed = {name for step in run.steps.values() for name in step["files"]}
+    folders = (run.folder, run.folder / "outputs", run.folder / "attacks", *run.folder.glob("shards/*"))
+    left = [path for folder in folders for path in folder.glob(".*.part")] + list(run.folder.glob(f"{LOCK}-*"))
+    left += [path for path in run.folder.glob("checkpoint-*.safetensors") if path.name not in listed]
+    return sorted(path for path in left if path.is_file())
+
+
+def open_or_new(runs_dir: Path, name: str, model: Mapping[str, Any], environment: Mapping[str, Any]) -> Run:
+    """The run of that name, or a new one (nothing is written before its first step)."""
+    folder = runs_dir / name
+    if (folder / MANIFEST).exists():
+        return load(folder)
+    manifest = {"schema": SCHEMA, "name": name, "model": dict(model), "environment": dict(environment), "steps": {}}
+    return Run(folder, manifest)
+
+
+def load(folder: Path) -> Run:
+    """An existing run; raises Damaged where its manifest is missing, is none, or is not what it was sealed as.
+
+    Raises BadRun where it is of another schema or another folder's or does not hold what a manifest holds, where the
+    system does not let it be read, and where a file or folder in it is a link.
+    """
+    path, manifest = folder / MANIFEST, _read(folder)
+    links = [entry for entry in folder.iterdir() if entry.is_symlink()]
+    if links:
+        raise linked(min(links))
+    found = shapes.fault_of_manifest(manifest)
+    if found is None and manifest["name"] != folder.absolute().name:
+        raise Renamed(
+            f"{folder} holds the run {manifest['name']} under another name; give the folder that name again"
+        )
+    ending = manifest["name"].rpartition("-")[2] if found is None else ""
+    if re.fullmatch("[0-9a-f]{8}", ending) and ending != digest(manifest["model"]):
+        found = f"its model has the digest {digest(manifest['model'])}, its name ends in {ending}"
+    if found is not None:
+        raise BadRun(f"{path} was altered: {found}; restore the file, or delete {folder} and run again")
+    return Run(folder, {key: value for key, value in manifest.items() if key != DIGEST})
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """What a manifest says, of this schema and as it was sealed."""
+    path = folder / MANIFEST
+    try:
+        manifest = shapes.parsed(read_regular(path, MOST_JSON, _cure(folder)))
+        known = manifest["schema"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"{path} cannot be read ({type(error).__name__}: {error}); {_cure(folder)}") from error
+    # of this schema, or it was before its schema was altered
+    if known != SCHEMA and not (manifest.get(DIGEST) and is_intact({**manifest, "schema": SCHEMA})):
+        raise BadRun(
+            f"{path} has schema {known!r}, this advbench reads schema {SCHEMA}; delete {folder} and run again"
+        )
+    if manifest.keys() != KEYS or known != SCHEMA or not is_intact(manifest):
+        raise Damaged(f"{path} was altered: it is not what its digest was taken of; {_cure(folder)}")
+    checked: dict[str, Any] = manifest
+    return checked
+
+
+def _cure(folder: Path) -> str:
+    made = "what made it (`advbench run`, attack, evaluate)"
+    return f"restore the file, or call {made}, or delete {folder} and run again"
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a folder holds a run, damaged or not begun too: by its manifest, else by its and all names in it."""
+    try:
+        manifest = shapes.parsed(read_regular(folder / MANIFEST, MOST_JSON))
+        if isinstance(manifest, dict) and (manifest.get("schema"), len(KEYS & manifest.keys()) > 3) == (SCHEMA, True):
+            return True
+    except (FileNotFoundError, ValueError, BadRun):
+        pass
+    names = set(os.listdir(folder)) - {MANIFEST}
+    own = all(OWN.fullmatch(name) or shapes.FILE.holds(name) for name in names)
+    return bool(names) and own and re.search("-[0-9a-f]{8}$", folder.name) is not None
+
+
+def find(runs_dir: Path, say: Callable[[str], object] = lambda line: None) -> list[Run]:
+    """Every run in `runs_dir`, by name; none where the folder does not exist.
+
+    What is there and cannot be read, or lies under another name, is told to `say` and left out; other folders are
+    passed over.
+    """
+    if not runs_dir.exists():
+        return []
+    if not runs_dir.is_dir():
+        raise BadSetting(f"{runs_dir} is a file, not a folder of runs; name another with --runs-dir")
+    found = []
+    for path in sorted(runs_dir.glob(f"*/{MANIFEST}")):
+        try:
+            found.append(load(path.parent))
+        except BadRun as error:
+            if holds_run(path.parent):
+                say(f"left out: {error}")
+    return found
+
+
+SUPPLIED = "supplied"  # the key of a model's record where it was not trained here

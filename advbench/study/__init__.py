@@ -1,0 +1,1 @@
+"""A study: what is asked for, and the order of its steps."""

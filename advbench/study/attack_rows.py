@@ -1,0 +1,154 @@
+"""One attack on many images, and what it did to their labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, cached_property, partial
+
+import numpy as np
+from torch import Tensor
+
+from advbench import catalog, metrics
+from advbench.detection import calibration
+from advbench.detection.guard import NO_DETECTOR, Guard
+from advbench.errors import BadSetting
+from advbench.evasion.art_attacks import PREFIX
+from advbench.evasion.base import check_eps
+from advbench.evasion.batches import perturb
+from advbench.evasion.validity import check_perturbation
+from advbench.progress import Progress, Quiet
+from advbench.runs.rows import Row
+from advbench.study.spec import AttackChoice
+from advbench.study.verify import counts
+from advbench.types import Adversarials, ImageSet, Outputs, Splits
+from advbench.victim.victim import Victim
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model under attack, and what all attacks on it share.
+
+    clean     the model's outputs on the test part
+    images    the test part
+    guard     a detector at a false-positive rate, each fitted once
+    progress  told of what is computed beside an attack
+    """
+
+    victim: Victim
+    clean: Outputs
+    images: ImageSet
+    guard: Callable[[str, float | None], Guard]
+    progress: Progress = field(default_factory=Quiet)
+
+    @cached_property
+    def fgsm(self) -> Callable[[float, bool, int | None], Outputs]:
+        """Its outputs under FGSM at (eps, clip) on the first n test images, each computed once."""
+        return cache(partial(_fgsm, self))
+
+    def guard_of(self, choice: AttackChoice) -> Guard | None:
+        """The detector that an attack is told of."""
+        return None if choice.detector is None else self.guard(choice.detector, choice.fpr)
+
+
+def check(choice: AttackChoice, splits: Splits) -> None:
+    """Raise BadSetting where these parts have too few images for an attack, or too small ones for its eps."""
+    if choice.fpr is not None:
+        calibration.check_calibration(len(splits.calibration), choice.fpr, splits.calibration.name)
+    if choice.n is not None and choice.n > len(splits.test):
+        raise BadSetting(
+            f"n = {choice.n} is more than the {len(splits.test)} test images of {splits.test.name}; "
+            "leave --n out to attack them all"
+        )
+    check_eps(choice.attack.eps, choice.attack.norm, math.prod(splits.test.shape))
+
+
+def _fgsm(target: Target, eps: float, clip: bool, n: int | None) -> Outputs:
+    attack, images = catalog.load("attack", "fgsm")(eps=eps, clip=clip), target.images.take(slice(n))
+    with target.progress.bar(f"fgsm-eps{eps:g} beside it", len(images)) as advance:
+        made = perturb(attack, target.victim, images, target.clean, lambda done: advance(done, ""))
+    check_perturbation(attack, images, made)
+    return made.outputs
+
+
+def row_of(choice: AttackChoice, made: Adversarials, target: Target) -> Row:
+    """All that an attack did to a model: the fields of its row after the model's.
+
+    eight_bit_error_rate              misclassified once the images are clipped to [0, 1] and rounded to k / 255
+    eight_bit_undetected_error_rate   of an adaptive attack: and not rejected; an ensemble's images are those returned
+    """
+    clean, guard, attack = target.clean.take(slice(len(made.labels))), target.guard_of(choice), choice.attack
+    saved = target.victim.outputs((made.images.clamp(0, 1) * 255).round() / 255)
+    row = effect(choice, made, clean)
+    row["eight_bit_error_rate"] = float((saved.predictions != made.labels).double().mean())
+    if guard is not None:
+        beside = target.fgsm(attack.eps, attack.clip, choice.n) if attack.norm == "linf" else None
+        row |= evasion(choice, made, clean, guard, beside)
+        row["eight_bit_undetected_error_rate"] = float(_lost(saved, made.labels, guard).mean())
+    return row
+
+
+def weakness(row: Row) -> str:
+    """A sentence where an attack of ART made nothing wrong, which says little of the model; else empty."""
+    if not row["attack"].startswith(PREFIX) or row["success_rate"] != 0:
+        return ""
+    return (
+        f"{row['attack']} at eps {row['eps']:g} made no prediction wrong; its settings may be too weak: compare with "
+        "pgd, or raise them by --set"
+    )
+
+
+def effect(choice: AttackChoice, made: Adversarials, clean: Outputs) -> Row:
+    """What an attack is, and what it did to the labels: the fields of an `attack` row after the model's."""
+    attack = choice.attack
+    own = {"attack": choice.choice.name, "settings": choice.settings, "norm": attack.norm, "eps": attack.eps}
+    return {**own, **counts(made, clean), "implementation": made.implementation}
+
+
+def evasion(choice: AttackChoice, made: Adversarials, clean: Outputs, guard: Guard, fgsm: Outputs | None) -> Row:
+    """What an adaptive attack did to a guarded model: the further fields of its row.
+
+    `clean` and `fgsm` are the model's outputs on the same images, as they were and after FGSM at the same eps.
+
+    undetected_error_rate, _low, _high   share of all images that are wrong and pass the guard, and its interval
+    rejected_rate, clean_rejected        shares of the attacked and of the clean images that the guard rejects
+    members                              an ensemble's shares of the undetected errors; the clean image is one
+    fgsm_undetected_error_rate           what FGSM at the same eps does on the same images; None outside L-inf
+    """
+    lost = wrong_and_passed(made, guard)
+    row: Row = {
+        "detector": guard.name,
+        "fpr": choice.fpr,
+        "threshold": None if guard.name == NO_DETECTOR else guard.threshold,
+        "undetected_error_rate": float(lost.mean()),
+        **_interval(choice, made, guard, lost),
+        "rejected_rate": float((guard.slack(made.outputs) < 0).double().mean()),
+        "clean_rejected": float((guard.slack(clean) < 0).double().mean()),
+        "fgsm_undetected_error_rate": None if fgsm is None else float(_lost(fgsm, made.labels, guard).mean()),
+    }
+    if made.member is not None:
+        winners = np.bincount(made.member.numpy()[lost], minlength=len(made.members))
+        row["members"] = {name: int(w) / len(lost) for name, w in zip(made.members, winners, strict=True)}
+    return row
+
+
+def wrong_and_passed(made: Adversarials, guard: Guard) -> metrics.Mask:
+    """Bool [n]: misclassified, and not rejected by the guard."""
+    return _lost(made.outputs, made.labels, guard)
+
+
+def _lost(outputs: Outputs, labels: Tensor, guard: Guard) -> metrics.Mask:
+    lost: metrics.Mask = ((outputs.predictions != labels) & (guard.slack(outputs) >= 0)).numpy()
+    return lost
+
+
+def _interval(choice: AttackChoice, made: Adversarials, guard: Guard, lost: metrics.Mask) -> Row:
+    if guard.name == NO_DETECTOR or choice.fpr is None:
+        found = metrics.wilson(int(lost.sum()), len(lost))
+        assert found is not None
+    else:
+        clean, scores = guard.clean_scores.numpy(), guard.score(made.outputs).numpy()
+        wrong = (made.outputs.predictions != made.labels).numpy()
+        found = metrics.undetected(clean, scores, wrong, choice.fpr, rng=np.random.default_rng(0))
+    return {"undetected_error_low": found.low, "undetected_error_high": found.high}

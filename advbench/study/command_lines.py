@@ -1,0 +1,132 @@
+"""Command lines that make a run again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from advbench import catalog
+from advbench.data.sources import recipe_of
+from advbench.data.sources.names import option
+from advbench.formatting import as_text
+from advbench.recipes import AdversarialTraining, Training
+from advbench.runs import artifacts
+from advbench.runs.rows import Row
+from advbench.runs.run import SUPPLIED, Run
+from advbench.settings import defaults
+
+
+@dataclass(frozen=True)
+class Line:
+    """Commands of advbench to be given one after the other, as the words of each after `advbench`.
+
+    As text it can be pasted into a shell. advbench itself runs the words and never parses text.
+    """
+
+    commands: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def of(cls, *words: str) -> Line:
+        """One command."""
+        return cls((words,))
+
+    @classmethod
+    def joined(cls, lines: Iterable[Line]) -> Line:
+        """The commands of all, in their order."""
+        return cls(tuple(words for line in lines for words in line.commands))
+
+    def __str__(self) -> str:
+        return " && ".join(shlex.join(["advbench", *words]) for words in self.commands)
+
+
+def attacking(run: Run) -> list[str]:
+    """The command and the options that name this run's model; what it is attacked with comes after them."""
+    if SUPPLIED in run.model:
+        return ["evaluate", *_supplied_words(run.model)]
+    return ["attack", *_trained_words(run.model)]
+
+
+def _supplied_words(model: Mapping[str, Any]) -> list[str]:
+    """As it was named, less the folders that its files lay in; its weights by their file's name."""
+    own = model[SUPPLIED]
+    words = [*data_words(model), "--model", own["source"]]
+    for key in ("weights", "features", "mean", "std"):
+        if own.get(key) is not None:
+            value = own[key]
+            words += [f"--{key}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+    return words
+
+
+def _trained_words(model: Mapping[str, Any]) -> list[str]:
+    words = [*data_words(model), "--loss", model["loss"]["name"], "--seed", str(model["seed"])]
+    recipe = recipe_of(model["dataset"])
+    usual_loss = defaults(catalog.load("loss", model["loss"]["name"]))
+    usual_training = defaults(Training) | recipe.training_of(model.get("adversarial"))
+    if model["network"] != recipe.network:
+        words += ["--network", model["network"]]
+    if model["feature_dim"] != 100:
+        words += ["--feature-dim", str(model["feature_dim"])]
+    words += _options({k: v for k, v in model["loss"].items() if k != "name" and usual_loss.get(k) != v})
+    recorded = defaults(Training) | model["training"]  # a record may leave out what is at its default
+    training = {k: v for k, v in recorded.items() if usual_training[k] != v}
+    if "batch_size" in training:
+        training["train_batch_size"] = training.pop("batch_size")
+    words += _options(training)
+    words += _options(regime_options(model.get("adversarial"), recipe.adversarial))
+    return words
+
+
+def data_words(model: Mapping[str, Any]) -> list[str]:
+    """The options that name a model's data set; where a path belongs, all that was not recorded of it is PATH."""
+    size = model.get("image_size")
+    return ["--dataset", option(model["dataset"]), *([] if size is None else ["--image-size", str(size)])]
+
+
+def commands(run: Run, attacks: Mapping[str, Row]) -> list[Line]:
+    """Commands that make this run again: one for each attack and its settings."""
+    words = attacking(run)
+    groups: dict[tuple[str, str, int], list[Row]] = {}
+    for row in attacks.values():
+        groups.setdefault((row["attack"], str(row["settings"]), row["n"]), []).append(row)
+    n_test = len(artifacts.read_part(run, "test"))
+    lines = []
+    for rows in groups.values():
+        eps = ",".join(as_text(r["eps"]) for r in sorted(rows, key=lambda r: r["eps"]))
+        own = ["--attack", rows[0]["attack"], "--eps", eps, *attack_options(rows[0]["settings"])]
+        own += ["--n", str(rows[0]["n"])] if rows[0]["n"] != n_test else []
+        lines.append(Line.of(*words, *own))
+    return lines
+
+
+def attack_options(settings: Mapping[str, Any]) -> list[str]:
+    """Those with an option of their own by it, the rest by --set."""
+    own = {k: v for k, v in settings.items() if k in ("clip", "exact_gradient", "detector", "fpr", "budget")}
+    words = _options(own)
+    for key, value in settings.items():
+        if key not in own:
+            words += ["--set", f"{key}={str(value).lower() if isinstance(value, bool) else value}"]
+    return words
+
+
+def _options(settings: Mapping[str, Any]) -> list[str]:
+    words = []
+    for key, value in settings.items():
+        flag = key.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", str(value)]
+    return words
+
+
+def regime_options(record: Mapping[str, Any] | None, usual: Mapping[str, Any]) -> dict[str, Any]:
+    """The command line's options, by name, that give a model's record its `adversarial`; none where it has none."""
+    if record is None:
+        return {}
+    expected = AdversarialTraining(**usual).record()
+    unusual = {k: v for k, v in record.items() if k != "step" and v != expected[k]}
+    if AdversarialTraining(**{**usual, **unusual}).step_size != record["step"]:
+        unusual["step"] = record["step"]
+    return {"adversarial": True} | {f"adversarial_{k}": v for k, v in unusual.items()}

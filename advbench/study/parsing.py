@@ -1,0 +1,234 @@
+"""From a table to a checked study: TOML and command line meet here, with the same checks and the same messages."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from advbench import catalog
+from advbench.data.sources import label, recipe_of, source
+from advbench.data.sources.names import slug
+from advbench.detection.guard import NO_DETECTOR
+from advbench.errors import BadSetting, UnknownName
+from advbench.evasion.base import AdaptiveAttack
+from advbench.recipes import Recipe, Training, adversarial_training
+from advbench.settings import convert, defaults, fill, number
+from advbench.study.spec import AttackChoice, Choice, Spec, TrainedLoss
+
+DEFAULT_FPR = 0.05
+DEFAULTS: dict[str, Any] = {
+    "name": None,
+    "title": None,
+    "dataset": "digits",
+    "image_size": None,
+    "network": None,
+    "feature_dim": 100,
+    "losses": ["softmax", "center", "lgm", *({"name": name, "adversarial": True} for name in ("softmax", "lgm"))],
+    "seeds": [0],
+    "attacks": [
+        {"name": "fgsm", "eps": [0.1, 0.2, 0.3]},
+        {"name": "targeted-fgsm", "eps": 0.3},
+        {
+            "name": "detector-aware",
+            "eps": [0.1, 0.3],
+            "detector": ["likelihood", "max-posterior"],
+            "fpr": DEFAULT_FPR,
+            "budget": "quick",
+            "n": 200,
+        },
+    ],
+    "detectors": ["likelihood", "max-posterior"],
+    "n": None,
+    "training": {},
+}
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The table in a spec file; raises BadSetting where it is missing or not TOML."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        repr(table)  # a message can say everything in it: no 5,000 digits in hexadecimal, no depth of 1,000 tables
+        return table
+    except OSError as error:
+        raise BadSetting(f"spec {path}: {error.strerror}; name an existing TOML file") from error
+    except (ValueError, RecursionError) as error:
+        raise BadSetting(f"spec {path} is not valid TOML: {error}") from error
+
+
+def parse(table: Mapping[str, Any]) -> Spec:
+    """A checked spec from a table of the keys in DEFAULTS; missing keys take the default there.
+
+    Raises UnknownName for an unknown key, plug-in or choice, BadSetting for a bad value.
+    """
+    for key in table:
+        if key not in DEFAULTS:
+            raise UnknownName("key of a spec", key, DEFAULTS)
+    given = {**DEFAULTS, **table}
+    dataset = text(given["dataset"], "dataset")
+    image_size = None if given["image_size"] is None else convert(given["image_size"], int, "image_size")
+    source(dataset, image_size)
+    recipe = recipe_of(dataset)
+    if (network := given["network"]) is not None:
+        catalog.load("network", text(network, "network"))
+    feature_dim = convert(given["feature_dim"], int, "feature_dim")
+    if feature_dim not in (2, 100):
+        raise BadSetting(f"feature_dim = {feature_dim!r} is not offered; write 2 or 100")
+    n = count_of_images(given["n"])
+    detectors = tuple(text(name, "detectors") for name in listed(given["detectors"], "detectors"))
+    for name in detectors:
+        catalog.load("detector", name)
+    return Spec(
+        name=folder_name(given["name"] if given["name"] is not None else study_name(dataset)),
+        title=None if given["title"] is None else text(given["title"], "title"),
+        dataset=dataset,
+        image_size=image_size,
+        network=network,
+        feature_dim=feature_dim,
+        losses=unique(trained_loss(entry, recipe) for entry in listed(given["losses"], "losses")),
+        seeds=unique(seed(value) for value in listed(given["seeds"], "seeds")),
+        attacks=unique(
+            choice if choice.n is not None and (n is None or choice.n < n) else replace(choice, n=n)
+            for entry in listed(given["attacks"], "attacks")
+            for choice in attack_choices(entry)
+        ),
+        detectors=unique(detectors),
+        training=training_overrides(given["training"]),
+    )
+
+
+def loss_choice(entry: object) -> Choice:
+    """A loss from a name, or from a table with `name` and settings; its constructor checks the ranges."""
+    name, given = named(entry, "loss")
+    cls = catalog.load("loss", name)
+    settings = fill(cls, given, f"loss {name}")
+    cls(2, 2, **settings)
+    return Choice(name, settings)
+
+
+def trained_loss(entry: object, recipe: Recipe) -> TrainedLoss:
+    """A loss's entry with `adversarial` beside its settings: true, or a table of what differs from the recipe."""
+    name, given = named(entry, "loss")
+    adversarial = adversarial_training(given.pop("adversarial", None), recipe.adversarial)
+    choice = loss_choice({"name": name, **given})
+    return TrainedLoss(choice.name, choice.settings, adversarial)
+
+
+def attack_choices(entry: object) -> list[AttackChoice]:
+    """An attack from a name, or from a table with `name` and settings; one for each eps, detector and fpr of a list.
+
+    `n` is how many test images it is for, where those are fewer than the study's. An adaptive attack's table also has
+    `detector`, and `fpr` (default 0.05).
+    """
+    name, given = named(entry, "attack")
+    cls = catalog.load("attack", name)
+    given = {"eps": defaults(cls)["eps"], **given}
+    n = count_of_images(given.pop("n", None))
+    guards: list[tuple[str | None, float | None]] = [(None, None)]
+    if issubclass(cls, AdaptiveAttack):
+        guards = list(against(name, given.pop("detector", None), given.pop("fpr", DEFAULT_FPR)))
+    choices = []
+    for eps in listed(given["eps"], "eps"):
+        settings = fill(cls, {**given, "eps": number(eps, "eps")}, f"attack {name}")
+        cls(**settings)
+        choices += [AttackChoice(Choice(name, settings), n, detector, fpr) for detector, fpr in guards]
+    return choices
+
+
+def count_of_images(value: object) -> int | None:
+    """How many test images, checked; None = all."""
+    n: int | None = None if value is None else convert(value, int, "n")
+    if n is not None and n < 1:
+        raise BadSetting(f"n = {n} is out of range; it must be at least 1")
+    return n
+
+
+def against(name: str, detectors: object, fprs: object) -> Iterator[tuple[str, float | None]]:
+    """The detectors and false-positive rates that an adaptive attack is given, checked: every pair of them."""
+    if detectors is None:
+        raise BadSetting(
+            f"attack {name} needs to know a detector; write for example --detector likelihood --fpr 0.05, or "
+            f"--detector {NO_DETECTOR} to attack the classifier alone"
+        )
+    for detector in listed(detectors, "detector"):
+        if text(detector, "detector") == NO_DETECTOR:
+            yield NO_DETECTOR, None
+            continue
+        catalog.load("detector", text(detector, "detector"))
+        for fpr in listed(fprs, "fpr"):
+            rate = number(fpr, "fpr")
+            if not 0 < rate < 1:
+                raise BadSetting(
+                    f"fpr = {rate:g} is outside (0, 1); write for example 0.05 to reject 5 % of clean images"
+                )
+            yield text(detector, "detector"), rate
+
+
+def training_overrides(given: object) -> dict[str, Any]:
+    """The training settings that are given, checked; those left out are the data set's."""
+    if not isinstance(given, Mapping):
+        raise BadSetting(f"training = {given!r} is not a table; write for example [training] epochs = 15")
+    filled = fill(Training, given, "training")
+    Training(**filled)
+    return {key: filled[key] for key in given}
+
+
+def named(entry: object, kind: str) -> tuple[str, dict[str, Any]]:
+    """(name, settings) of an entry such as "lgm" or {name = "lgm", alpha = 1.0}."""
+    if isinstance(entry, Mapping):
+        if "name" not in entry:
+            raise BadSetting(f'{kind} {dict(entry)!r} has no name; write for example {{ name = "..." }}')
+        return text(entry["name"], f"{kind} name"), {k: v for k, v in entry.items() if k != "name"}
+    return text(entry, kind), {}
+
+
+def entries(value: object, kind: str) -> list[tuple[str, dict[str, Any]]]:
+    """(name, settings) of each entry of a list of losses or attacks."""
+    return [named(entry, kind) for entry in listed(value, kind)]
+
+
+def listed(value: object, name: str) -> list[object]:
+    """A value or a list of values as a list; an empty one is refused."""
+    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    if not values:
+        raise BadSetting(f"{name} is empty; name at least one")
+    return values
+
+
+def text(value: object, name: str) -> str:
+    """Text, or BadSetting."""
+    if isinstance(value, str):
+        return value
+    raise BadSetting(f"{name} = {value!r} is not text; write it in quotes")
+
+
+def seed(value: object) -> int:
+    """A seed: a whole number from 0 to 2^32 - 1."""
+    result = convert(value, int, "seed")
+    if not 0 <= result < 2**32:
+        raise BadSetting(f"seed = {value!r} is out of range; it must be a whole number from 0 to 2^32 - 1")
+    return int(result)
+
+
+def study_name(dataset: str) -> str:
+    """What a study of a data set is called unless told otherwise."""
+    return f"{slug(label(dataset)).lstrip('.')}-study"
+
+
+def folder_name(value: object) -> str:
+    """A study's name, which is also its report's folder: no separators, no leading point, at most 100 characters."""
+    name = text(value, "name")
+    bad = not name.strip() or len(name.encode()) > 100 or name.startswith(".") or name != name.strip()
+    if bad or any(c in '/\\:*?"|' or not c.isprintable() for c in name):
+        raise BadSetting(
+            f"name = {name[:60]!r} cannot name a folder; use up to 100 letters, digits, spaces and '-', "
+            "not starting with a point"
+        )
+    return name
+
+
+def unique(values: Any) -> tuple[Any, ...]:
+    """In order, each once; records of the same settings are the same, though dicts within have no hash."""
+    return tuple({repr(value): value for value in values}.values())

@@ -1,0 +1,112 @@
+"""Which of the runs on disk, and which of their attacks, a `verify` or `report` is about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from advbench import runs
+from advbench.errors import BadSetting, Damaged, UnknownName
+from advbench.runs.artifacts import scored_cells
+from advbench.runs.rows import attack_row, model_row
+from advbench.runs.run import Run
+from advbench.study import missing_plugins
+
+ATTACK_STEP = "attack "
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run and the file names of its selected attacks."""
+
+    run: Run
+    attacks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Field of an attack row -> the values that are wanted; fields left out select everything."""
+
+    wanted: Mapping[str, tuple[Any, ...]]
+
+    def __contains__(self, row: Mapping[str, Any]) -> bool:
+        return all(row[field] in values for field, values in self.wanted.items())
+
+    def __str__(self) -> str:
+        return ", ".join(f"{k} {' or '.join(map(str, v))}" for k, v in self.wanted.items()) or "anything"
+
+
+def attack_rows(run: Run) -> dict[str, dict[str, Any]]:
+    """The rows of the attacks that the plug-ins at hand can read, by file name, sorted by attack and eps."""
+    rows = _stored(run) if missing_plugins.of_model(run.model) is None else {}
+    return {name: row for name, row in rows.items() if missing_plugins.of_attack(row) is None}
+
+
+def left_out(run: Run) -> list[str]:
+    """A sentence for each plug-in that is missing, broken or changed: the parts of the run that need it."""
+    parts = {"the whole run": missing_plugins.of_model(run.model)}
+    if parts["the whole run"] is None:
+        parts |= {f"attack {name}": missing_plugins.of_attack(row) for name, row in _stored(run).items()}
+        parts |= {f"scores of {name}": missing_plugins.of_detector(name) for name in scored_by(run)}
+    reasons = {why: [p for p in parts if parts[p] == why] for why in parts.values() if why is not None}
+    return [
+        f"{run.name}: {why}; left out: {', '.join(gone[:3])}{f' and {len(gone) - 3} more' * (len(gone) > 3)}; put "
+        f"the plug-in back as it was, or delete {run.folder}"
+        for why, gone in reasons.items()
+    ]
+
+
+def _stored(run: Run) -> dict[str, dict[str, Any]]:
+    """The row of every attack; none where the weights that were attacked are forgotten."""
+    if "train" not in run.steps and "supplied" not in run.model:
+        return {}
+    names = [step.removeprefix(ATTACK_STEP) for step in run.steps if step.startswith(ATTACK_STEP)]
+    rows = {name: attack_row(run, name) for name in names}
+    return dict(sorted(rows.items(), key=lambda item: (item[1]["attack"], item[1]["eps"], item[0])))
+
+
+def find(runs_dir: Path, selection: Selection, say: Callable[[str], object] = lambda line: None) -> list[Found]:
+    """The attacked models that match; raises BadSetting where there is none.
+
+    `say` is told of those `left_out`, and of runs that cannot be read.
+    """
+    found, absent, unread = [], [], list[str]()
+    for run in runs.find(runs_dir, unread.append):
+        names = tuple(name for name, row in attack_rows(run).items() if row in selection)
+        if names:
+            found.append(Found(run, names))
+        elif any(row in selection for row in _stored(run).values()):
+            absent += left_out(run)
+    for line in (*unread, *absent):
+        say(line)
+    if not found:
+        none = f"no attacked model under {runs_dir} matches {selection}; make one, for example with: "
+        needed = f"a plug-in of every model that matches is missing; {absent[0]}" if absent else "".join(unread[:1])
+        raise BadSetting(f"nothing to verify: {needed or none + 'advbench attack --loss lgm --eps 0.3'}")
+    return found
+
+
+def listing(runs_dir: Path, say: Callable[[str], object]) -> list[dict[str, Any]]:
+    """A row for every run: its model, whether it is trained, all its attacks."""
+    return [
+        model_row(run) | {"trained": "train" in run.steps, "attacks": list(_stored(run))}
+        for run in runs.find(runs_dir, say)
+    ]
+
+
+def by_name(runs_dir: Path, name: str) -> Run:
+    """The run of that name under `runs_dir`, or in the folder `name`; raises UnknownName with those there are."""
+    for folder in (runs_dir / name, Path(name)):
+        if (folder / runs.MANIFEST).exists():
+            return runs.load(folder)
+    raise UnknownName(f"run under {runs_dir}", name, [run.name for run in runs.find(runs_dir)])
+
+
+def scored_by(run: Run) -> list[str]:
+    """Every detector that a run holds scores of; none where these are damaged."""
+    try:
+        return list(dict.fromkeys(detector for _, detector in scored_cells(run)))
+    except Damaged:
+        return []

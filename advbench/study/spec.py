@@ -1,0 +1,216 @@
+"""A study as a record: models to train, attacks on them, detectors to score them with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from advbench import catalog
+from advbench.data.sources import label, recipe_of
+from advbench.data.sources.names import slug
+from advbench.errors import BadSetting
+from advbench.evasion.base import AdaptiveAttack, Attack, FromSurrogate
+from advbench.recipes import ADVERSARIAL, STANDARD, AdversarialTraining, Training, words
+from advbench.runs.sealed_json import digest
+from advbench.settings import defaults
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plug-in's catalog name and all its settings, defaults filled in."""
+
+    name: str
+    settings: Mapping[str, Any]
+
+    def unusual(self, kind: str, *without: str) -> dict[str, Any]:
+        """The settings that are not the default, less those named."""
+        usual = defaults(catalog.load(kind, self.name))
+        return {k: v for k, v in self.settings.items() if k not in without and v != usual.get(k)}
+
+
+@dataclass(frozen=True)
+class TrainedLoss(Choice):
+    """A loss, and how models are trained with it: adversarially, or on clean images where None."""
+
+    adversarial: AdversarialTraining | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model to train: what, together with the data, determines its weights. `dataset` is the data set's label."""
+
+    dataset: str
+    network: str
+    feature_dim: int
+    loss: Choice
+    training: Training
+    seed: int
+    adversarial: AdversarialTraining | None = None
+    image_size: int | None = None
+
+    @property
+    def regime(self) -> str:
+        """Whether clean or adversarial images are trained on: `standard` or `adversarial`."""
+        return STANDARD if self.adversarial is None else ADVERSARIAL
+
+    @property
+    def standard_training(self) -> Training:
+        """As its like is trained on clean images: less what the recipe changes for adversarial training."""
+        recipe = recipe_of(self.dataset)
+        hardened = {} if self.adversarial is None else recipe.hardened
+        usual = Training(**recipe.training)
+        return replace(
+            self.training, **{k: getattr(usual, k) for k, v in hardened.items() if getattr(self.training, k) == v}
+        )
+
+    def record(self, data_fingerprint: str) -> dict[str, Any]:
+        """As JSON; a standard model's has no field `adversarial`, nor has `image_size` where images keep theirs."""
+        adversarial = {} if self.adversarial is None else {"adversarial": self.adversarial.record()}
+        size = {} if self.image_size is None else {"image_size": self.image_size}
+        return {
+            "dataset": self.dataset,
+            "data_sha256": data_fingerprint,
+            "network": self.network,
+            "feature_dim": self.feature_dim,
+            "loss": {"name": self.loss.name, **self.loss.settings},
+            "regime": self.regime,
+            "training": self.training.record(),
+            "seed": self.seed,
+            **adversarial,
+            **size,
+        }
+
+    def run_name(self, data_fingerprint: str) -> str:
+        """Readable, and ending in a digest of the whole record: different settings never share a folder."""
+        parts = [slug(self.dataset), self.loss.name]
+        parts += [f"{k.replace('_', '-')}{v}" for k, v in self.loss.unusual("loss").items()]
+        parts += ["2d"] if self.feature_dim == 2 else []
+        parts += words(self.regime)
+        return "-".join([*parts, f"seed{self.seed}", digest(self.record(data_fingerprint))])
+
+
+@dataclass(frozen=True)
+class SuppliedModel:
+    """A model that was not trained here: what, together with the data, tells it from others.
+
+    identity   source, code_sha256, state_sha256, weights, features, mean, std: what was named, and digests of it
+    """
+
+    dataset: str
+    identity: Mapping[str, Any]
+    image_size: int | None = None
+
+    def record(self, data_fingerprint: str) -> dict[str, Any]:
+        """As JSON; without `image_size` where images keep theirs."""
+        size = {} if self.image_size is None else {"image_size": self.image_size}
+        own = {"supplied": dict(self.identity)}
+        return {"dataset": self.dataset, "data_sha256": data_fingerprint, **own, **size}
+
+    def run_name(self, data_fingerprint: str) -> str:
+        """Readable, and ending in a digest of the whole record."""
+        words = (self.dataset, self.identity["source"])
+        readable = "-".join(re.sub(r"[^\w.]+", "-", slug(word)).strip("-.") for word in words)
+        return f"{readable}-{digest(self.record(data_fingerprint))}"
+
+
+@dataclass(frozen=True)
+class AttackChoice:
+    """An attack at one eps on the first `n` test images (None = all).
+
+    An adaptive one has a detector and the false-positive rate of its threshold; `none` is no detector, with no rate.
+    """
+
+    choice: Choice
+    n: int | None = None
+    detector: str | None = None
+    fpr: float | None = None
+
+    @property
+    def attack(self) -> Attack | AdaptiveAttack | FromSurrogate:
+        """The attack itself."""
+        attack: Attack | AdaptiveAttack | FromSurrogate = catalog.load("attack", self.choice.name)(
+            **self.choice.settings
+        )
+        return attack
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Its settings that are not the default, but for eps, which has a field of its own in every row.
+
+        An adaptive attack's detector and fpr are settings too: they tell its rows apart.
+        """
+        against = {"detector": self.detector, "fpr": self.fpr}
+        return self.choice.unusual("attack", "eps") | {k: v for k, v in against.items() if v is not None}
+
+    @property
+    def file_name(self) -> str:
+        """Such as `fgsm-eps0.3`, plus a digest where another setting or n is not the default."""
+        name = f"{self.choice.name.replace(':', '-')}-eps{self.choice.settings['eps']:g}"
+        other = self.settings | ({} if self.n is None else {"n": self.n})
+        # %g shortens: two eps that print alike must not share a file
+        if float(f"{self.choice.settings['eps']:g}") != self.choice.settings["eps"]:
+            other["eps"] = self.choice.settings["eps"]
+        return f"{name}-{digest(other)}" if other else name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """A study: every combination of losses and seeds is trained, attacked and verified.
+
+    `name` is that of the report's folder, `title` stands over its page (None = the name).
+    `dataset` is as `--dataset` takes it, so that it may hold a path; a model and its run know its label alone.
+    `training` and `network` hold what differs from the data set's own recipe; `image_size` is an image folder's.
+    """
+
+    name: str
+    title: str | None = None
+    dataset: str = "digits"
+    image_size: int | None = None
+    network: str | None = None
+    feature_dim: int = 100
+    losses: tuple[TrainedLoss, ...]
+    seeds: tuple[int, ...] = (0,)
+    attacks: tuple[AttackChoice, ...]
+    detectors: tuple[str, ...]
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def models(self) -> list[Model]:
+        """Losses x seeds, with the data set's recipe filled in."""
+        recipe = recipe_of(self.dataset)
+        network = self.network or recipe.network
+        return [
+            Model(
+                label(self.dataset),
+                network,
+                self.feature_dim,
+                Choice(loss.name, loss.settings),
+                Training(**{**recipe.training_of(loss.adversarial), **self.training}),
+                seed,
+                loss.adversarial,
+                self.image_size,
+            )
+            for loss in self.losses
+            for seed in self.seeds
+        ]
+
+
+NO_SURROGATE = (
+    "transfer makes its attack on another model trained here on the victim's training part, and a supplied model has "
+    "parts of its own; take square or art:HopSkipJump for a black box"
+)
+
+
+def surrogate_of(model: Model | SuppliedModel, source: str) -> Model:
+    """A model of loss `source` to attack in the place of `model`; raises BadSetting where it is `model` itself."""
+    if isinstance(model, SuppliedModel):
+        raise BadSetting(NO_SURROGATE)
+    loss = Choice(source, defaults(catalog.load("loss", source)))
+    other = replace(model, loss=loss, training=model.standard_training, seed=0, adversarial=None)
+    if other == model:
+        raise BadSetting(
+            f"source = {source!r} is the very model under attack, which makes no transfer attack; take another loss, "
+            f"for example: --set source={'lgm' if source == 'softmax' else 'softmax'}"
+        )
+    return other

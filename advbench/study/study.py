@@ -1,0 +1,233 @@
+"""The order of steps: train, attack, verify, report; each does only what its runs do not hold yet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from advbench import runs
+from advbench.data import fingerprint
+from advbench.data.sources import label, source
+from advbench.data.sources.names import slug
+from advbench.detection import calibration
+from advbench.errors import BadData, BadRun, Damaged
+from advbench.evasion import batches
+from advbench.evasion.base import FromSurrogate
+from advbench.evasion.validity import check_perturbation
+from advbench.runs import artifacts, locks, released, repair, sealed_json
+from advbench.runs.environment import describe
+from advbench.runs.rows import Row, attack_row
+from advbench.runs.run import Run
+from advbench.study.attack_rows import Target, check, row_of, weakness
+from advbench.study.spec import AttackChoice, Model, Spec, SuppliedModel, surrogate_of
+from advbench.study.train import ensure_outputs, ensure_trained, parts_of, training_row, victim_of
+from advbench.study.verify import checked_attack
+from advbench.study.workspace import Place
+from advbench.types import Adversarials, Splits
+from advbench.victim.victim import Victim
+
+READY = "outputs"  # the step that ends the making of a model
+
+
+class Study:
+    """A spec at a place: its data set is loaded once, when first asked for.
+
+    `weights` are the folders in which released models are looked for before one is trained. A run that another
+    process holds is refused, or waited for where `waits` is set.
+    """
+
+    waits = False
+
+    def __init__(self, spec: Spec, place: Place, *, weights: Sequence[Path] | None = None) -> None:
+        self.spec = spec
+        self.place = place
+        self.weights = released.folders(place.reports_dir, slug(label(spec.dataset))) if weights is None else weights
+        self._last: tuple[tuple[str, str], Target] | None = None
+
+    def models(self) -> Sequence[Model | SuppliedModel]:
+        """The models that it is about."""
+        return self.spec.models()
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The four parts of the data set."""
+        splits = self._loaded()
+        if splits.untrainable:
+            raise BadData(splits.untrainable)
+        if splits.excluded:
+            left_out = ", ".join(f"{n:,} {why}" for why, n in splits.excluded.items())
+            self.place.progress.say(f"{label(self.spec.dataset)}: left out {left_out}")
+        for choice in self.attacks_for(splits):
+            check(choice, splits)
+            if isinstance(choice.attack, FromSurrogate):
+                for model in self.models():
+                    surrogate_of(model, choice.attack.source)
+        return splits
+
+    def _loaded(self) -> Splits:
+        data = source(self.spec.dataset, self.spec.image_size)
+        return data.load(self.place.data_dir, download=self.place.download, progress=self.place.progress)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the data itself."""
+        return fingerprint(self.splits, self.place.progress)
+
+    @property
+    def attacks(self) -> list[AttackChoice]:
+        """The attacks of the spec; on all test images is the same as on no stated number of them."""
+        return self.attacks_for(self.splits)
+
+    def attacks_for(self, splits: Splits) -> list[AttackChoice]:
+        """The same for these parts."""
+        every = len(splits.test)
+        return [replace(choice, n=None if choice.n == every else choice.n) for choice in self.spec.attacks]
+
+    @contextmanager
+    def run_of(self, model: Model | SuppliedModel, step: str | None = None) -> Iterator[Run]:
+        """The model's run, held for this process; with `step`, for that step alone, others at work beside it."""
+        folder = self.place.runs_dir / model.run_name(self.fingerprint)
+        with locks.hold(folder, step=step, wait=self.waits):
+            if step is None:
+                repair.forget_manifest(folder, self.place.progress.say)
+            run = self.opened(model)
+            if step is None:
+                run.sweep()
+            yield run
+
+    def opened(self, model: Model | SuppliedModel) -> Run:
+        """The model's run as it lies on disk, or a new one; held by nobody."""
+        record = model.record(self.fingerprint)
+        run = runs.open_or_new(self.place.runs_dir, model.run_name(self.fingerprint), record, self._environment)
+        if sealed_json.digest(run.model) != sealed_json.digest(record):
+            raise BadRun(
+                f"{run.folder / runs.MANIFEST} was altered: it describes another model than its folder is named "
+                f"after; restore the file, or delete {run.folder} and run again"
+            )
+        return run
+
+    @cached_property
+    def _environment(self) -> dict[str, Any]:
+        return describe(str(self.place.device))
+
+    def perform(self, run: Run, model: Model | SuppliedModel, choice: AttackChoice | None) -> None:
+        """One cell, in the model's held run: the model and its outputs (choice None), or one attack on it.
+
+        Whatever goes through a study's cells, in this process or in another, does it by this; what is done and whole
+        is left, what is damaged is made again.
+        """
+        if choice is None:
+            self._ensure_ready(run, model)
+        elif not repair.is_whole(run, f"attack {choice.file_name}", self.place.progress.say) or (
+            attack_row(run, choice.file_name).get("norm") != choice.attack.norm  # an older version's of ART
+        ):
+            self._attack(run, model, choice)
+        else:
+            checked_attack(run, choice.file_name)
+
+    def train(self) -> list[Row]:
+        """Every model of the spec trained, with its outputs stored; a row each."""
+        rows = []
+        for model in self.models():
+            with self.run_of(model) as run:
+                self.perform(run, model, None)
+                rows.append(training_row(run))
+        return rows
+
+    def attack(self) -> list[Row]:
+        """Every model attacked, and trained first where it does not exist; a row for each model and attack."""
+        rows = []
+        for model in self.models():
+            with self.run_of(model) as run:
+                for choice in (None, *self.attacks):
+                    self.perform(run, model, choice)
+                rows += [attack_row(run, choice.file_name) for choice in self.attacks]
+        for weak in filter(None, map(weakness, rows)):
+            self.place.progress.say(weak)
+        return rows
+
+    def isolated(self) -> AbstractContextManager[None]:
+        """As long as this lasts, its models may be at hand."""
+        return nullcontext()
+
+    def shown(self, run: Run, names: tuple[str, ...]) -> tuple[str, ...]:  # noqa: ARG002
+        """Which attacks on a model are on the page, where `names` are those of the spec."""
+        return names
+
+    def _ensure_ready(self, run: Run, model: Model | SuppliedModel) -> None:
+        """The model at hand, and its outputs stored."""
+        assert isinstance(model, Model)
+        ensure_trained(run, model, self.splits, self.place, self.weights)
+        parts = parts_of(self.splits, model)
+        ensure_outputs(run, parts, lambda: self._victim(run, model), self.splits, self.place.progress)
+
+    def _victim(self, run: Run, model: Model | SuppliedModel) -> Victim:  # noqa: ARG002
+        """The model, ready to be attacked."""
+        return victim_of(run, self.splits, self.place)
+
+    def _target(self, run: Run, model: Model | SuppliedModel) -> Target:
+        """The run's model, kept until another is asked for."""
+        key = run.name, sealed_json.digest([run.steps.get(step, {}).get("files") for step in ("train", READY)])
+        if self._last is None or self._last[0] != key:
+            victim, clean = self._victim(run, model), artifacts.read_part(run, "test").outputs
+            guard = cache(partial(calibration.guard, run))
+            self._last = key, Target(victim, clean, self.splits.test, guard, self.place.progress)
+        return self._last[1]
+
+    def _attack(self, run: Run, model: Model | SuppliedModel, choice: AttackChoice) -> None:
+        began, n = time.perf_counter(), len(self.splits.test) if choice.n is None else choice.n
+        made, info = self.perturb(run, model, choice, slice(0, n))
+        self.keep(run, model, choice, made, info, began=began)
+
+    def perturb(
+        self, run: Run, model: Model | SuppliedModel, choice: AttackChoice, part: slice
+    ) -> tuple[Adversarials, dict[str, Any]]:
+        """An attack on test images `part` alone, and what its step notes beside its row; nothing is written."""
+        attack, surrogate, info, target = choice.attack, None, {}, self._target(run, model)
+        if isinstance(attack, FromSurrogate):
+            other = surrogate_of(model, attack.source)
+            surrogate, info = self._trained(other), {"surrogate": other.run_name(self.fingerprint)}
+        images = self.splits.test.take(part)
+        self.place.progress.say(f"{run.name}: {choice.file_name} on {len(images)} images")
+        guard = target.guard_of(choice)
+        with self.place.progress.bar(choice.file_name, len(images)) as advance:
+            attacked = attack, target.victim, images, target.clean
+            made = batches.perturb(*attacked, lambda done: advance(done, ""), guard, surrogate, part.start)
+        return made, info
+
+    def keep(
+        self,
+        run: Run,
+        model: Model | SuppliedModel,
+        choice: AttackChoice,
+        made: Adversarials,
+        info: Mapping[str, Any],
+        *,
+        began: float,
+    ) -> None:
+        """Check an attack's result on all its images, and do the step; `began` is the clock when it was begun."""
+        check_perturbation(choice.attack, self.splits.test.take(slice(choice.n)), made)
+        row = row_of(choice, made, self._target(run, model))
+        run.write(
+            f"attack {choice.file_name}",
+            {f"attacks/{choice.file_name}.safetensors": artifacts.pack_adversarials(made)},
+            seconds=time.perf_counter() - began,
+            info={"row": row, **info},
+        )
+
+    def _trained(self, model: Model) -> Victim:
+        """A model beside those of the spec, trained first where it does not exist."""
+        try:
+            run = self.opened(model)
+            whole = READY in run.steps and run.has("train")
+        except Damaged:
+            whole = False
+        if not whole:
+            with self.run_of(model) as run:
+                self.perform(run, model, None)
+        return victim_of(run, self.splits, self.place)

@@ -1,0 +1,154 @@
+"""A run's trained model: the one it holds, a released one of the same record, or a new one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from advbench.data import join
+from advbench.progress import Progress
+from advbench.runs import artifacts, released, repair
+from advbench.runs.files import write_whole
+from advbench.runs.rows import Row, model_row
+from advbench.runs.run import Run
+from advbench.runs.sealed_json import to_json
+from advbench.study.spec import Model
+from advbench.study.workspace import Place
+from advbench.training.checkpoint import Checkpoint, Epoch
+from advbench.training.loop import Trainer
+from advbench.types import ImageSet, Splits
+from advbench.victim.restore import build, rebuilt
+from advbench.victim.victim import Classifier, Victim
+
+
+def parts_of(splits: Splits, model: Model) -> dict[str, ImageSet]:
+    """The parts by name; the training part is the one this model is fitted to."""
+    train = join(splits.train, splits.validation) if model.training.full_train else splits.train
+    return {"train": train, "validation": splits.validation, "calibration": splits.calibration, "test": splits.test}
+
+
+def ensure_trained(run: Run, model: Model, splits: Splits, place: Place, weights: Iterable[Path]) -> None:
+    """Do the step `train` where it is not done or damaged: adopt weights released under `weights`, else train."""
+    if not repair.is_whole(run, "train", place.progress.say):
+        if "checkpoint" not in run.steps and (found := released.find(weights, run.model)) is not None:
+            place.progress.say(f"{run.name}: released weights {found.path}")
+            released.adopt(run, found)
+        else:
+            train(run, model, splits, place)
+    run.drop("checkpoint")  # here, so that one that an interruption left behind goes too
+
+
+def ensure_outputs(
+    run: Run, parts: Mapping[str, ImageSet], victim_of: Callable[[], Victim], splits: Splits, progress: Progress
+) -> None:
+    """Do the step `outputs` where it is not done or damaged: one forward pass over train, calibration and test."""
+    if repair.is_whole(run, "outputs", progress.say):
+        return
+    began = time.perf_counter()
+    victim, files, before = victim_of(), {}, 0
+    parts = {name: part for name, part in parts.items() if name in artifacts.PARTS}
+    progress.say(f"{run.name}: outputs of {sum(map(len, parts.values())):,} images, the parts {', '.join(parts)}")
+    with progress.bar("outputs", sum(map(len, parts.values()))) as advance:
+        for name, part in parts.items():
+            outputs = victim.outputs(part.pixels, lambda done: advance(before + done, ""))  # noqa: B023
+            files[f"outputs/{name}.safetensors"] = artifacts.pack_part(outputs, part, examples=name == "test")
+            before += len(part)
+    info: dict[str, Any] = {"excluded": dict(splits.excluded)} if splits.excluded else {}
+    classes = splits.test.classes
+    if classes != tuple(map(str, range(len(classes)))):
+        info["classes"] = list(classes)
+    run.write("outputs", files, seconds=time.perf_counter() - began, info=info)
+
+
+def images_of(splits: Splits) -> dict[str, Any]:
+    """What a model is built for: the shape of the images and the number of classes."""
+    return {"shape": splits.test.shape, "classes": len(splits.test.classes)}
+
+
+def untrained(model: Model, splits: Splits) -> tuple[Any, Any]:
+    """Network and head at their first weights."""
+    loss, own = model.loss, {**images_of(splits), "seed": model.seed}
+    return build(model.network, model.feature_dim, loss.name, loss.settings, **own)
+
+
+def train(run: Run, model: Model, splits: Splits, place: Place) -> None:
+    """Train from the run's checkpoint, or from the start."""
+    say = place.progress.say
+    parts = parts_of(splits, model)
+    how: dict[str, Any] = {"seed": model.seed, "device": place.device, "adversarial": model.adversarial}
+    trainer = Trainer(*untrained(model, splits), parts["train"], parts["validation"], model.training, **how)
+    if repair.is_whole(run, "checkpoint", say):
+        try:
+            trainer.restore(read_checkpoint(run))
+        except (RuntimeError, KeyError, TypeError, ValueError) as error:
+            (name,) = run.steps["checkpoint"]["files"]
+            raise artifacts.unsound(run.folder / name, f"it is of another model ({type(error).__name__})") from error
+        say(f"{run.name}: going on after epoch {len(trainer.epochs)} of {model.training.epochs}")
+    else:
+        say(f"{run.name}: training {model.training.epochs} epochs on {len(parts['train'])} images")
+    if trainer.arithmetic != model.training.precision:
+        say(f"{run.name}: in float32, because this {place.device.type} does not compute bf16 natively")
+    images_per_epoch = len(parts["train"]) + len(parts["validation"])
+    with place.progress.bar(run.name, model.training.epochs * images_per_epoch) as advance:
+
+        def on_batch(images: float, loss: float, accuracy: float) -> None:
+            epoch = len(trainer.epochs)
+            note = f" loss {loss:.3f} acc {accuracy:.1%}" if accuracy >= 0 else ""  # NaN in the first batch
+            advance(epoch * images_per_epoch + images, f"epoch {epoch + 1}/{model.training.epochs}{note}")
+
+        trainer.run(lambda t: write_checkpoint(run, t), on_batch)
+    weights = {k: v for k, v in trainer.checkpoint().tensors.items() if k.startswith(("network.", "head."))}
+    files = {artifacts.MODEL: artifacts.pack(weights), "training.jsonl": history(trainer.epochs)}
+    last, seconds = trainer.epochs[-1], sum(epoch.seconds for epoch in trainer.epochs)
+    info = {"loss": last.loss, "validation_error": last.validation_error, "n_train": len(parts["train"])}
+    run.write("train", files, seconds=seconds, info={**info, "arithmetic": trainer.arithmetic})
+
+
+def victim_of(run: Run, splits: Splits, place: Place) -> Victim:
+    """The run's trained model, ready to be attacked."""
+    return victim(rebuilt(run, **images_of(splits)), splits, place)
+
+
+def victim(model: Classifier, splits: Splits, place: Place) -> Victim:
+    """A model in its place, ready to be attacked."""
+    here: dict[str, Any] = {"device": place.device, "batch_size": place.batch_size, "say": place.progress.say}
+    return Victim(model, **images_of(splits), **here, reuse_gradients=True)
+
+
+def write_checkpoint(run: Run, trainer: Trainer) -> None:
+    """After an epoch: its checkpoint, then the manifest, then the one before is deleted; rows in training.jsonl."""
+    checkpoint = trainer.checkpoint()
+    write_whole(run.folder / "training.jsonl", history(checkpoint.epochs))
+    name = f"checkpoint-{len(checkpoint.epochs):04d}.safetensors"
+    rows = [epoch.row() for epoch in checkpoint.epochs]
+    run.write("checkpoint", {name: artifacts.pack(dict(checkpoint.tensors))}, info={"epochs": rows})
+
+
+def read_checkpoint(run: Run) -> Checkpoint:
+    """The checkpoint that the manifest lists."""
+    (name,) = run.steps["checkpoint"]["files"]
+    epochs = tuple(Epoch(**row) for row in run.info("checkpoint")["epochs"])
+    return Checkpoint(artifacts.unpack(run, name), epochs)
+
+
+def history(epochs: Sequence[Epoch]) -> bytes:
+    """training.jsonl: a JSON object per epoch and line."""
+    return b"".join(to_json(e.row()).replace(b"\n", b" ").strip() + b"\n" for e in epochs)
+
+
+def training_row(run: Run) -> Row:
+    """A model's row: settings, size of the training part, and its errors on validation and test."""
+    test = artifacts.read_part(run, "test")
+    wrong = test.outputs.predictions != test.labels
+    info = run.info("train")
+    return model_row(run) | {
+        **{key: run.model[key] for key in ("network", "feature_dim")},
+        "epochs": run.model["training"]["epochs"],
+        "n_train": info["n_train"],
+        "validation_error_rate": info["validation_error"],
+        "n": len(test),
+        "clean_error_rate": float(wrong.double().mean()),
+        "seconds": run.steps["train"]["seconds"],
+    }

@@ -1,0 +1,257 @@
+"""Score one run's clean and attacked images with every detector, and turn scores into verify rows.
+
+Only files are read: the network does not run again. What was already scored is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from advbench import metrics
+from advbench.detection.calibration import applicable, fit, score
+from advbench.errors import Damaged
+from advbench.progress import Advance, Progress, Quiet
+from advbench.runs import artifacts, locks, repair
+from advbench.runs.artifacts import METRICS, read_metrics, scored_cells
+from advbench.runs.rows import ATTACK_KEYS, Row, attack_row, model_row
+from advbench.runs.run import MANIFEST, Run
+from advbench.runs.sealed_json import to_json
+from advbench.study import missing_plugins, selection
+from advbench.study.selection import Found
+from advbench.types import Adversarials, Outputs
+
+FPRS = (0.01, 0.05, 0.10)
+
+
+def verify(run: Run, attacks: Sequence[str], detectors: Sequence[str], progress: Progress = Quiet()) -> list[Row]:  # noqa: B008
+    """The verify rows of these attack files x detectors x populations; computes and stores what is missing.
+
+    Scores that are damaged are computed again, and `progress` is told. Raises Damaged for a file that scores are made
+    from, of those too that rows already computed were made from; BadRun where a stored row is not what the stored
+    outputs and scores say. (Intervals, and figures that a detector must be fitted for, are not computed again.)
+    """
+    for step in ("train", "outputs"):
+        run.has(step)
+    groups = {attack: _groups(checked_attack(run, attack), artifacts.read_part(run, "test")) for attack in attacks}
+    known = read_metrics(run) if repair.is_whole(run, "verify", progress.say) else {}
+    hashes = {a: run.steps[f"attack {a}"]["files"][f"attacks/{a}.safetensors"]["sha256"] for a in attacks}
+    wanted = [(a, d) for a in attacks for d in detectors]
+    missing = [(a, d) for a, d in wanted if known.get((a, d), {}).get("sha256") != hashes[a]]
+    _check_cells(run, {pair: known[pair] for pair in wanted if pair not in missing}, groups)
+    if missing:
+        with progress.bar("scores", len(missing) + 2 * len({d for _, d in missing})) as advance:
+            cells, table = _compute(run, missing, groups, advance)
+        for (a, d), cell in cells.items():
+            known[a, d] = {"source": a, "detector": d, "sha256": hashes[a], **cell}
+        if run.has("verify"):
+            table = _merge(artifacts.read_scores(run), table)
+        files = {
+            artifacts.SCORES: artifacts.pack_table(table),
+            METRICS: to_json({"schema": 1, "cells": list(known.values())}),
+        }
+        run.write("verify", files, info={"resamples": metrics.RESAMPLES, "bootstrap_seed": 0})
+    return [model_row(run) | row for key in wanted for row in known[key]["rows"]]
+
+
+def is_verified(run: Run, attacks: Sequence[str], detectors: Sequence[str]) -> bool:
+    """Whether a run holds the verify rows of these attack files as they are x detectors; False for damaged ones."""
+    try:
+        known = scored_cells(run)
+    except Damaged:
+        return False
+    listed = {name: file["sha256"] for step in run.steps.values() for name, file in step["files"].items()}
+    wanted = [(known.get((a, d), {}).get("sha256"), f"attacks/{a}.safetensors") for a in attacks for d in detectors]
+    return all(sha256 is not None and sha256 == listed.get(name) for sha256, name in wanted)
+
+
+def known(run: Run) -> list[Row]:
+    """The verify rows that a run holds already, of detectors that the plug-ins at hand can read."""
+    readable = [(d, c) for (_, d), c in scored_cells(run).items() if missing_plugins.of_detector(d) is None]
+    return [model_row(run) | row for _, c in readable for row in c["rows"]]
+
+
+def checked_attack(run: Run, attack: str) -> Adversarials:
+    """A stored attack; raises BadRun where its row is not what its outputs say, or its labels are not the test's."""
+    made, test = artifacts.read_adversarials(run, attack), artifacts.read_part(run, "test")
+    n = len(made.labels)
+    if not torch.equal(made.labels, test.labels[:n]) or made.outputs.logits.shape[1] != test.outputs.logits.shape[1]:
+        path = run.folder / f"attacks/{attack}.safetensors"
+        raise artifacts.unsound(path, "its labels are not those of the test images")
+    counted = counts(made, test.outputs.take(slice(n)))
+    _compare(attack_row(run, attack), counted, run.folder / MANIFEST, f"attack {attack}")
+    return made
+
+
+def _check_cells(
+    run: Run, cells: Mapping[tuple[str, str], dict[str, Any]], groups: Mapping[str, Mapping[str, metrics.Mask]]
+) -> None:
+    """Raise BadRun where verify rows are not what scores.parquet and each attack's populations say."""
+    if not cells:
+        return
+    clean = [len(artifacts.read_part(run, part)) for part in ("calibration", "test")]
+    table = artifacts.read_scores(run).sort_values("index")
+    columns = {key: part["score"].to_numpy() for key, part in table.groupby(["detector", "source"])}
+    for (attack, detector), cell in cells.items():
+        row = attack_row(run, attack)
+        scores = [columns.get((detector, source), np.empty(0)) for source in ("calibration", "test", attack)]
+        if [len(s) for s in scores] != [*clean, row["n"]]:
+            raise artifacts.unsound(run.folder / artifacts.SCORES, f"it is of other images than {attack}")
+        again = cell_of(row, detector, scores[0], scores[1][: row["n"]], scores[2], groups[attack], intervals=False)
+        if len(cell["rows"]) != len(again["rows"]):
+            raise artifacts.unsound(run.folder / METRICS, f"it has {len(cell['rows'])} rows of {attack}, {detector}")
+        for written, found in zip(cell["rows"], again["rows"], strict=True):
+            figures = {k: v for k, v in found.items() if not k.endswith(("_low", "_high"))}
+            _compare(written, figures, run.folder / METRICS, f"{attack}, {detector}")
+
+
+def _compare(written: Row, found: Row, path: Path, what: str) -> None:
+    for key, value in found.items():
+        said = written.get(key, "nothing")
+        near = isinstance(said, float) and isinstance(value, float) and abs(said - value) < 1e-9
+        if said != value and not near:
+            raise artifacts.unsound(path, f"{what}: {key} is {said}, and {value} by what is stored")
+
+
+def _groups(made: Adversarials, test: artifacts.Part) -> dict[str, metrics.Mask]:
+    correct = (test.outputs.predictions == test.labels)[made.index].numpy()
+    return metrics.populations(correct, made.succeeded.numpy())
+
+
+def counts(made: Adversarials, clean: Outputs) -> Row:
+    """What an attack did to the labels: figures of its row; `clean` are the outputs of its images as they were.
+
+    An ensemble's error counts every image that one of its members, at any point it tried, made wrong.
+    """
+    correct = (clean.predictions == made.labels).numpy()
+    wrong = (made.outputs.predictions != made.labels).numpy()
+    if made.misclassified is not None:
+        wrong = wrong | made.misclassified.numpy()
+    everyone = np.ones_like(correct)
+    return {
+        "n": len(made.labels),
+        "clean_error_rate": metrics.rate(~correct, everyone),
+        "error_rate": metrics.rate(wrong, everyone),
+        "success_rate": metrics.rate(wrong, correct),
+        "target_rate": None if made.targets is None else metrics.rate(made.succeeded.numpy(), correct),
+        "zero_gradients": None if made.zero_gradients is None else int(made.zero_gradients.sum()),
+        "saturated": int(made.saturated.sum()),
+    }
+
+
+def _merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    keys = ["detector", "source"]
+    fresh = pd.MultiIndex.from_frame(new[keys].drop_duplicates())
+    return pd.concat([old[~pd.MultiIndex.from_frame(old[keys]).isin(fresh)], new], ignore_index=True)
+
+
+def _compute(
+    run: Run,
+    pairs: Sequence[tuple[str, str]],
+    groups: Mapping[str, Mapping[str, metrics.Mask]],
+    advance: Advance,
+) -> tuple[dict[tuple[str, str], dict[str, Any]], pd.DataFrame]:
+    parts = {name: artifacts.read_part(run, name) for name in artifacts.PARTS}
+    fitted = {name: fit(run, name, parts["train"]) for name in dict.fromkeys(d for _, d in pairs)}
+    clean: dict[tuple[str, str], metrics.Array] = {}
+    tables: list[pd.DataFrame] = []
+
+    def scored(name: str, outputs: Outputs, source: str) -> metrics.Array:
+        step = len(tables)
+        return score(name, fitted[name], outputs, source, lambda share: advance(step + share, f"{name}: {source}"))
+
+    for name in fitted:
+        for source in ("calibration", "test"):
+            part = parts[source]
+            clean[name, source] = scored(name, part.outputs, source)
+            index = torch.arange(len(part))
+            tables.append(_table(name, source, index, part.labels, part.outputs, clean[name, source]))
+    cells = {}
+    for attack in dict.fromkeys(a for a, _ in pairs):
+        made = artifacts.read_adversarials(run, attack)
+        for name in (d for a, d in pairs if a == attack):
+            attacked = scored(name, made.outputs, attack)
+            tables.append(_table(name, attack, made.index, made.labels, made.outputs, attacked))
+            before = clean[name, "test"][made.index.numpy()]
+            row = attack_row(run, attack)
+            cells[attack, name] = cell_of(row, name, clean[name, "calibration"], before, attacked, groups[attack])
+    return cells, pd.concat(tables, ignore_index=True)
+
+
+def _table(
+    detector: str, source: str, index: Tensor, labels: Tensor, outputs: Outputs, scores: metrics.Array
+) -> pd.DataFrame:
+    columns = {"detector": detector, "source": source, "index": index.numpy(), "label": labels.numpy()}
+    return pd.DataFrame({**columns, "prediction": outputs.predictions.numpy(), "score": scores})
+
+
+def cell_of(
+    attack_row: Row,
+    detector: str,
+    calibration: metrics.Array,
+    clean: metrics.Array,
+    attacked: metrics.Array,
+    groups: Mapping[str, metrics.Mask],
+    *,
+    intervals: bool = True,
+) -> dict[str, Any]:
+    """Verify rows, one for each population, and thresholds: of one attack and one detector's scores."""
+    thresholds = {f: metrics.threshold_at(f, calibration) for f in FPRS}
+    rows, eer_threshold = [], None
+    for population, members in groups.items():
+        scores = attacked[members]
+        row = {k: attack_row[k] for k in ATTACK_KEYS} | {
+            "detector": detector,
+            "population": population,
+            "n_clean": len(clean),
+            "n_attacked": len(scores),
+            "n_nonfinite": int((~np.isfinite(clean)).sum() + (~np.isfinite(scores)).sum()),
+        }
+        row |= dict.fromkeys(("eer", "eer_low", "eer_high", "auroc", "auroc_low", "auroc_high"))
+        if len(scores):
+            curve = metrics.roc(clean, scores)
+            row |= {"eer": curve.eer, "auroc": curve.auroc}
+            if intervals:
+                pairs = np.flatnonzero(members)
+                spread = metrics.bootstrap(clean, scores, pairs, rng=np.random.default_rng(0))
+                row |= {"eer_low": spread.eer.low, "eer_high": spread.eer.high}
+                row |= {"auroc_low": spread.auroc.low, "auroc_high": spread.auroc.high}
+            eer_threshold = curve.eer_threshold if population == "all" else eer_threshold
+        row |= {f"tpr_at_fpr{f * 100:02.0f}": metrics.rejected(scores, t) for f, t in thresholds.items()}
+        row["fpr05_realised"] = metrics.rejected(clean, thresholds[0.05])
+        rows.append(row)
+    return {
+        "rows": rows,
+        "thresholds": {f"{f:.2f}": _json_number(t) for f, t in thresholds.items()},
+        "eer_threshold": _json_number(eer_threshold),
+    }
+
+
+def _json_number(value: float | None) -> float | str | None:
+    """JSON has no infinity: it is written as text."""
+    return value if value is None or np.isfinite(value) else str(value)
+
+
+def verify_run(run: Run, attacks: Sequence[str], detectors: Sequence[str], progress: Progress) -> list[Row]:
+    """Verify rows of one run, saying so where something has to be computed, or where a detector does not apply."""
+    for line in selection.left_out(run):
+        progress.say(line)
+    able = applicable(run, detectors)
+    if len(able) < len(detectors):
+        left = ", ".join(d for d in detectors if d not in able)
+        progress.say(f"{run.name}: without {left}, which this run has nothing to fit on")
+    progress.say(f"{run.name}: {len(attacks)} attacks x {len(able)} detectors")
+    # beside attacks on the same model, which it hinders no more than they do it
+    with locks.hold(run.folder, step="verify", writes=not is_verified(run, attacks, able)):
+        return verify(run, attacks, able, progress)
+
+
+def verify_found(found: Sequence[Found], detectors: Sequence[str], progress: Progress) -> list[Row]:
+    """Verify rows of runs found on disk."""
+    return [row for one in found for row in verify_run(one.run, one.attacks, detectors, progress)]

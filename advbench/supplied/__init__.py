@@ -1,0 +1,1 @@
+"""A user's own model: loading it, finding its features, looking it over."""

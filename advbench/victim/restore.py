@@ -1,0 +1,74 @@
+"""A run's trained model, rebuilt from its record and its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advbench import catalog
+from advbench.device import CPU
+from advbench.errors import Misfit
+from advbench.losses import Head
+from advbench.networks import Network
+from advbench.runs import artifacts
+from advbench.runs.artifacts import within
+from advbench.runs.run import Run
+from advbench.victim.victim import Composed, Victim
+
+
+def build(
+    network: str,
+    feature_dim: int,
+    loss: str,
+    loss_settings: Mapping[str, Any],
+    *,
+    shape: tuple[int, int, int],
+    classes: int,
+    seed: int,
+) -> tuple[Network, Head]:
+    """A freshly initialised network and head; the same seed gives the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        body: Network = catalog.load("network", network)(shape, feature_dim)
+        head: Head = catalog.load("loss", loss)(feature_dim, classes, **loss_settings)
+    return body, head
+
+
+def head_of(run: Run, classes: int) -> Head:
+    """The trained head, on the CPU, from model.safetensors."""
+    model = run.model
+    settings = {k: v for k, v in model["loss"].items() if k != "name"}
+    head: Head = catalog.load("loss", model["loss"]["name"])(model["feature_dim"], classes, **settings)
+    load_state(head, within(artifacts.unpack(run, artifacts.MODEL), "head"), run)
+    return head
+
+
+def rebuilt(run: Run, shape: tuple[int, int, int], classes: int) -> Composed:
+    """The trained model of a run, from its record and its weights, for images of that shape and so many classes."""
+    model, tensors = run.model, artifacts.unpack(run, artifacts.MODEL)
+    loss = {k: v for k, v in model["loss"].items() if k != "name"}
+    own = {"shape": shape, "classes": classes, "seed": model["seed"]}
+    network, head = build(model["network"], model["feature_dim"], model["loss"]["name"], loss, **own)
+    load_state(network, within(tensors, "network"), run)
+    load_state(head, within(tensors, "head"), run)
+    return Composed(network, head)
+
+
+def victim(run: Run, shape: tuple[int, int, int], classes: int) -> Victim:
+    """The run's trained model on the CPU; raises Misfit where its weights do not fit."""
+    return Victim(rebuilt(run, shape, classes), shape=shape, classes=classes, device=CPU)
+
+
+def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], run: Run) -> None:
+    """Load weights; raises Misfit where they do not fit the module the manifest describes."""
+    try:
+        module.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        why = " ".join(str(error).split())
+        raise Misfit(
+            f"{run.folder / artifacts.MODEL} does not fit the model in its manifest ({why}); delete {run.folder} "
+            "and run again"
+        ) from error
