@@ -45,6 +45,7 @@ check: $(STAMP)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports
 	@$(BIN)/python -m pytest tests/test_layers.py
 
 # rows by name: make bench ROWS="fgsm-over-plain-loop scoring-over-forward"

@@ -16,6 +16,7 @@ from torch import nn
 
 from advbench import catalog, metrics, runs
 from advbench.data.sources.arrays import Images, Pair, splits_of
+from advbench.detection.calibration import DEFAULT_FPR
 from advbench.device import Device, resolve_device
 from advbench.errors import BadSetting, UnknownName
 from advbench.evasion.base import AdaptiveAttack
@@ -24,7 +25,7 @@ from advbench.report import write
 from advbench.runs import artifacts
 from advbench.runs.rows import Row
 from advbench.settings import convert, number
-from advbench.study.evaluation import DETECTORS, EPS, FPR, Evaluation, Given, Subject, usual_attacks
+from advbench.study.evaluation import DETECTORS, EPS, Evaluation, Given, Subject, usual_attacks
 from advbench.study.parsing import entries, listed, parse, text
 from advbench.study.selection import Found, attack_rows
 from advbench.study.verify import verify_found
@@ -180,7 +181,7 @@ def evaluate(
             progress=Terminal() if verbose else Quiet(),
         )
         names = _detectors_of(detectors, train is not None)
-        chosen = _attacks_of(attacks, eps, FPR if fpr is None else fpr, names)
+        chosen = _attacks_of(attacks, eps, DEFAULT_FPR if fpr is None else fpr, names)
         layer = None if features is None else str(features)
         subject = Subject(Given(model), layer, _channels(mean, "mean"), _channels(std, "std"))
         spec = parse({"name": name, "attacks": chosen, "detectors": names, "n": n})

@@ -7,6 +7,7 @@ scores matters, so none is ever rescaled. Rates are fractions.
 from __future__ import annotations
 
 import bisect
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -154,6 +155,11 @@ def _percentiles(values: Array) -> Interval:
     return Interval(float(low), float(high))
 
 
+def least_calibration(fpr: float) -> int:
+    """How many calibration images a threshold at a false-positive rate needs: 10 / fpr, so that ten lie above it."""
+    return math.ceil(10 / fpr - 1e-9)
+
+
 def threshold_at(fpr: float, calibration: Array) -> float | None:
     """The order statistic ceil((n + 1)(1 - fpr)) of the calibration scores; reject if score > threshold.
 
@@ -161,7 +167,7 @@ def threshold_at(fpr: float, calibration: Array) -> float | None:
     than 10 / fpr images, too few to fix such a rate.
     """
     n = len(calibration)
-    if n * fpr < 10 - 1e-9:
+    if n < least_calibration(fpr):
         return None
     rank = _threshold_rank(n, fpr)
     return float(np.sort(calibration)[rank - 1]) if rank <= n else float("inf")

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from advbench.detection.guard import Guard
-from advbench.evasion.ball import Norm
-from advbench.evasion.base import Attack
+from advbench.evasion.base import GradientAttack
 from advbench.evasion.gradient_ascent import adaptive_ascent
 from advbench.evasion.logit_objectives import Objective
 from advbench.evasion.objectives import Misclassified, Misclassify
@@ -16,7 +15,7 @@ from advbench.victim.victim import Victim
 
 
 @dataclass(frozen=True, kw_only=True)
-class APGD(Attack):
+class APGD(GradientAttack):
     """Algorithm 1 of Croce and Hein 2020 (arXiv:2003.01690), from random starts; the largest margin is kept.
 
     objective   ce, margin, dlr or logits, as in `advbench.evasion.logit_objectives`
@@ -27,9 +26,6 @@ class APGD(Attack):
     Success is any wrong label, also where the way there has a target.
     """
 
-    eps: float = 0.3
-    clip: bool = True
-    norm: Norm = "linf"
     steps: int = 100
     restarts: int = 1
     objective: Objective = "ce"

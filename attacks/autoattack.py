@@ -32,8 +32,6 @@ class AutoAttack(Attack):
 
     independent: ClassVar[bool] = False
     passes: ClassVar[int] = 10_000
-    eps: float = 0.3
-    clip: bool = True
     norm: Norm = "linf"
     version: Literal["standard", "plus"] = "standard"
 

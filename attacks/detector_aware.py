@@ -123,8 +123,6 @@ class DetectorAware(AdaptiveAttack):
     with more classes than the model has too, and the random search outside L-inf.
     """
 
-    eps: float = 0.3
-    clip: bool = True
     norm: Norm = "linf"
     budget: Budget = "standard"
     version: Version = "v1"

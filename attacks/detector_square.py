@@ -24,8 +24,6 @@ class DetectorSquare(AdaptiveAttack):
     """
 
     differentiates: ClassVar[bool] = False
-    eps: float = 0.3
-    clip: bool = True
     queries: int = 5000
     samples: int = 1
 

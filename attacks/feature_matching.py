@@ -10,7 +10,6 @@ from advbench.detection.guard import Guard
 from advbench.errors import BadSetting
 from advbench.evasion import objectives
 from advbench.evasion.adaptive import GradientEvasion
-from advbench.evasion.ball import Norm
 from advbench.evasion.objectives import Goal
 from advbench.types import Outputs
 
@@ -24,9 +23,6 @@ class FeatureMatching(GradientEvasion):
     targets   at least 1; steps, restarts as in `apgd`
     """
 
-    eps: float = 0.3
-    clip: bool = True
-    norm: Norm = "linf"
     steps: int = 50
     targets: int = 3
     restarts: int = 1

@@ -18,8 +18,6 @@ class FGSM(Attack):
     exact_gradient   take the logit gradient in float64, where float32 would round it to zero
     """
 
-    eps: float = 0.3
-    clip: bool = True
     exact_gradient: bool = False
 
     def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:  # noqa: ARG002

@@ -9,7 +9,6 @@ from torch import Tensor
 from advbench.detection.guard import Guard
 from advbench.evasion import objectives
 from advbench.evasion.adaptive import GradientEvasion
-from advbench.evasion.ball import Norm
 from advbench.evasion.objectives import Criterion, Goal
 from advbench.types import Outputs
 
@@ -24,8 +23,6 @@ class ForceRejection(GradientEvasion):
     """
 
     eps: float = 0.1
-    clip: bool = True
-    norm: Norm = "linf"
     steps: int = 40
     restarts: int = 1
     samples: int = 1

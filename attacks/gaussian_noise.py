@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advbench.evasion.ball import Norm
 from advbench.evasion.noise import Noise
 
 
@@ -16,10 +15,6 @@ class GaussianNoise(Noise):
     The cut takes 4.6 % of the pixels; an image without one is stretched to the norm eps too. In L2 that is a uniform
     direction. Images are clipped to [0, 1] after.
     """
-
-    eps: float = 0.3
-    clip: bool = True
-    norm: Norm = "linf"
 
     def drawn(self, shape: torch.Size, rng: torch.Generator) -> Tensor:
         """Normal pixels over their norm, in L-inf cut off first."""

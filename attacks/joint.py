@@ -9,7 +9,6 @@ from advbench.detection.guard import Guard
 from advbench.errors import BadSetting
 from advbench.evasion import objectives
 from advbench.evasion.adaptive import GradientEvasion
-from advbench.evasion.ball import Norm
 from advbench.evasion.logit_objectives import Objective
 from advbench.evasion.objectives import Goal
 from advbench.types import Outputs
@@ -27,9 +26,6 @@ class Joint(GradientEvasion):
     objective, targets, steps, restarts as in `apgd`
     """
 
-    eps: float = 0.3
-    clip: bool = True
-    norm: Norm = "linf"
     steps: int = 50
     objective: Objective = "margin"
     targets: int = 3

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from advbench.evasion.ball import Norm
-from advbench.evasion.base import Attack
+from advbench.evasion.base import GradientAttack
 from advbench.evasion.gradient_ascent import fixed_ascent, steady
 from advbench.evasion.logit_objectives import Objective
 from advbench.evasion.objectives import Misclassified, Misclassify
@@ -16,7 +15,7 @@ from advbench.victim.victim import Victim
 
 
 @dataclass(frozen=True, kw_only=True)
-class MIM(Attack):
+class MIM(GradientAttack):
     """`g <- decay * g + grad / ||grad||_1; x <- project(x + eps / steps * steepest(g))` (Dong et al. 2018).
 
     arXiv:1710.06081. Starts at the image; the point of largest margin is kept.
@@ -24,9 +23,6 @@ class MIM(Attack):
     stop        an image leaves at its first success
     """
 
-    eps: float = 0.3
-    clip: bool = True
-    norm: Norm = "linf"
     steps: int = 10
     decay: float = 1.0
     objective: Objective = "ce"

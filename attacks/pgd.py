@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from advbench.evasion.ball import Norm
-from advbench.evasion.base import Attack
+from advbench.evasion.base import GradientAttack
 from advbench.evasion.gradient_ascent import fixed_ascent, steady
 from advbench.evasion.logit_objectives import Objective
 from advbench.evasion.objectives import Misclassified, Misclassify
@@ -16,7 +15,7 @@ from advbench.victim.victim import Victim
 
 
 @dataclass(frozen=True, kw_only=True)
-class PGD(Attack):
+class PGD(GradientAttack):
     """`x <- project(x + step * steepest(grad f))` from a random point (Madry et al. 2018, arXiv:1706.06083).
 
     The sign of the gradient in L-inf, its unit vector in L2. The point of largest margin is kept.
@@ -27,9 +26,6 @@ class PGD(Attack):
     stop          an image leaves at its first success
     """
 
-    eps: float = 0.3
-    clip: bool = True
-    norm: Norm = "linf"
     steps: int = 40
     step: float | None = None
     restarts: int = 1

@@ -22,8 +22,6 @@ class Square(Attack):
     """
 
     differentiates: ClassVar[bool] = False
-    eps: float = 0.3
-    clip: bool = True
     queries: int = 5000
     stop: bool = True
     samples: int = 1

@@ -27,8 +27,6 @@ class TargetedFGSM(Attack):
     """
 
     targeted: ClassVar[bool] = True
-    eps: float = 0.3
-    clip: bool = True
     exact_gradient: bool = False
 
     def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:  # noqa: ARG002

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from advbench import catalog
-from advbench.evasion.ball import Norm
-from advbench.evasion.base import FromSurrogate
+from advbench.evasion.base import FromSurrogate, EitherNorm
 from advbench.evasion.gradient_ascent import fixed_ascent, steady
 from advbench.evasion.logit_objectives import Objective
 from advbench.evasion.objectives import Misclassified, Misclassify
@@ -17,7 +16,7 @@ from advbench.victim.victim import Victim
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transfer(FromSurrogate):
+class Transfer(EitherNorm, FromSurrogate):
     """The momentum iterative method (Dong et al. 2018, arXiv:1710.06081) on the surrogate; cf. `mim`, decay 1.
 
     The point of largest margin on the surrogate is handed over: the victim is not asked once.
@@ -25,9 +24,6 @@ class Transfer(FromSurrogate):
     objective   ce, margin, dlr or logits, as in `advbench.evasion.logit_objectives`
     """
 
-    eps: float = 0.3
-    clip: bool = True
-    norm: Norm = "linf"
     steps: int = 20
     objective: Objective = "ce"
     source: str = "softmax"

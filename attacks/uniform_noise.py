@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advbench.evasion.ball import Norm
 from advbench.evasion.noise import Noise
 
 
@@ -16,10 +15,6 @@ class UniformNoise(Noise):
     In L-inf that is a uniform point of the ball, enlarged until its largest pixel is eps: on MNIST by about 1/784.
     Images are clipped to [0, 1] after.
     """
-
-    eps: float = 0.3
-    clip: bool = True
-    norm: Norm = "linf"
 
     def drawn(self, shape: torch.Size, rng: torch.Generator) -> Tensor:
         """Uniform pixels over their norm."""

@@ -69,7 +69,7 @@ def test_an_attack_is_a_frozen_record_of_keyword_settings_with_defaults(name: st
     assert {f.name for f in fields} == set(settings.defaults(cls))
     assert {"eps", "clip"} <= {f.name for f in fields}
     assert cls().clip is True
-    assert cls.norm in ("linf", "l2")
+    assert cls().norm in ("linf", "l2")
     with pytest.raises(dataclasses.FrozenInstanceError):
         cls().eps = 0.1
 

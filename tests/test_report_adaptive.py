@@ -11,12 +11,12 @@ import torch
 from advbench import metrics, runs
 from advbench.audit import Finding, State
 from advbench.detection import calibration
+from advbench.detection.guard import undetected_errors
 from advbench.report import adaptive, control, page, plots, rejection, security
 from advbench.report.page import block
 from advbench.runs import artifacts
 from advbench.runs.sealed_json import sealed
 from advbench.study import selection
-from advbench.study.attack_rows import wrong_and_passed
 from advbench.study.command_lines import Line
 from advbench.study.verify import counts
 from advbench.types import Adversarials, Outputs
@@ -175,7 +175,8 @@ def test_undetected_errors_at_each_threshold_are_counted_from_scores_and_labels(
     run, rows = stored(known, "lgm")
     row = rows["fgsm-eps0.3"]
     guard = calibration.guard(run, "likelihood", 0.05)
-    lost = wrong_and_passed(artifacts.read_adversarials(run, "fgsm-eps0.3"), guard)
+    made = artifacts.read_adversarials(run, "fgsm-eps0.3")
+    lost = undetected_errors(made.outputs, made.labels, guard).numpy()
     bounds = metrics.wilson(int(lost.sum()), len(lost))
     assert bounds is not None
     (line,) = (li for li in lines if li[:3] == ["lgm", "fgsm eps 0.3", "likelihood"])
@@ -289,7 +290,8 @@ def test_the_curve_of_rejection_begins_at_the_lost_and_the_clean_rejected(known:
         for a, r in rows.items()
         if r["attack"] == "detector-aware" and (r["detector"], r["eps"]) == ("likelihood", 0.3)
     )
-    lost = wrong_and_passed(artifacts.read_adversarials(run, name), guard)
+    made = artifacts.read_adversarials(run, name)
+    lost = undetected_errors(made.outputs, made.labels, guard).numpy()
     clean = artifacts.read_part(run, "test").outputs.take(slice(30))
     at_zero = lost | (guard.slack(clean) < 0).numpy()
     assert f"lgm 0: {per_cent(at_zero.mean())}, 0.166667: " in label

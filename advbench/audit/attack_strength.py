@@ -8,8 +8,8 @@ from typing import Any
 
 from advbench.audit import POINT, Check, Verdict, either, met, not_run
 from advbench.audit.evidence import Evidence
-from advbench.audit.results import ENSEMBLE, ITERATIVE, Result, common, count, percent
-from advbench.formatting import as_text
+from advbench.audit.results import ENSEMBLE, ITERATIVE, Result, common, count
+from advbench.formatting import as_text, percent
 from advbench.study.command_lines import Line
 
 OBJECTIVES = ("ce", "margin", "dlr", "logits")

@@ -9,9 +9,9 @@ import numpy as np
 from advbench import metrics
 from advbench.audit import POINT, Check, Verdict, either, met, not_met, not_run
 from advbench.audit.evidence import Evidence
-from advbench.audit.results import ENSEMBLE, ITERATIVE, NOISE, NOT_ATTACKS, Result, common, count, percent, worst
+from advbench.audit.results import ENSEMBLE, ITERATIVE, NOISE, NOT_ATTACKS, Result, common, count, worst
 from advbench.detection.guard import NO_DETECTOR
-from advbench.formatting import as_text
+from advbench.formatting import as_text, percent
 
 AS_OFTEN = 0.10  # noise within so much of the attacks counts as flagged as often
 GREY_LEVEL = 1 / 255
@@ -33,7 +33,7 @@ def noise(e: Evidence) -> Verdict:
     said, good = [], True
     for name in e.detectors:
         guard = e.guard(name, e.fpr)
-        clean = float((guard.slack(e.clean.outputs) < 0).double().mean())
+        clean = float(guard.rejects(e.clean.outputs).double().mean())
         of_noise = max((r.flagged(guard) for r in controls), key=np.mean)
         of_attack = max((r.flagged(guard) for r in attacks), key=np.mean)
         spread = metrics.wilson(int(of_noise.sum()), len(of_noise))
@@ -57,7 +57,7 @@ def sees_the_clean_image(e: Evidence) -> Verdict:
     said, good = [], True
     for name in e.detectors:
         guard = e.guard(name, e.fpr)
-        clean = float((guard.slack(e.clean.outputs.take(slice(found[0].n))) < 0).double().mean())
+        clean = float(guard.rejects(e.clean.outputs.take(slice(found[0].n))).double().mean())
         flagged = found[0].flagged(guard)
         good &= bool(flagged.mean() <= clean + 0.5)
         said.append(f"{name} flags {count(flagged)}, clean {percent(clean)}")
@@ -119,7 +119,7 @@ def half_eps(e: Evidence) -> Verdict:
     guard = e.guard(e.detector, e.fpr)
     lost = top.lost(guard)
     clean = e.clean.outputs.take(slice(len(lost)))
-    kept = ~(lost | e.clean_wrong[: len(lost)] | (guard.slack(clean) < 0).numpy())
+    kept = ~(lost | e.clean_wrong[: len(lost)] | guard.rejects(clean).numpy())
     half = e.eps / 2
     own = [r for r in e.of(*ITERATIVE, ENSEMBLE, eps=half) if r.detector is None]
     said = f"implied robust accuracy at eps {as_text(half)}: {count(kept)}"

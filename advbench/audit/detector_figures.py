@@ -9,8 +9,8 @@ import numpy as np
 
 from advbench.audit import Check, Verdict, either, met, not_run
 from advbench.audit.evidence import Evidence
-from advbench.audit.results import NOT_ATTACKS, percent
-from advbench.formatting import as_text
+from advbench.audit.results import NOT_ATTACKS
+from advbench.formatting import as_text, percent
 from advbench.metrics import Array
 from advbench.study.command_lines import Line
 

@@ -10,14 +10,13 @@ from functools import cached_property
 from typing import Any
 
 from advbench.audit.results import ENSEMBLE, Result
-from advbench.detection.calibration import least_fpr, usual_fpr
+from advbench.detection.calibration import DEFAULT_FPR, least_fpr, usual_fpr
 from advbench.detection.guard import Guard
 from advbench.formatting import as_text
 from advbench.metrics import Mask
 from advbench.runs.artifacts import Part
 from advbench.runs.rows import Row
 from advbench.study.command_lines import Line, attack_options
-from advbench.study.parsing import DEFAULT_FPR
 from advbench.types import ImageSet
 from advbench.victim.victim import Victim
 

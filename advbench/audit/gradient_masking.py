@@ -6,8 +6,8 @@ import torch
 
 from advbench.audit import POINT, Check, Verdict, either, met, not_met, not_run
 from advbench.audit.evidence import Evidence
-from advbench.audit.results import ENSEMBLE, ITERATIVE, common, count, percent, worst
-from advbench.formatting import as_text
+from advbench.audit.results import ENSEMBLE, ITERATIVE, common, count, worst
+from advbench.formatting import as_text, percent
 from advbench.study.command_lines import Line
 from advbench.types import Outputs
 

@@ -8,10 +8,11 @@ import torch
 
 from advbench.audit import POINT, Check, Verdict, either, not_run
 from advbench.audit.evidence import Evidence
-from advbench.audit.results import ENSEMBLE, common, count, percent
+from advbench.audit.results import ENSEMBLE, common, count
+from advbench.detection.guard import undetected_errors
 from advbench.errors import AdvbenchError, MissingLibrary
 from advbench.evasion.validity import check_perturbation
-from advbench.formatting import as_text
+from advbench.formatting import as_text, percent
 from advbench.study.command_lines import Line
 
 ART_PGD = "art:ProjectedGradientDescentPyTorch"
@@ -34,7 +35,7 @@ def eight_bit(e: Evidence) -> Verdict:
     said += f"{percent(float(before.mean()))}, in 8 bits {count(wrong)}"
     if found.detector is not None:
         guard = e.guard(e.detector, e.fpr)
-        lost = wrong & (guard.slack(rounded) >= 0).numpy()
+        lost = undetected_errors(rounded, made.labels[:n], guard).numpy()
         said += f"; undetected and wrong {percent(float(found.lost(guard)[:n].mean()))}, in 8 bits {count(lost)}"
     return either(made.images.dtype == torch.float32, said, e.aware(ENSEMBLE))
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from advbench import catalog, metrics
-from advbench.detection.guard import NO_DETECTOR, Guard
+from advbench.detection.guard import NO_DETECTOR, Guard, undetected_errors
 from advbench.errors import AdvbenchError
+from advbench.formatting import percent
 from advbench.metrics import Mask
 from advbench.runs.rows import Row
 from advbench.settings import defaults
@@ -81,12 +82,11 @@ class Result:
 
     def lost(self, guard: Guard) -> Mask:
         """Bool [n]: misclassified, and not rejected by the guard."""
-        outputs = self.made.outputs
-        return ((outputs.predictions != self.made.labels) & (guard.slack(outputs) >= 0)).numpy()
+        return undetected_errors(self.made.outputs, self.made.labels, guard).numpy()
 
     def flagged(self, guard: Guard) -> Mask:
         """Bool [n]: rejected by the guard."""
-        return (guard.slack(self.made.outputs) < 0).numpy()
+        return guard.rejects(self.made.outputs).numpy()
 
     @property
     def choice(self) -> AttackChoice:
@@ -104,11 +104,6 @@ def _usual(attack: str) -> dict[str, Any]:
         return defaults(catalog.load("attack", attack))
     except AdvbenchError:
         return {}
-
-
-def percent(rate: float) -> str:
-    """A rate in per cent with its sign."""
-    return f"{100 * rate:.1f} %"
 
 
 def count(mask: Mask) -> str:

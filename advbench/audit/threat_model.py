@@ -6,8 +6,8 @@ import math
 
 from advbench.audit import POINT, Check, Verdict, either, met, not_met, not_run
 from advbench.audit.evidence import Evidence
-from advbench.audit.results import NOT_ATTACKS, count, percent
-from advbench.formatting import as_text
+from advbench.audit.results import NOT_ATTACKS, count
+from advbench.formatting import as_text, percent
 
 FAMILIES = ("joint", "selective", "orthogonal", "feature-matching")
 WITHOUT_GRADIENT = ("feature-matching", "detector-square")
@@ -37,7 +37,7 @@ def threshold(e: Evidence) -> Verdict:
     used_by = sorted({(str(r.detector), float(r.row["fpr"])) for r in rows})
     for name, fpr in used_by or [(d, e.fpr) for d in e.detectors]:
         guard = e.guard(name, fpr)
-        rejected = (guard.slack(e.clean.outputs) < 0).numpy()
+        rejected = guard.rejects(e.clean.outputs).numpy()
         m, n = len(guard.clean), len(rejected)
         error = math.sqrt(fpr * (1 - fpr) * (1 / m + 1 / n))
         good &= bool(rejected.mean() - fpr <= DEVIATIONS * error)

@@ -55,9 +55,10 @@ def _page_name(options: Options) -> str:
 
 def table_of(options: Options) -> dict[str, Any]:
     """The spec: --detector names what scores, and what an adaptive attack is aimed at."""
+    from advbench.detection.calibration import DEFAULT_FPR
     from advbench.detection.guard import NO_DETECTOR
     from advbench.evasion.base import AdaptiveAttack
-    from advbench.study.evaluation import DETECTORS, EPS, FPR, usual_attacks
+    from advbench.study.evaluation import DETECTORS, EPS, usual_attacks
 
     detectors = words(options["detector"], "detector") or list(DETECTORS)
     alone = {**options, "detector": None, "fpr": None}
@@ -65,7 +66,7 @@ def table_of(options: Options) -> dict[str, Any]:
     for entry in entries:
         entry.setdefault("eps", EPS)
         if issubclass(catalog.load("attack", entry["name"]), AdaptiveAttack):
-            entry |= {"detector": detectors, "fpr": words(options["fpr"], "fpr") or FPR}
+            entry |= {"detector": detectors, "fpr": words(options["fpr"], "fpr") or DEFAULT_FPR}
     own = {key: options[key] for key in ("dataset", "image_size", "title", "n") if options[key] is not None}
     name = _page_name(options) if options["name"] is None else options["name"]
     scoring = [d for d in detectors if d != NO_DETECTOR] or list(DETECTORS)

@@ -19,7 +19,8 @@ from advbench.victim.meter import Told
 from advbench.victim.restore import head_of
 
 AT_ONCE = 256  # images scored between two reports
-FPRS = (0.05, 0.10)  # that a threshold is set at unless one is named, in this order
+DEFAULT_FPR = 0.05  # one clean image in twenty rejected
+ATTACK_FPRS = (DEFAULT_FPR, 0.10)  # that a threshold is set at unless one is named, in this order
 
 
 def applicable(run: Run, detectors: Sequence[str]) -> list[str]:
@@ -69,28 +70,25 @@ def score(
 
 
 def check_calibration(n: int, fpr: float, dataset: str) -> None:
-    """Raise TooFewImages where n calibration images cannot fix a threshold at false-positive rate `fpr`.
-
-    That takes 10 / fpr of them (see `metrics.threshold_at`).
-    """
-    if n * fpr >= 10 - 1e-9:
+    """Raise TooFewImages where n calibration images cannot fix a threshold at false-positive rate `fpr`."""
+    if n >= metrics.least_calibration(fpr):
         return
     way = "give it more test images, or a calibration part of its own"
     if n > 10:
         way = f"take an fpr of {least_fpr(n):g} or more, or {way}"
     raise TooFewImages(
-        f"fpr = {fpr:g} needs at least {math.ceil(10 / fpr - 1e-9)} calibration images, {dataset} has {n}; {way}"
+        f"fpr = {fpr:g} needs at least {metrics.least_calibration(fpr)} calibration images, {dataset} has {n}; {way}"
     )
 
 
 def usual_fpr(n: int) -> float | None:
-    """The false-positive rate of an attack that is told of none: the first of FPRS that n images can fix, or None."""
-    return next((fpr for fpr in FPRS if n * fpr >= 10 - 1e-9), None)
+    """The false-positive rate of an attack that is told of none: the first that n images can fix, or None."""
+    return next((fpr for fpr in ATTACK_FPRS if n >= metrics.least_calibration(fpr)), None)
 
 
 def least_fpr(n: int) -> float:
     """The least false-positive rate, in thousandths, that n images can fix; where they fix none, the usual one."""
-    return math.ceil(10_000 / n) / 1000 if n > 10 else FPRS[0]
+    return math.ceil(10_000 / n) / 1000 if n > 10 else ATTACK_FPRS[0]
 
 
 def guard(run: Run, name: str, fpr: float | None) -> Guard:

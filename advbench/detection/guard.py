@@ -70,6 +70,10 @@ class Guard:
         """How far below the threshold each score lies [n], float64, on the outputs' device; negative = rejected."""
         return (self.threshold - self.score(outputs)).to(outputs.logits.device)
 
+    def rejects(self, outputs: Outputs) -> Tensor:
+        """Bool [n], on the outputs' device: the score lies above the threshold."""
+        return (self.score(outputs) > self.threshold).to(outputs.logits.device)
+
     def differentiable_score(self, outputs: Outputs) -> Tensor:
         """Scores [n] that carry a gradient: the detector's own, or its stand-in's.
 
@@ -101,3 +105,8 @@ class AcceptAll(FittedDetector):
 
 def _unit(value: float) -> float:
     return value if math.isfinite(value) and value > 0 else 1.0
+
+
+def undetected_errors(outputs: Outputs, labels: Tensor, guard: Guard) -> Tensor:
+    """Bool [n]: misclassified and not rejected, whose share is the undetected error rate."""
+    return (outputs.predictions != labels) & ~guard.rejects(outputs)

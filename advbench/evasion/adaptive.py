@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from advbench.detection.guard import Guard
-from advbench.evasion.ball import Norm
-from advbench.evasion.base import AdaptiveAttack
+from advbench.evasion.base import AdaptiveAttack, EitherNorm
 from advbench.evasion.gradient_ascent import adaptive_ascent, decaying, fixed_ascent
 from advbench.evasion.logit_objectives import Objective
 from advbench.evasion.objectives import Criterion, Goal, Undetected
@@ -19,7 +18,7 @@ from advbench.types import Outputs, Perturbed
 from advbench.victim.victim import Victim
 
 
-class GradientEvasion(AdaptiveAttack):
+class GradientEvasion(EitherNorm, AdaptiveAttack):
     """Base of the detector-aware gradient attacks: a frozen dataclass with these fields and its own `goals`.
 
     steps     gradients of each ascent
@@ -69,9 +68,6 @@ class GradientEvasion(AdaptiveAttack):
 class SwitchingEvasion(GradientEvasion):
     """Base of those whose goal changes with what the image has reached; steps of eps / 4 that fall to 0."""
 
-    eps: float = 0.3
-    clip: bool = True
-    norm: Norm = "linf"
     steps: int = 100
     objective: Objective = "margin"
     targets: int = 3

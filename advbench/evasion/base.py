@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
@@ -15,8 +16,9 @@ from advbench.victim.victim import Victim
 COUNTS = {"steps": 1, "restarts": 1, "samples": 1, "queries": 1, "targets": 0}  # an attack's, and the least of each
 
 
-class AttackSettings(ABC):
-    """What `Attack` and `AdaptiveAttack` share: a frozen dataclass with keyword-only fields, all with defaults.
+@dataclass(frozen=True, kw_only=True)
+class AttackSettings:
+    """What every attack shares: a frozen dataclass with keyword-only fields, all with defaults.
 
     norm         the norm in which eps bounds the perturbation
     targeted     whether it has targets, so that success = target reached
@@ -30,13 +32,21 @@ class AttackSettings(ABC):
     An eps out of range is refused with BadSetting, and so is a number below the least in COUNTS.
     """
 
-    norm: Norm = "linf"
+    eps: float = 0.3
+    clip: bool = True
     targeted: ClassVar[bool] = False
     differentiates: ClassVar[bool] = True
     independent: ClassVar[bool] = True
-    eps: float
-    clip: bool
-    samples: int = 1
+
+    @property
+    def norm(self) -> Norm:
+        """Of the attacks without a choice."""
+        return "linf"
+
+    @property
+    def samples(self) -> int:
+        """Of the attacks without a choice."""
+        return 1
 
     def __post_init__(self) -> None:
         check_eps(self.eps, self.norm)
@@ -72,7 +82,14 @@ class AttackSettings(ABC):
             )
 
 
-class Attack(AttackSettings):
+@dataclass(frozen=True, kw_only=True)
+class EitherNorm(AttackSettings):
+    """What attacks share that know both norms."""
+
+    norm: Norm = "linf"
+
+
+class Attack(AttackSettings, ABC):
     """An attack that knows the model and nothing of any detector."""
 
     @abstractmethod
@@ -84,7 +101,11 @@ class Attack(AttackSettings):
         """
 
 
-class AdaptiveAttack(AttackSettings):
+class GradientAttack(EitherNorm, Attack):
+    """An attack by gradient, in either norm, that knows the model and nothing of any detector."""
+
+
+class AdaptiveAttack(AttackSettings, ABC):
     """An attack that also knows a detector and its threshold (Tramer et al. 2020, arXiv:2002.08347).
 
     Success = misclassified and not rejected.
@@ -105,7 +126,7 @@ def check_eps(eps: float, norm: Norm = "linf", pixels: int | None = None) -> Non
         )
 
 
-class FromSurrogate(AttackSettings):
+class FromSurrogate(AttackSettings, ABC):
     """An attack made on another model of the same data set, the surrogate, and only tried on the victim.
 
     source   the loss that the surrogate is trained with: standard training, seed 0, that loss's default settings,

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from advbench.evasion.ball import generator
+from advbench.evasion.ball import Norm, generator
 from advbench.evasion.base import Attack, check_eps
 from advbench.types import Perturbed
 from advbench.victim.victim import Victim
 
 
+@dataclass(frozen=True, kw_only=True)
 class Noise(Attack):
     """Base of the noise controls (Carlini et al. 2019, arXiv:1902.06705): a frozen dataclass with its own `drawn`.
 
@@ -22,6 +24,7 @@ class Noise(Attack):
     of the same norm detects noise.
     """
 
+    norm: Norm = "linf"
     differentiates: ClassVar[bool] = False
 
     @abstractmethod

@@ -25,7 +25,7 @@ from advbench.runs.run import SUPPLIED, Run
 from advbench.settings import defaults
 from advbench.study.command_lines import commands, regime_options
 from advbench.study.selection import Found, attack_rows
-from advbench.study.verify import FPRS
+from advbench.study.verify import TABLE_FPRS
 
 
 @own_style
@@ -122,7 +122,7 @@ def _study(dataset: str, subjects: Sequence[Subject], audits: Mapping[str, Seque
         "aware": adaptive.results(subjects, detectors),
         "control": compare((s.label, row) for s in subjects for row in s.known.values()),
         "security": security(key, subjects),
-        "calibrated": adaptive.calibrated(subjects, detectors, FPRS),
+        "calibrated": adaptive.calibrated(subjects, detectors, TABLE_FPRS),
         "audits": [block(s.label, s.run.name, audits.get(s.run.name)) for s in subjects],
         "summary": _summary(subjects, blind, detectors),
         "beside_eers": adaptive.beside_eers(subjects, detectors),

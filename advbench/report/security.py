@@ -11,7 +11,7 @@ import numpy as np
 from advbench import catalog
 from advbench.attacks.detector_aware import GRADIENTS
 from advbench.detection import calibration
-from advbench.detection.guard import NO_DETECTOR
+from advbench.detection.guard import NO_DETECTOR, undetected_errors
 from advbench.formatting import as_text, percent
 from advbench.metrics import Array, Mask
 from advbench.report import plots
@@ -172,12 +172,11 @@ def _costs(s: Subject, name: str, radii: Mapping[float, str], eps: float) -> lis
     guard = calibration.guard(s.run, s.attacks[name]["detector"], s.attacks[name]["fpr"])
     n = min(s.attacks[a]["n"] for a in (name, *radii.values()))
     worst = artifacts.read_adversarials(s.run, name)
-    wrong = (worst.outputs.predictions != worst.labels).numpy()
-    lost: Mask = wrong & (guard.slack(worst.outputs) >= 0).numpy()
-    rejected = {0.0: (guard.slack(s.test.outputs.take(slice(n))) < 0).numpy()}
+    lost: Mask = undetected_errors(worst.outputs, worst.labels, guard).numpy()
+    rejected = {0.0: guard.rejects(s.test.outputs.take(slice(n))).numpy()}
     for radius, file in radii.items():
         made = artifacts.read_adversarials(s.run, file)
-        rejected[radius] = (guard.slack(made.outputs) < 0).numpy()[:n]
+        rejected[radius] = guard.rejects(made.outputs).numpy()[:n]
     return costs(lost[:n], rejected, eps)
 
 

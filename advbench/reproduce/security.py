@@ -14,7 +14,7 @@ import numpy as np
 
 from advbench import metrics
 from advbench.detection import calibration
-from advbench.detection.guard import NO_DETECTOR, Guard
+from advbench.detection.guard import NO_DETECTOR, undetected_errors
 from advbench.errors import Damaged
 from advbench.evasion.base import AdaptiveAttack
 from advbench.reproduce import records
@@ -27,10 +27,9 @@ from advbench.runs.environment import describe
 from advbench.runs.files import write_whole
 from advbench.runs.rows import attack_row
 from advbench.runs.sealed_json import to_json
-from advbench.study.attack_rows import wrong_and_passed
 from advbench.study.spec import AttackChoice
 from advbench.study.study import Study
-from advbench.types import Adversarials, Outputs
+from advbench.types import Adversarials
 
 Answer = dict[str, Any]
 # gradients or queries at which a curve over them is read off
@@ -126,9 +125,9 @@ def _answer(study: Study, probe: Probe) -> Answer | None:
         "row": row,
         "seconds": run.steps[f"attack {choice.file_name}"]["seconds"],
         "threshold": None if probe.detector == NO_DETECTOR else guard.threshold,
-        "lost": digits(wrong_and_passed(made, guard)),
-        "rejected": digits(rejected(made.outputs, guard)),
-        "clean_rejected": digits(rejected(clean, guard)),
+        "lost": digits(undetected_errors(made.outputs, made.labels, guard).numpy()),
+        "rejected": digits(guard.rejects(made.outputs).numpy()),
+        "clean_rejected": digits(guard.rejects(clean).numpy()),
     }
     if made.gradients is not None and made.forwards is not None:
         means = (float(passes.double().mean()) for passes in (made.gradients, made.forwards))
@@ -149,11 +148,6 @@ def mask(text: str) -> metrics.Mask:
     """Bool [n] from `digits`."""
     found: metrics.Mask = np.array([one == "1" for one in text], dtype=bool)
     return found
-
-
-def rejected(outputs: Outputs, guard: Guard) -> metrics.Mask:
-    """Bool [n]: above the guard's threshold."""
-    return (guard.slack(outputs) < 0).numpy()
 
 
 def curve(made: Adversarials) -> dict[str, list[float]]:

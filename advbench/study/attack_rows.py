@@ -12,7 +12,7 @@ from torch import Tensor
 
 from advbench import catalog, metrics
 from advbench.detection import calibration
-from advbench.detection.guard import NO_DETECTOR, Guard
+from advbench.detection.guard import NO_DETECTOR, Guard, undetected_errors
 from advbench.errors import BadSetting
 from advbench.evasion.art_attacks import PREFIX
 from advbench.evasion.base import check_eps
@@ -81,11 +81,11 @@ def row_of(choice: AttackChoice, made: Adversarials, target: Target) -> Row:
     clean, guard, attack = target.clean.take(slice(len(made.labels))), target.guard_of(choice), choice.attack
     saved = target.victim.outputs((made.images.clamp(0, 1) * 255).round() / 255)
     row = effect(choice, made, clean)
-    row["eight_bit_error_rate"] = float((saved.predictions != made.labels).double().mean())
+    row["eight_bit_error_rate"] = _rate(saved.predictions != made.labels)
     if guard is not None:
         beside = target.fgsm(attack.eps, attack.clip, choice.n) if attack.norm == "linf" else None
         row |= evasion(choice, made, clean, guard, beside)
-        row["eight_bit_undetected_error_rate"] = float(_lost(saved, made.labels, guard).mean())
+        row["eight_bit_undetected_error_rate"] = _rate(undetected_errors(saved, made.labels, guard))
     return row
 
 
@@ -116,16 +116,16 @@ def evasion(choice: AttackChoice, made: Adversarials, clean: Outputs, guard: Gua
     members                              an ensemble's shares of the undetected errors; the clean image is one
     fgsm_undetected_error_rate           what FGSM at the same eps does on the same images; None outside L-inf
     """
-    lost = wrong_and_passed(made, guard)
+    lost = undetected_errors(made.outputs, made.labels, guard).numpy()
     row: Row = {
         "detector": guard.name,
         "fpr": choice.fpr,
         "threshold": None if guard.name == NO_DETECTOR else guard.threshold,
         "undetected_error_rate": float(lost.mean()),
         **_interval(choice, made, guard, lost),
-        "rejected_rate": float((guard.slack(made.outputs) < 0).double().mean()),
-        "clean_rejected": float((guard.slack(clean) < 0).double().mean()),
-        "fgsm_undetected_error_rate": None if fgsm is None else float(_lost(fgsm, made.labels, guard).mean()),
+        "rejected_rate": _rate(guard.rejects(made.outputs)),
+        "clean_rejected": _rate(guard.rejects(clean)),
+        "fgsm_undetected_error_rate": None if fgsm is None else _rate(undetected_errors(fgsm, made.labels, guard)),
     }
     if made.member is not None:
         winners = np.bincount(made.member.numpy()[lost], minlength=len(made.members))
@@ -133,14 +133,8 @@ def evasion(choice: AttackChoice, made: Adversarials, clean: Outputs, guard: Gua
     return row
 
 
-def wrong_and_passed(made: Adversarials, guard: Guard) -> metrics.Mask:
-    """Bool [n]: misclassified, and not rejected by the guard."""
-    return _lost(made.outputs, made.labels, guard)
-
-
-def _lost(outputs: Outputs, labels: Tensor, guard: Guard) -> metrics.Mask:
-    lost: metrics.Mask = ((outputs.predictions != labels) & (guard.slack(outputs) >= 0)).numpy()
-    return lost
+def _rate(mask: Tensor) -> float:
+    return float(mask.double().mean())
 
 
 def _interval(choice: AttackChoice, made: Adversarials, guard: Guard, lost: metrics.Mask) -> Row:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -19,8 +18,10 @@ from advbench import catalog
 from advbench.data import SHARES, duplicates, for_supplied, missing_classes
 from advbench.data.sources import label
 from advbench.detection import calibration
+from advbench.detection.calibration import DEFAULT_FPR
 from advbench.errors import BadRun, BadSetting
 from advbench.evasion.base import FromSurrogate
+from advbench.metrics import least_calibration
 from advbench.runs import artifacts
 from advbench.runs.repair import Say
 from advbench.runs.rows import Row
@@ -40,7 +41,6 @@ from advbench.victim.meter import Meter
 from advbench.victim.victim import Victim
 
 EPS = 8 / 255  # unless an attack is given another: the usual one of colour pictures
-FPR = 0.05
 FEW = 200  # images of the ensemble that knows the detector
 DETECTORS = ("max-posterior", "energy", "mahalanobis")
 SAMPLE = 4  # images by which the features are found
@@ -168,13 +168,13 @@ class Evaluation(Study):
         if fpr is None:
             self.place.progress.say(
                 f"{n} calibration images are too few to fix a threshold: the attacks that know a detector are left "
-                f"out; {math.ceil(10 / calibration.FPRS[-1])} or more allow them, and twice as many "
+                f"out; {least_calibration(calibration.ATTACK_FPRS[-1])} or more allow them, and twice as many "
                 "the usual threshold"
             )
-        elif fpr != FPR:
+        elif fpr != DEFAULT_FPR:
             self.place.progress.say(
-                f"{n} calibration images are too few for a threshold at {FPR:.0%} false positives; the attacks that "
-                f"know a detector are run at {fpr:.0%}"
+                f"{n} calibration images are too few for a threshold at {DEFAULT_FPR:.0%} false positives; the "
+                f"attacks that know a detector are run at {fpr:.0%}"
             )
 
     def attacks_for(self, splits: Splits) -> list[AttackChoice]:

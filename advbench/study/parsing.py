@@ -11,6 +11,7 @@ from typing import Any
 from advbench import catalog
 from advbench.data.sources import label, recipe_of, source
 from advbench.data.sources.names import slug
+from advbench.detection.calibration import DEFAULT_FPR
 from advbench.detection.guard import NO_DETECTOR
 from advbench.errors import BadSetting, UnknownName
 from advbench.evasion.base import AdaptiveAttack
@@ -18,7 +19,6 @@ from advbench.recipes import Recipe, Training, adversarial_training
 from advbench.settings import convert, defaults, fill, number
 from advbench.study.spec import AttackChoice, Choice, Spec, TrainedLoss
 
-DEFAULT_FPR = 0.05
 DEFAULTS: dict[str, Any] = {
     "name": None,
     "title": None,

@@ -27,7 +27,7 @@ from advbench.study import missing_plugins, selection
 from advbench.study.selection import Found
 from advbench.types import Adversarials, Outputs
 
-FPRS = (0.01, 0.05, 0.10)
+TABLE_FPRS = (0.01, 0.05, 0.10)
 
 
 def verify(run: Run, attacks: Sequence[str], detectors: Sequence[str], progress: Progress = Quiet()) -> list[Row]:  # noqa: B008
@@ -202,7 +202,7 @@ def cell_of(
     intervals: bool = True,
 ) -> dict[str, Any]:
     """Verify rows, one for each population, and thresholds: of one attack and one detector's scores."""
-    thresholds = {f: metrics.threshold_at(f, calibration) for f in FPRS}
+    thresholds = {f: metrics.threshold_at(f, calibration) for f in TABLE_FPRS}
     rows, eer_threshold = [], None
     for population, members in groups.items():
         scores = attacked[members]

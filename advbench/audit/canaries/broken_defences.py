@@ -20,9 +20,9 @@ from advbench.audit.canaries.toy_models import (
     victim_of,
 )
 from advbench.audit.evidence import Evidence
-from advbench.audit.results import percent
 from advbench.detection.base import FittedDetector
 from advbench.detectors.max_posterior import FittedMaxPosterior
+from advbench.formatting import percent
 from advbench.losses.softmax import Softmax
 from advbench.runs.rows import Row
 from advbench.types import Splits

@@ -14,6 +14,7 @@ from advbench.audit.canaries.in_memory import Subject, evaluate, model_row, resu
 from advbench.audit.canaries.toy_models import trained
 from advbench.audit.evidence import Evidence
 from advbench.audit.results import ITERATIVE, Result
+from advbench.detection.calibration import DEFAULT_FPR
 from advbench.detection.guard import NO_DETECTOR
 from advbench.detectors.likelihood import FittedLikelihood
 from advbench.runs.rows import Row
@@ -112,7 +113,7 @@ def inert(result: Result, good: Evidence) -> Result:
     )
     row = result.row | {"error_rate": float(good.clean_wrong[:n].mean())}
     if result.detector is not None:
-        lost = float(Result(row, lambda: made).lost(good.guard(result.detector, 0.05)).mean())
+        lost = float(Result(row, lambda: made).lost(good.guard(result.detector, DEFAULT_FPR)).mean())
         spread = metrics.wilson(round(lost * n), n)
         assert spread is not None
         row |= {"undetected_error_rate": lost, "members": {"clean": lost}}

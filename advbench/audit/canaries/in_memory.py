@@ -13,7 +13,7 @@ from advbench import catalog, metrics
 from advbench.audit.evidence import Evidence
 from advbench.audit.results import Result
 from advbench.detection.base import FittedDetector
-from advbench.detection.calibration import score
+from advbench.detection.calibration import DEFAULT_FPR, score
 from advbench.detection.guard import NO_DETECTOR, AcceptAll, Guard
 from advbench.errors import MissingLibrary
 from advbench.evasion.batches import perturb
@@ -80,14 +80,19 @@ def evaluate(
         (choice,) = attack_choices({**entry, **({"detector": NO_DETECTOR} if "detector" in entry else {})})
         if "detector" in entry:
             own = entry["detector"] != NO_DETECTOR
-            choice = replace(choice, detector=entry["detector"], fpr=entry.get("fpr", 0.05) if own else None)
+            choice = replace(choice, detector=entry["detector"], fpr=entry.get("fpr", DEFAULT_FPR) if own else None)
         images, on = splits.test.take(slice(choice.n)), target.guard_of(choice)
         made = perturb(choice.attack, victim, images, clean, lambda done: None, on, surrogate)
         check_perturbation(choice.attack, images, made)
         results.append(result_of(subject.model | row_of(choice, made, target), made))
     part = Part(clean, splits.test.labels, splits.test.images[:8])
     words = ("attack", "--dataset", "digits", "--loss", subject.model["loss"], "--seed", str(subject.model["seed"]))
-    rows = [row for r in results if r.attack in verified for row in verify_rows(r, guard(subject.name, 0.05), clean)]
+    rows = [
+        row
+        for r in results
+        if r.attack in verified
+        for row in verify_rows(r, guard(subject.name, DEFAULT_FPR), clean)
+    ]
     evidence = Evidence(subject.model, words, tuple(results), tuple(rows), part, (subject.name,), guard)
     return replace(evidence, victim=lambda: victim, images=splits.test)
 
