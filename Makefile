@@ -57,15 +57,15 @@ bench-full: $(STAMP)
 
 # worker processes killed at random moments: make soak KILLS=1000
 soak: $(STAMP)
-	@$(BIN)/python -m tests.storm $(KILLS)
+	@$(BIN)/python -m tests.tools.storm $(KILLS)
 
 # commands over damaged and forged runs folders: make fuzz INPUTS=1000
 fuzz: $(STAMP)
-	@$(BIN)/python -m tests.fuzz $(INPUTS)
+	@$(BIN)/python -m tests.tools.fuzz $(INPUTS)
 
 # the device tests on a GPU, by both of its names
 gpu: $(STAMP)
-	@$(BIN)/python -m tests.gpu
+	@$(BIN)/python -m tests.tools.gpu
 
 clean:
 	rm -rf $(VENV) build *.egg-info

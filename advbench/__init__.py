@@ -5,11 +5,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from advbench.api import Result as Result
-    from advbench.api import evaluate as evaluate
-    from advbench.errors import AdvbenchError as AdvbenchError
-    from advbench.errors import BadData as BadData
-    from advbench.errors import BadSetting as BadSetting
+    from advbench.api import Result as Result, evaluate as evaluate
+    from advbench.errors import AdvbenchError as AdvbenchError, BadData as BadData, BadSetting as BadSetting
 
 __version__ = version("advbench")
 _WHERE = {

@@ -16,22 +16,21 @@ from torch import nn
 
 from advbench import catalog, metrics, runs
 from advbench.data.sources.arrays import Images, Pair, splits_of
-from advbench.detection.calibration import DEFAULT_FPR
+from advbench.detection import DEFAULT_FPR
 from advbench.device import Device, resolve_device
 from advbench.errors import BadSetting, UnknownName
-from advbench.evasion.base import AdaptiveAttack
+from advbench.evasion import AdaptiveAttack
 from advbench.progress import Quiet, Terminal
 from advbench.report import write
-from advbench.runs import artifacts
-from advbench.runs.rows import Row
+from advbench.runs import Row, artifacts
 from advbench.settings import convert, number
-from advbench.study.evaluation import DETECTORS, EPS, Evaluation, Given, Subject, usual_attacks
+from advbench.study.evaluation import DETECTORS, EPS, EvaluatedModel, Evaluation, Given, usual_attacks
 from advbench.study.parsing import entries, listed, parse, text
 from advbench.study.selection import Found, attack_rows
 from advbench.study.verify import verify_found
 from advbench.study.workspace import Place
 from advbench.supplied.isolation import own_state
-from advbench.types import Finding
+from advbench.types import Diagnostic
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +47,7 @@ class Result:
 
     rows: Sequence[Row]
     attacks: Mapping[str, Row]
-    findings: Sequence[Finding]
+    findings: Sequence[Diagnostic]
     _found: Found = field(repr=False)
     _detectors: Sequence[str] = field(repr=False)
     _place: Place = field(repr=False)
@@ -166,8 +165,8 @@ def evaluate(
 
     What is doubtful about model or data is a warning (UserWarning) and in `Result.findings`.
 
-    Raises BadData for images or labels in another form, BadSetting for settings, and for a model that the check at
-    the door refuses; each in one sentence.
+    Raises BadData for images or labels in another form, BadSetting for settings, and for a model that the
+    inspection refuses; each in one sentence.
     """
     if not isinstance(model, nn.Module):
         raise BadSetting(f"model is a {type(model).__name__}; give a torch.nn.Module from images to logits")
@@ -183,7 +182,7 @@ def evaluate(
         names = _detectors_of(detectors, train is not None)
         chosen = _attacks_of(attacks, eps, DEFAULT_FPR if fpr is None else fpr, names)
         layer = None if features is None else str(features)
-        subject = Subject(Given(model), layer, _channels(mean, "mean"), _channels(std, "std"))
+        subject = EvaluatedModel(Given(model), layer, _channels(mean, "mean"), _channels(std, "std"))
         spec = parse({"name": name, "attacks": chosen, "detectors": names, "n": n})
         open_ = classes is None and train is None
         study = Evaluation(

@@ -3,8 +3,6 @@
 Only here are devices named and GPUs asked for; everything else is handed a device, with its index.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Literal

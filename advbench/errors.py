@@ -1,20 +1,4 @@
-"""The errors a user can cause; everything else that is raised is a bug.
-
-AdvbenchError            one sentence: the value, the rule, the way out
-|-- BadSetting           a value given on the command line, in a spec or to a constructor (exit 2)
-|   |-- UnknownName      no plug-in, key or choice of that name (exit 2)
-|   |-- MissingLibrary   a library that what was asked for needs, and that cannot be imported (exit 2)
-|   |-- BrokenPlugin     a plug-in's file that cannot be imported, or lacks its class (exit 2)
-|   `-- TooFewImages     fewer calibration images than a false-positive rate needs (exit 2)
-|-- BadData              a data file that is missing, truncated or of another shape (exit 2)
-|-- BadRun               a file under the runs folder that is missing, altered or unreadable (exit 2)
-|   |-- Renamed          a run in a folder of another name (exit 2)
-|   |-- Unreadable       a file that the system does not let be read, whatever it holds (exit 2)
-|   |-- Misfit           weights that do not fit the model as its plug-ins build it (exit 2)
-|   `-- Damaged          one that is missing, truncated or altered, which what made it makes again (exit 2)
-|-- FailedCheck          a result that breaks its own contract, e.g. a perturbation beyond eps (exit 1)
-`-- FailedCells          cells of a study that could not be performed, each reason once (exit 1, or a reason's own)
-"""
+"""The errors a user can cause, each one sentence: the value, the rule, the way out. Anything else raised is a bug."""
 
 import contextlib
 from collections.abc import Iterable

@@ -4,14 +4,13 @@ Positive class = adversarial. A score is higher for the more suspicious input an
 scores matters, so none is ever rescaled. Rates are fractions.
 """
 
-from __future__ import annotations
-
 import bisect
 import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -78,10 +77,8 @@ def wilson(successes: int, n: int) -> Interval | None:
     """The 95 % score interval of a rate (Wilson 1927); None for n = 0."""
     if n == 0:
         return None
-    p = successes / n
-    centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-    half = Z95 / (1 + Z95**2 / n) * np.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2))
-    return Interval(float(max(0.0, centre - half)), float(min(1.0, centre + half)))
+    found = binomtest(successes, n).proportion_ci(method="wilson")
+    return Interval(float(found.low), float(found.high))
 
 
 @dataclass(frozen=True)

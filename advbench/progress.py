@@ -1,6 +1,4 @@
-"""What a user sees while work goes on: lines and a bar, on stderr."""
-
-from __future__ import annotations
+"""Progress on stderr: lines and a bar."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -1,6 +1,4 @@
-"""How a model is trained: the settings of a training, of an adversarial one, and a data set's own."""
-
-from __future__ import annotations
+"""Settings of training and adversarial training, and each data set's defaults."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field

@@ -1,4 +1,4 @@
-"""The records that pass between modules (n inputs, d features, k classes)."""
+"""Records that pass between rooms (n inputs, d features, k classes)."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
-    def images(self) -> Tensor:
+    def load_all(self) -> Tensor:
         """All the images in memory, float32 [n c h w]."""
         return self.pixels if isinstance(self.pixels, Tensor) else self.pixels[:]
 
@@ -65,7 +64,7 @@ class Splits:
     given: tuple[str, ...] = field(default=("train", "test"), kw_only=True)
     test_part: Literal["given", "validation", "split"] = field(default="given", kw_only=True)
     untrainable: str = field(default="", kw_only=True)
-    findings: tuple[Finding, ...] = field(default=(), kw_only=True)
+    findings: tuple[Diagnostic, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -211,7 +210,7 @@ def joined(first: Tensor | Streamed, second: Tensor | Streamed) -> Tensor | Stre
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnostic:
     """A finding of a check.
 
     name       a short name with hyphens, for records and tests
@@ -224,17 +223,17 @@ class Finding:
     text: str
 
 
-def refuse(name: str, text: str) -> Finding:
+def refuse(name: str, text: str) -> Diagnostic:
     """A finding that forbids going on."""
-    return Finding(name, "error", text)
+    return Diagnostic(name, "error", text)
 
 
-def warn(name: str, text: str) -> Finding:
+def warn(name: str, text: str) -> Diagnostic:
     """A finding that is reported."""
-    return Finding(name, "warning", text)
+    return Diagnostic(name, "warning", text)
 
 
-def enforce(found: Iterable[Finding]) -> tuple[Finding, ...]:
+def enforce(found: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
     """The warnings; raises BadSetting with the first error's text."""
     kept = tuple(found)
     for finding in kept:

@@ -4,14 +4,17 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from advbench.detection.guard import Guard
-from advbench.evasion.base import GradientAttack
-from advbench.evasion.gradient_ascent import adaptive_ascent
-from advbench.evasion.logit_objectives import Objective
-from advbench.evasion.objectives import Misclassified, Misclassify
-from advbench.evasion.state import Search
+from advbench.detection import Guard
+from advbench.evasion import (
+    ClassifierObjective,
+    GradientAttack,
+    Misclassified,
+    ObjectiveName,
+    SearchState,
+    adaptive_ascent,
+)
 from advbench.types import Outputs, Perturbed
-from advbench.victim.victim import Victim
+from advbench.victim import Victim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,32 +31,34 @@ class APGD(GradientAttack):
 
     steps: int = 100
     restarts: int = 1
-    objective: Objective = "ce"
+    objective: ObjectiveName = "ce"
     targets: int = 0
     stop: bool = False
     samples: int = 1
 
-    def pursue(self, search: Search, labels: Tensor, guard: Guard | None, clean: Outputs | None) -> None:  # noqa: ARG002
+    def run(self, state: SearchState, labels: Tensor, guard: Guard | None, clean: Outputs | None) -> None:  # noqa: ARG002
         """Go after the images of `search`, whatever its criterion; the guard is not used.
 
         `clean`, the outputs at its origin, are needed where there are targets.
         """
-        goals = [Misclassify(self.objective, labels)]
+        objectives = [ClassifierObjective(self.objective, labels)]
         if self.targets:
             assert clean is not None
-            goals = [Misclassify(self.objective, labels, t) for t in search.targets(clean, labels, self.targets)]
+            objectives = [
+                ClassifierObjective(self.objective, labels, t) for t in state.targets(clean, labels, self.targets)
+            ]
         first = True
-        for goal in goals:
+        for objective in objectives:
             for _ in range(self.restarts):
-                rows = search.everyone if first and not search.stop else search.unmet
+                rows = state.everyone if first and not state.stop else state.remaining
                 if not len(rows):
                     return
-                adaptive_ascent(search, goal, rows, search.random_start(rows), self.steps)
+                adaptive_ascent(state, objective, rows, state.random_start(rows), self.steps)
                 first = False
 
     def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
         """`steps` gradients an image, restart and target, and a forward pass more."""
         labels = labels.to(victim.device)
-        search = Search(self, victim, images, seeds, Misclassified(labels), stop=self.stop)
-        self.pursue(search, labels, None, search.look(search.everyone, search.origin) if self.targets else None)
-        return search.result()
+        state = SearchState(self, victim, images, seeds, Misclassified(labels), stop=self.stop)
+        self.run(state, labels, None, state.evaluate(state.everyone, state.origin) if self.targets else None)
+        return state.result()

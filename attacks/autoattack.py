@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from advbench.errors import BadSetting, MissingLibrary
-from advbench.evasion.ball import Norm, generator
-from advbench.evasion.base import Attack
+from advbench.evasion import Attack, Norm, generator
 from advbench.types import Perturbed
-from advbench.victim.victim import Victim
+from advbench.victim import Victim
 
 try:
     import pyautoattack

@@ -7,13 +7,10 @@ from typing import Any, Literal
 from torch import Tensor
 
 from advbench import catalog
-from advbench.detection.guard import Guard
-from advbench.evasion.ball import Norm
-from advbench.evasion.base import AdaptiveAttack
-from advbench.evasion.objectives import Undetected
-from advbench.evasion.state import Search
+from advbench.detection import Guard
+from advbench.evasion import AdaptiveAttack, Norm, SearchState, Undetected
 from advbench.types import Perturbed
-from advbench.victim.victim import Victim
+from advbench.victim import Victim
 
 Budget = Literal["quick", "standard", "thorough"]
 Version = Literal["v1", "v2", "v3"]
@@ -117,7 +114,8 @@ class DetectorAware(AdaptiveAttack):
     version  they differ where there is no score to follow, as without a detector (`ALONE`): v1 then spends about half
              of the budget, v2 all of it, in the parts in which AutoAttack does, and v3 three quarters: restarts,
              nine targets once, then two objectives on the three classes that came nearest to the label's
-             (`Search.leads`), and little random search, of which a query costs more time than it is counted for
+             (`SearchState.class_margins`), and little random search, of which a query costs more time than it is
+             counted for
 
     Members that follow the score's gradient are left out where the detector has neither one nor a stand-in, those
     with more classes than the model has too, and the random search outside L-inf.
@@ -139,16 +137,16 @@ class DetectorAware(AdaptiveAttack):
     def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor, guard: Guard) -> Perturbed:
         """Up to `GRADIENTS[budget]` gradients an image; see `Perturbed.member` for who found which."""
         labels = labels.to(victim.device)
-        search = Search(self, victim, images, seeds, Undetected(labels, guard), stop=True)
+        state = SearchState(self, victim, images, seeds, Undetected(labels, guard), stop=True)
         if self.version == "v3" and not guard.has_gradient:
-            search.keep_leads()
-        clean = search.look(search.everyone, search.origin)
+            state.keep_class_margins()
+        clean = state.evaluate(state.everyone, state.origin)
         members = tuple(self.members(victim, guard))
         for number, member in enumerate(members, start=1):
-            search.by = number
+            state.by = number
             attack = catalog.load("attack", member.attack)(**self._own(member), **member.settings)
-            attack.pursue(search, labels, guard, clean)
-        return search.result((CLEAN, *(m.name for m in members)))
+            attack.run(state, labels, guard, clean)
+        return state.result((CLEAN, *(m.name for m in members)))
 
     def _own(self, member: Member) -> dict[str, Any]:
         norm = {} if member.attack == "detector-square" else {"norm": self.norm}

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advbench.detection.guard import Guard
+from advbench.detection import Guard
 from advbench.errors import BadSetting
-from advbench.evasion import objectives
-from advbench.evasion.adaptive import GradientEvasion
-from advbench.evasion.objectives import Goal
+from advbench.evasion import GradientEvasion, Objective, objectives
 from advbench.types import Outputs
 
 
@@ -35,8 +33,8 @@ class FeatureMatching(GradientEvasion):
                 f"targets = {self.targets} is out of range; features are matched to a target's: 1 or more"
             )
 
-    def goals(self, labels: Tensor, targets: Tensor | None, guard: Guard, clean: Outputs) -> Sequence[Goal]:  # noqa: ARG002
-        """One: the nearest reference of each image's target; its own features, no goal, where there is none."""
+    def objectives(self, labels: Tensor, targets: Tensor | None, guard: Guard, clean: Outputs) -> Sequence[Objective]:  # noqa: ARG002
+        """One: the nearest reference of each image's target; its own features, no objective, where there is none."""
         assert targets is not None
         usable = (guard.clean_scores <= guard.threshold) & (guard.clean.predictions == guard.labels)
         own, found = clean.features.double().cpu(), guard.clean.features.double().cpu()
@@ -44,4 +42,4 @@ class FeatureMatching(GradientEvasion):
         other = guard.labels[None, :] != targets.cpu()[:, None]
         nearest = distance.masked_fill(other | ~usable, torch.inf).min(dim=1)
         references = torch.where(nearest.values.isfinite()[:, None], found[nearest.indices], own)
-        return [objectives.MatchFeatures(references.to(clean.features.device))]
+        return [objectives.FeatureObjective(references.to(clean.features.device))]

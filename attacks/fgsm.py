@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from advbench.evasion.base import Attack
+from advbench.evasion import Attack
 from advbench.types import Perturbed
+from advbench.victim import Victim
 from advbench.victim.art_losses import CrossEntropy, ExactCrossEntropy
-from advbench.victim.victim import Victim
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from advbench.detection.guard import Guard
-from advbench.evasion import objectives
-from advbench.evasion.adaptive import GradientEvasion
-from advbench.evasion.objectives import Criterion, Goal
+from advbench.detection import Guard
+from advbench.evasion import Criterion, GradientEvasion, Objective, Rejected, objectives
 from advbench.types import Outputs
 
 
@@ -30,8 +28,8 @@ class ForceRejection(GradientEvasion):
 
     def criterion(self, labels: Tensor, guard: Guard) -> Criterion:
         """Rejected."""
-        return objectives.Rejected(labels, guard)
+        return Rejected(labels, guard)
 
-    def goals(self, labels: Tensor, targets: Tensor | None, guard: Guard, clean: Outputs) -> Sequence[Goal]:  # noqa: ARG002
+    def objectives(self, labels: Tensor, targets: Tensor | None, guard: Guard, clean: Outputs) -> Sequence[Objective]:  # noqa: ARG002
         """One: the score."""
-        return [objectives.Reject(guard)]
+        return [objectives.RejectionObjective(guard)]

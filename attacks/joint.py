@@ -5,12 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from advbench.detection.guard import Guard
+from advbench.detection import Guard
 from advbench.errors import BadSetting
-from advbench.evasion import objectives
-from advbench.evasion.adaptive import GradientEvasion
-from advbench.evasion.logit_objectives import Objective
-from advbench.evasion.objectives import Goal
+from advbench.evasion import GradientEvasion, Objective, ObjectiveName, objectives
 from advbench.types import Outputs
 
 WEIGHTS = (1.0, 0.1, 10.0, 0.01, 100.0)
@@ -21,13 +18,13 @@ class Joint(GradientEvasion):
     """`f / F + lambda g / G` by Auto-PGD (Carlini and Wagner 2017, arXiv:1705.07263).
 
     f is the objective, g the distance of the score below the threshold; F and G are their sizes on clean images
-    (`goals.Joint`), so that one sweep fits every detector.
+    (`objectives.JointObjective`), so that one sweep fits every detector.
     sweep      how many of the weights lambda 1, 0.1, 10, 0.01, 100 are tried, in this order
     objective, targets, steps, restarts as in `apgd`
     """
 
     steps: int = 50
-    objective: Objective = "margin"
+    objective: ObjectiveName = "margin"
     targets: int = 3
     sweep: int = 3
     restarts: int = 1
@@ -38,6 +35,8 @@ class Joint(GradientEvasion):
         if not 1 <= self.sweep <= len(WEIGHTS):
             raise BadSetting(f"sweep = {self.sweep} is out of range; it must be a number from 1 to {len(WEIGHTS)}")
 
-    def goals(self, labels: Tensor, targets: Tensor | None, guard: Guard, clean: Outputs) -> Sequence[Goal]:  # noqa: ARG002
+    def objectives(self, labels: Tensor, targets: Tensor | None, guard: Guard, clean: Outputs) -> Sequence[Objective]:  # noqa: ARG002
         """One for each weight."""
-        return [objectives.Joint(self.objective, labels, targets, guard, lam) for lam in WEIGHTS[: self.sweep]]
+        return [
+            objectives.JointObjective(self.objective, labels, targets, guard, lam) for lam in WEIGHTS[: self.sweep]
+        ]

@@ -4,14 +4,18 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from advbench.evasion.base import GradientAttack
-from advbench.evasion.gradient_ascent import fixed_ascent, steady
-from advbench.evasion.logit_objectives import Objective
-from advbench.evasion.objectives import Misclassified, Misclassify
-from advbench.evasion.state import Search
+from advbench.evasion import (
+    ClassifierObjective,
+    GradientAttack,
+    Misclassified,
+    ObjectiveName,
+    SearchState,
+    fixed_ascent,
+    steady,
+)
 from advbench.settings import at_least
 from advbench.types import Perturbed
-from advbench.victim.victim import Victim
+from advbench.victim import Victim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +29,7 @@ class MIM(GradientAttack):
 
     steps: int = 10
     decay: float = 1.0
-    objective: Objective = "ce"
+    objective: ObjectiveName = "ce"
     stop: bool = False
     samples: int = 1
 
@@ -36,8 +40,8 @@ class MIM(GradientAttack):
     def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
         """`steps` gradients an image and a forward pass more."""
         labels = labels.to(victim.device)
-        search = Search(self, victim, images, seeds, Misclassified(labels), stop=self.stop)
+        state = SearchState(self, victim, images, seeds, Misclassified(labels), stop=self.stop)
         sizes = steady(self.steps, self.eps / self.steps)
-        goal = Misclassify(self.objective, labels)
-        fixed_ascent(search, goal, search.everyone, search.origin, sizes, decay=self.decay)
-        return search.result()
+        objective = ClassifierObjective(self.objective, labels)
+        fixed_ascent(state, objective, state.everyone, state.origin, sizes, decay=self.decay)
+        return state.result()

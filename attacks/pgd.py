@@ -4,14 +4,18 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from advbench.evasion.base import GradientAttack
-from advbench.evasion.gradient_ascent import fixed_ascent, steady
-from advbench.evasion.logit_objectives import Objective
-from advbench.evasion.objectives import Misclassified, Misclassify
-from advbench.evasion.state import Search
+from advbench.evasion import (
+    ClassifierObjective,
+    GradientAttack,
+    Misclassified,
+    ObjectiveName,
+    SearchState,
+    fixed_ascent,
+    steady,
+)
 from advbench.settings import at_least
 from advbench.types import Perturbed
-from advbench.victim.victim import Victim
+from advbench.victim import Victim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +34,7 @@ class PGD(GradientAttack):
     step: float | None = None
     restarts: int = 1
     random_start: bool = True
-    objective: Objective = "ce"
+    objective: ObjectiveName = "ce"
     stop: bool = False
     samples: int = 1
 
@@ -42,12 +46,12 @@ class PGD(GradientAttack):
     def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
         """`steps` gradients an image and restart, and a forward pass more."""
         labels = labels.to(victim.device)
-        search = Search(self, victim, images, seeds, Misclassified(labels), stop=self.stop)
+        state = SearchState(self, victim, images, seeds, Misclassified(labels), stop=self.stop)
         sizes = steady(self.steps, 2.5 * self.eps / self.steps if self.step is None else self.step)
         for restart in range(self.restarts):
-            rows = search.everyone if restart == 0 else search.unmet
+            rows = state.everyone if restart == 0 else state.remaining
             if not len(rows):
                 break
-            start = search.random_start(rows) if self.random_start else search.origin[rows]
-            fixed_ascent(search, Misclassify(self.objective, labels), rows, start, sizes)
-        return search.result()
+            start = state.random_start(rows) if self.random_start else state.origin[rows]
+            fixed_ascent(state, ClassifierObjective(self.objective, labels), rows, start, sizes)
+        return state.result()

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from advbench.detection.guard import Guard
-from advbench.evasion import objectives
-from advbench.evasion.adaptive import SwitchingEvasion
-from advbench.evasion.objectives import Goal
+from advbench.detection import Guard
+from advbench.evasion import Objective, SwitchingEvasion, objectives
 from advbench.types import Outputs
 
 
@@ -20,6 +18,6 @@ class Selective(SwitchingEvasion):
     objective, targets, restarts as in `apgd`; steps cost one gradient each
     """
 
-    def goals(self, labels: Tensor, targets: Tensor | None, guard: Guard, clean: Outputs) -> Sequence[Goal]:  # noqa: ARG002
+    def objectives(self, labels: Tensor, targets: Tensor | None, guard: Guard, clean: Outputs) -> Sequence[Objective]:  # noqa: ARG002
         """One, which changes with what the image has reached."""
-        return [objectives.Selective(self.objective, labels, targets, guard)]
+        return [objectives.SelectiveObjective(self.objective, labels, targets, guard)]

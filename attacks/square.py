@@ -5,12 +5,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from advbench.evasion.base import Attack
-from advbench.evasion.objectives import Misclassified, Misclassify
-from advbench.evasion.random_search import square_search
-from advbench.evasion.state import Search
+from advbench.evasion import Attack, ClassifierObjective, Misclassified, SearchState, square_search
 from advbench.types import Perturbed
-from advbench.victim.victim import Victim
+from advbench.victim import Victim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +26,6 @@ class Square(Attack):
     def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
         """No gradients; up to `queries` forward passes an image."""
         labels = labels.to(victim.device)
-        search = Search(self, victim, images, seeds, Misclassified(labels), stop=self.stop, in_queries=True)
-        square_search(search, Misclassify("margin", labels), search.everyone, self.queries)
-        return search.result()
+        state = SearchState(self, victim, images, seeds, Misclassified(labels), stop=self.stop, in_queries=True)
+        square_search(state, ClassifierObjective("margin", labels), state.everyone, self.queries)
+        return state.result()

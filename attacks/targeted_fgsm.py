@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from advbench.evasion.base import Attack
+from advbench.evasion import Attack
 from advbench.types import Perturbed
+from advbench.victim import Victim
 from advbench.victim.art_losses import CrossEntropy, ExactCrossEntropy, FullLoss
-from advbench.victim.victim import Victim
 
 if TYPE_CHECKING:
     from advbench.victim.art_classifier import GradientClassifier

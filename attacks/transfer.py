@@ -6,13 +6,18 @@ import torch
 from torch import Tensor
 
 from advbench import catalog
-from advbench.evasion.base import FromSurrogate, EitherNorm
-from advbench.evasion.gradient_ascent import fixed_ascent, steady
-from advbench.evasion.logit_objectives import Objective
-from advbench.evasion.objectives import Misclassified, Misclassify
-from advbench.evasion.state import Search
+from advbench.evasion import (
+    ClassifierObjective,
+    EitherNorm,
+    FromSurrogate,
+    Misclassified,
+    ObjectiveName,
+    SearchState,
+    fixed_ascent,
+    steady,
+)
 from advbench.types import Perturbed
-from advbench.victim.victim import Victim
+from advbench.victim import Victim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +30,7 @@ class Transfer(EitherNorm, FromSurrogate):
     """
 
     steps: int = 20
-    objective: Objective = "ce"
+    objective: ObjectiveName = "ce"
     source: str = "softmax"
     samples: int = 1
 
@@ -36,8 +41,8 @@ class Transfer(EitherNorm, FromSurrogate):
     def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor, surrogate: Victim) -> Perturbed:  # noqa: ARG002
         """`steps` gradients an image and a forward pass more, all of them of the surrogate."""
         labels = labels.to(surrogate.device)
-        search = Search(self, surrogate, images, seeds, Misclassified(labels), stop=False)
-        goal, sizes = Misclassify(self.objective, labels), steady(self.steps, self.eps / self.steps)
-        fixed_ascent(search, goal, search.everyone, search.origin, sizes, decay=1.0)
-        made = search.result()
+        state = SearchState(self, surrogate, images, seeds, Misclassified(labels), stop=False)
+        objective, sizes = ClassifierObjective(self.objective, labels), steady(self.steps, self.eps / self.steps)
+        fixed_ascent(state, objective, state.everyone, state.origin, sizes, decay=1.0)
+        made = state.result()
         return replace(made, first_success=torch.full_like(made.first_success, -1))  # the surrogate's tells nothing

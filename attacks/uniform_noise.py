@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advbench.evasion.noise import Noise
+from advbench.evasion import Noise
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from advbench.detection.base import Detector, FittedDetector
+from advbench.detection import Detector, FittedDetector
 from advbench.detection.gaussians import DiagonalGaussians
 from advbench.losses import Head
 from advbench.settings import at_least

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from advbench.detection.base import Detector, FittedDetector
+from advbench.detection import Detector, FittedDetector
 from advbench.detection.gaussians import check_finite
 from advbench.errors import BadSetting
 from advbench.losses import Head

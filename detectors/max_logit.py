@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from advbench.detection.base import Detector, FittedDetector, FittedOn
+from advbench.detection import Detector, FittedDetector, FittedOn
 from advbench.losses import Head
 from advbench.types import Outputs, of_class
 

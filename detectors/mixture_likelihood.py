@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advbench.detection.base import Detector, FittedDetector
+from advbench.detection import Detector, FittedDetector
 from advbench.detection.gaussians import DiagonalGaussians
 from advbench.losses import Head
 from advbench.settings import at_least

@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from advbench import catalog
 from advbench.losses.softmax import Softmax
-from advbench.networks import Network, feature_layer
+from advbench.networks import Network
 from advbench.recipes import Training
 from advbench.training.loop import Trainer
 from advbench.types import ImageSet, Splits
-from advbench.victim.victim import Composed, Victim
+from advbench.victim import Composed, Victim
+from tests.helpers.models import Dense, Pixels
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and tests send it
@@ -38,33 +39,6 @@ HEADS: dict[str, tuple[str, dict[str, object]]] = {
 def project() -> dict[str, Any]:
     """pyproject.toml."""
     return tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
-
-
-class Dense(Network):
-    """One hidden layer: learns digits in a fraction of a second."""
-
-    def __init__(self, shape: tuple[int, int, int], feature_dim: int) -> None:
-        super().__init__()
-        c, h, w = shape
-        self.feature_dim = feature_dim
-        hidden = nn.Linear(c * h * w, 32)
-        self.layers = nn.Sequential(nn.Flatten(), hidden, nn.ReLU(), feature_layer(32, feature_dim))
-
-    def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.layers(images * 2 - 1)
-        return features
-
-
-class Pixels(Network):
-    """The pixels themselves as features, so that the model is linear."""
-
-    def __init__(self, shape: tuple[int, int, int], feature_dim: int) -> None:
-        super().__init__()
-        self.feature_dim = feature_dim
-        assert feature_dim == shape[0] * shape[1] * shape[2]
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images.flatten(1)
 
 
 @pytest.fixture

@@ -16,15 +16,14 @@ from torch import nn
 
 import advbench
 from advbench import catalog, cli, metrics, settings
-from advbench.detection.guard import Guard
+from advbench.detection import Guard
 from advbench.device import CPU, resolve_device
 from advbench.errors import BadSetting
-from advbench.evasion.base import AdaptiveAttack, Attack, FromSurrogate
+from advbench.evasion import AdaptiveAttack, Attack, FromSurrogate
 from advbench.recipes import Training
 from advbench.training.loop import Trainer
 from advbench.types import ImageSet, Perturbed, Splits
-from advbench.victim.restore import build
-from advbench.victim.victim import Composed, Victim
+from advbench.victim import Composed, Victim, build
 
 NAME = os.environ.get("ADVBENCH_TEST_DEVICE", "cpu")
 DEVICE = resolve_device(NAME)
@@ -41,8 +40,8 @@ def on(device: torch.device, victim: Victim) -> Victim:
 
 def guard_of(victim: Victim, digits: Splits, name: str) -> Guard:
     detector = catalog.load("detector", name)()
-    fitted = detector.fit(victim.head_in_float64(), victim.outputs(digits.train.images), digits.train.labels)
-    clean = victim.outputs(digits.calibration.images)
+    fitted = detector.fit(victim.head_in_float64(), victim.outputs(digits.train.load_all()), digits.train.labels)
+    clean = victim.outputs(digits.calibration.load_all())
     threshold = metrics.threshold_at(0.05, fitted.score(clean).numpy())
     assert threshold is not None
     return Guard(name, fitted, threshold, detector.differentiable, clean, digits.calibration.labels)
@@ -66,7 +65,7 @@ def test_an_attack_comes_back_on_the_cpu_with_the_successes_that_it_has_there(
 
     def made(device: torch.device) -> Perturbed:
         victim = on(device, victims["lgm"])
-        batch = victim, images.images, images.labels, seeds
+        batch = victim, images.load_all(), images.labels, seeds
         if isinstance(attack, AdaptiveAttack):
             return attack.perturb(*batch, guard_of(victim, digits, "likelihood"))
         if isinstance(attack, FromSurrogate):
@@ -77,7 +76,7 @@ def test_an_attack_comes_back_on_the_cpu_with_the_successes_that_it_has_there(
     here, there = made(CPU), made(DEVICE)
     assert there.images.device == there.gradients.device == CPU
     assert (
-        (there.images - images.images).flatten(1).norm(dim=1, p=float("inf" if attack.norm == "linf" else 2))
+        (there.images - images.load_all()).flatten(1).norm(dim=1, p=float("inf" if attack.norm == "linf" else 2))
         <= 0.3 + 1e-6
     ).all()
     wrong = [victims["lgm"].outputs(p.images).predictions != images.labels for p in (here, there)]
@@ -88,7 +87,7 @@ def test_an_attack_comes_back_on_the_cpu_with_the_successes_that_it_has_there(
 def test_a_detector_scores_outputs_of_the_device_as_those_of_the_cpu(
     name: str, victims: dict[str, Victim], digits: Splits
 ) -> None:
-    guard, images = guard_of(on(DEVICE, victims["lgm"]), digits, name), digits.test.take(slice(N)).images
+    guard, images = guard_of(on(DEVICE, victims["lgm"]), digits, name), digits.test.take(slice(N)).load_all()
     here, there = (guard.score(on(device, victims["lgm"]).outputs(images)) for device in (CPU, DEVICE))
     assert torch.allclose(here, there, rtol=1e-3, atol=1e-3)
 
@@ -153,7 +152,7 @@ def test_the_commands_on_models_that_are_trained_here(run: Run, tmp_path: Path) 
     assert set(environments) <= {str(DEVICE), str(resolve_device(None))}
 
 
-@pytest.mark.skipif(DEVICE == CPU, reason="tests/test_engines.py does this on the CPU")
+@pytest.mark.skipif(DEVICE == CPU, reason="tests/grid/test_engine.py does this on the CPU")
 def test_a_study_on_processes_of_this_machine(run: Run) -> None:
     rows = run("run --loss softmax --epochs 1 --attack fgsm --eps 0.3 --n 20 --detector energy --on local --jobs 1")
     assert len(rows) == 3
@@ -180,13 +179,13 @@ def test_evaluate_in_python_leaves_the_model_where_it_is(home: str, digits: Spli
     steps = torch.optim.Adam(model.parameters(), 0.05)
     for _ in range(40):
         steps.zero_grad()
-        nn.functional.cross_entropy(model(digits.train.images), digits.train.labels).backward()  # type: ignore[no-untyped-call]
+        nn.functional.cross_entropy(model(digits.train.load_all()), digits.train.labels).backward()  # type: ignore[no-untyped-call]
         steps.step()
     here = resolve_device(home)
     model.to(here)
-    test, calibration = ((p.images.to(here), p.labels.to(here)) for p in (few, digits.calibration))
+    test, calibration = ((p.load_all().to(here), p.labels.to(here)) for p in (few, digits.calibration))
     given: dict[str, Any] = {"attacks": ["fgsm", "pgd"], "detectors": ["energy", "knn"], "eps": 0.1}
-    given |= {"calibration": calibration, "train": (digits.train.images, digits.train.labels)}
+    given |= {"calibration": calibration, "train": (digits.train.load_all(), digits.train.labels)}
     found = [advbench.evaluate(model, *test, **given, device=device) for device in (None, NAME, "cpu")]
     assert {p.device for p in model.parameters()} == {here}
     errors = torch.tensor([[row["error_rate"] for row in one.attacks.values()] for one in found])

@@ -59,16 +59,6 @@ def test_eer_of_two_shifted_normals_is_the_tail_beyond_the_midpoint(rng: np.rand
     assert curve.eer_threshold == pytest.approx(1.0, abs=0.02)
 
 
-def test_auroc_of_two_shifted_normals_is_the_normal_of_the_standardised_shift(rng: np.random.Generator) -> None:
-    curve = roc(rng.normal(0, 1, 200_000), rng.normal(2, 1, 200_000))
-    assert curve.auroc == pytest.approx(norm.cdf(2 / math.sqrt(2)), abs=2e-3)
-
-
-def test_eer_above_one_half_is_not_flipped(rng: np.random.Generator) -> None:
-    clean, attacked = rng.normal(2, 1, 50_000), rng.normal(0, 1, 50_000)
-    assert roc(clean, attacked).eer == pytest.approx(norm.cdf(1.0), abs=6e-3)
-
-
 def test_swapping_the_sides_gives_one_minus_each_figure(sides: tuple[Array, Array]) -> None:
     clean, attacked = sides
     curve, swapped = roc(clean, attacked), roc(attacked, clean)
@@ -136,11 +126,6 @@ def test_figures_do_not_change_under_a_rising_transform(
     np.testing.assert_array_equal(moved.thresholds[1:], transform(curve.thresholds[1:]))
 
 
-def test_infinite_scores_are_the_most_suspicious() -> None:
-    assert roc(np.array([0.0, 1e308]), np.array([INF, INF])).auroc == 1.0
-    assert roc(np.array([0.0, INF]), np.array([INF, INF])).auroc == 0.75
-
-
 @pytest.mark.parametrize(("clean", "attacked"), [([], [1.0]), ([1.0], []), ([math.nan], [1.0]), ([0.0], [math.nan])])
 def test_a_roc_of_nothing_or_of_nan_is_refused(clean: list[float], attacked: list[float]) -> None:
     with pytest.raises(ValueError, match="at least one clean and one attacked score"):
@@ -204,15 +189,6 @@ def test_bootstrap_is_the_percentiles_of_a_loop_around_scikit_learn(
     )
 
 
-def test_bootstrap_of_one_resample_is_the_figure_of_that_resample(rng: np.random.Generator) -> None:
-    clean, attacked = rng.normal(0, 1, 40).round(1), rng.normal(1, 1, 40).round(1)
-    drawn = np.random.default_rng(8).integers(40, size=40, dtype=np.int32)
-    curve = roc(clean[drawn], attacked[drawn])
-    intervals = bootstrap(clean, attacked, rng=np.random.default_rng(8), resamples=1)
-    assert intervals.eer.low == intervals.eer.high == pytest.approx(curve.eer, abs=1e-12)
-    assert intervals.auroc.low == intervals.auroc.high == pytest.approx(curve.auroc, abs=1e-12)
-
-
 def test_attacked_images_are_paired_with_the_clean_ones_in_order_by_default(rng: np.random.Generator) -> None:
     clean, attacked = rng.normal(0, 1, 30), rng.normal(1, 1, 20)
     default = bootstrap(clean, attacked, rng=np.random.default_rng(1), resamples=50)
@@ -243,14 +219,7 @@ def test_bootstrap_intervals_cover_the_true_figures_about_95_times_in_a_hundred(
     assert (hits >= 0.85 * trials).all()
 
 
-def test_bootstrap_draws_a_thousand_times_unless_told_otherwise(rng: np.random.Generator) -> None:
-    clean, attacked = rng.normal(0, 1, 20), rng.normal(1, 1, 20)
-    assert bootstrap(clean, attacked, rng=np.random.default_rng(3)) == bootstrap(
-        clean, attacked, rng=np.random.default_rng(3), resamples=1000
-    )
-
-
-@pytest.mark.parametrize("n", [100, 199, 297, 1000, 5000])
+@pytest.mark.parametrize("n", [99, 100, 199, 200, 297, 999, 1000, 5000])
 @pytest.mark.parametrize("fpr", [0.1, 0.05, 0.01])
 def test_threshold_is_the_order_statistic_of_split_conformal_prediction(n: int, fpr: float) -> None:
     calibration: Array = np.random.default_rng(n).permutation(n).astype(float) + 1  # the j-th smallest score is j
@@ -260,23 +229,6 @@ def test_threshold_is_the_order_statistic_of_split_conformal_prediction(n: int, 
         assert threshold is None
     else:
         assert threshold == -(-(n + 1) * (100 - per_cent) // 100)  # in whole numbers, rounded up
-
-
-@pytest.mark.parametrize(("fpr", "n"), [(0.1, 100), (0.05, 200), (0.01, 1000)])
-def test_a_rate_needs_ten_over_the_rate_calibration_images(fpr: float, n: int) -> None:
-    assert threshold_at(fpr, np.zeros(n - 1)) is None
-    assert threshold_at(fpr, np.zeros(n)) == 0.0
-
-
-def test_threshold_keeps_the_false_positive_rate_on_average(rng: np.random.Generator) -> None:
-    realised = []
-    for _ in range(2000):
-        threshold = threshold_at(0.1, rng.normal(size=120))
-        assert isinstance(threshold, float)
-        realised.append(norm.sf(threshold))
-    rank = math.ceil(121 * 0.9)
-    assert np.mean(realised) == pytest.approx(1 - rank / 121, abs=2e-3)
-    assert np.mean(realised) <= 0.1
 
 
 def test_threshold_passes_infinite_scores_on() -> None:

@@ -12,15 +12,12 @@ from rich.console import Console
 from torch import nn
 from torch.nn.modules import module as torch_modules
 
-from advbench.detection import calibration
-from advbench.detection.guard import AcceptAll, Guard
-from advbench.evasion.batches import perturb
+from advbench.detection import AcceptAll, Guard, calibration
+from advbench.evasion import perturb
 from advbench.progress import Terminal
 from advbench.study.parsing import attack_choices
 from advbench.types import ImageSet
-from advbench.victim import meter
-from advbench.victim.meter import Meter
-from advbench.victim.victim import Victim
+from advbench.victim import Meter, Victim, meter
 
 
 class Clocked(Terminal):
@@ -105,13 +102,13 @@ def test_the_share_rises_in_one_batch(
 ) -> None:
     more = {"detector": "none", "budget": "quick"} if name == "detector-aware" else {}
     victim, (choice,) = victims["softmax"], attack_choices({"name": name, "eps": 0.1, **more})
-    clean = victim.outputs(few.images)
+    clean = victim.outputs(few.load_all())
     guard = Guard("none", AcceptAll(), 1.0, False, clean, few.labels)
     perturb(choice.attack, victim, few, clean, told.append, guard)
     assert all(0 <= b - a < 24 / 2 for a, b in pairwise([*told, 24]))
 
 
 def test_scores_are_told_block_by_block(victims: dict[str, Victim], few: ImageSet, told: list[float]) -> None:
-    outputs = victims["lgm"].outputs(few.images).take(torch.arange(600) % 24)
+    outputs = victims["lgm"].outputs(few.load_all()).take(torch.arange(600) % 24)
     assert len(calibration.score("none", AcceptAll(), outputs, "test", told.append)) == 600
     assert told == [256 / 600, 512 / 600, 1]

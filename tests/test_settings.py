@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from advbench.errors import BadSetting, UnknownName
 from advbench.settings import at_least, convert, defaults, fill, number, parameters

@@ -1,4 +1,4 @@
-"""The checks of an evaluation: what each is, and what it may find."""
+"""The audit's vocabulary: checks, findings, verdicts."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Did the attacks on the classifier do all they could? (R8, R9)"""
-
-from __future__ import annotations
+"""Whether the attacks on the classifier are as strong as they can be (R8, R9)."""
 
 import math
 from itertools import pairwise

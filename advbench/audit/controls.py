@@ -1,6 +1,4 @@
-"""What must come out the same on noise, on models without a defence, and on those known to hold. (R11 to R14, R22)"""
-
-from __future__ import annotations
+"""Controls: noise, an undefended model, an adversarially trained one, eps / 2, rejection (R11 to R14, R22)."""
 
 from itertools import pairwise
 
@@ -10,7 +8,7 @@ from advbench import metrics
 from advbench.audit import POINT, Check, Verdict, either, met, not_met, not_run
 from advbench.audit.evidence import Evidence
 from advbench.audit.results import ENSEMBLE, ITERATIVE, NOISE, NOT_ATTACKS, Result, common, count, worst
-from advbench.detection.guard import NO_DETECTOR
+from advbench.detection import NO_DETECTOR
 from advbench.formatting import as_text, percent
 
 AS_OFTEN = 0.10  # noise within so much of the attacks counts as flagged as often

@@ -1,6 +1,4 @@
-"""Do the detectors' figures stand: signs, intervals, definitions? (R3, R16, R17)"""
-
-from __future__ import annotations
+"""Whether the detectors' figures stand: sign, intervals, definition of the EER (R3, R16, R17)."""
 
 from collections.abc import Callable
 from typing import Any

@@ -10,15 +10,14 @@ from functools import cached_property
 from typing import Any
 
 from advbench.audit.results import ENSEMBLE, Result
-from advbench.detection.calibration import DEFAULT_FPR, least_fpr, usual_fpr
-from advbench.detection.guard import Guard
+from advbench.detection import DEFAULT_FPR, Guard, least_fpr, usual_fpr
 from advbench.formatting import as_text
 from advbench.metrics import Mask
+from advbench.runs import Row
 from advbench.runs.artifacts import Part
-from advbench.runs.rows import Row
 from advbench.study.command_lines import Line, attack_options
 from advbench.types import ImageSet
-from advbench.victim.victim import Victim
+from advbench.victim import Victim
 
 WHICH = ("dataset", "loss", "seed", "training")
 BUDGETS = ("quick", "standard", "thorough")

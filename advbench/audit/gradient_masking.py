@@ -1,6 +1,4 @@
-"""Are gradients masked? What needs none must not do better, and they must not vanish. (R10)"""
-
-from __future__ import annotations
+"""Whether gradients are masked: attacks without gradients must not do better (R10)."""
 
 import torch
 

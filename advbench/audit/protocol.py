@@ -1,6 +1,4 @@
-"""What each requirement of the protocol finds in a run."""
-
-from __future__ import annotations
+"""Run all checks on a run: `audit`."""
 
 from collections.abc import Sequence
 from functools import cache, partial
@@ -20,13 +18,9 @@ from advbench.audit.evidence import Evidence
 from advbench.audit.results import Result
 from advbench.detection import calibration
 from advbench.errors import Misfit, TooFewImages
-from advbench.runs import artifacts, shapes
-from advbench.runs.files import read_note
-from advbench.runs.rows import model_row
-from advbench.runs.run import SUPPLIED, Run
-from advbench.study import missing_plugins
+from advbench.runs import SUPPLIED, Run, artifacts, model_row, read_note, shapes
 from advbench.study.command_lines import attacking
-from advbench.study.selection import attack_rows
+from advbench.study.selection import attack_rows, lacking_for_model
 from advbench.study.verify import checked_attack, known
 from advbench.types import ImageSet
 from advbench.victim.restore import victim
@@ -44,9 +38,7 @@ def audit(run: Run, others: Sequence[Run] = (), *, images: ImageSet | None = Non
     Only files are read and the model is run, on the CPU; nothing is attacked. Raises BadRun for an altered file.
     """
     alike = [o for o in others if o.name != run.name and o.model.get("data_sha256") == run.model.get("data_sha256")]
-    beside = tuple(
-        evidence_of(o) for o in alike if "outputs" in o.steps and missing_plugins.of_model(o.model) is None
-    )
+    beside = tuple(evidence_of(o) for o in alike if "outputs" in o.steps and lacking_for_model(o.model) is None)
     return findings(evidence_of(run, beside, images))
 
 

@@ -1,6 +1,4 @@
-"""Is it kept, exact, made again by one command, and seen through where it should be? (R15, R18 to R21)"""
-
-from __future__ import annotations
+"""Records: float32, settings, rechecked images, parity with other libraries, canaries (R15, R18 to R21)."""
 
 from dataclasses import replace
 
@@ -9,9 +7,9 @@ import torch
 from advbench.audit import POINT, Check, Verdict, either, not_run
 from advbench.audit.evidence import Evidence
 from advbench.audit.results import ENSEMBLE, common, count
-from advbench.detection.guard import undetected_errors
+from advbench.detection import undetected_errors
 from advbench.errors import AdvbenchError, MissingLibrary
-from advbench.evasion.validity import check_perturbation
+from advbench.evasion import check_perturbation
 from advbench.formatting import as_text, percent
 from advbench.study.command_lines import Line
 

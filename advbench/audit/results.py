@@ -1,7 +1,5 @@
 """One attack's result as the checks read it, and its figures in words."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -10,18 +8,17 @@ from typing import Any
 import numpy as np
 
 from advbench import catalog, metrics
-from advbench.detection.guard import NO_DETECTOR, Guard, undetected_errors
+from advbench.detection import NO_DETECTOR, Guard, undetected_errors
 from advbench.errors import AdvbenchError
 from advbench.formatting import percent
 from advbench.metrics import Mask
-from advbench.runs.rows import Row
+from advbench.runs import Row
 from advbench.settings import defaults
 from advbench.study.parsing import attack_choices
 from advbench.study.spec import AttackChoice
 from advbench.types import Adversarials
 
 ENSEMBLE = "detector-aware"
-SINGLE_STEP = ("fgsm", "targeted-fgsm")
 ITERATIVE = ("pgd", "mim", "apgd")  # white-box and on the classifier alone
 NOISE = ("uniform-noise", "gaussian-noise")
 NOT_ATTACKS = (*NOISE, "force-rejection")  # controls: they do not try to get an image wrong and past a detector

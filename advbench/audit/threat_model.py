@@ -1,6 +1,4 @@
-"""Is it said what the attacker knows, where the threshold comes from, and what the headline counts? (R1 to R7)"""
-
-from __future__ import annotations
+"""Threat model, threshold, populations, headline and adaptive attacks (R1 to R7)."""
 
 import math
 

@@ -1,6 +1,4 @@
-"""The audit of a run as rows, and the commands that close its gaps, one after the other."""
-
-from __future__ import annotations
+"""`advbench audit`: findings as rows; `--complete` runs the commands that close gaps."""
 
 import contextlib
 import sys
@@ -14,13 +12,12 @@ from advbench.audit.protocol import audit
 from advbench.cli.option_groups import Options
 from advbench.cli.output import filled, pasteable
 from advbench.data import fingerprint, for_supplied
-from advbench.data.sources import label, source
-from advbench.data.sources.names import option
+from advbench.data.sources import label, option, source
 from advbench.errors import BadData, BadRun, BadSetting, FailedCheck, UnknownName, printable
-from advbench.runs.rows import Row
-from advbench.runs.run import SUPPLIED, Run
-from advbench.study import missing_plugins, selection
+from advbench.runs import SUPPLIED, Row, Run
+from advbench.study import selection
 from advbench.study.command_lines import Line
+from advbench.study.selection import lacking_for_model
 from advbench.study.workspace import Place
 from advbench.types import ImageSet
 
@@ -40,7 +37,7 @@ def findings_of(name: str, place: Place, dataset: str | None = None) -> list[Fin
             f"{run.folder} holds no trained model, or not its outputs; make them with: advbench train, and attack it"
         )
     others = runs.find(run.folder.parent, place.progress.say)
-    if missing_plugins.of_model(run.model) is not None:
+    if lacking_for_model(run.model) is not None:
         raise BadRun(selection.left_out(run)[0])
     for line in (line for other in others for line in selection.left_out(other)):
         place.progress.say(line)

@@ -1,6 +1,4 @@
-"""The command line: parse, one pipeline call, one table or one JSON object."""
-
-from __future__ import annotations
+"""The commands: each parses, makes one call, and prints one table or JSON object."""
 
 import contextlib
 import functools
@@ -88,7 +86,7 @@ def verify(options: Options) -> None:
 @takes(given.SELECT, given.PLACE, given.NAMED, given.JSON)
 def report(options: Options) -> None:
     """Write an HTML page about every attacked model found, or about those selected."""
-    from advbench.data.sources.names import slug
+    from advbench.data.sources import slug
     from advbench.report import write
     from advbench.study.parsing import folder_name
 

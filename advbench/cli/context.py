@@ -1,4 +1,4 @@
-"""From the options of a command line to where it works, and to the runs that it selects."""
+"""Options to a workspace, a study, and the runs selected."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def found_by(options: Options, place: Place) -> list[Found]:
 def selection_of(options: Options) -> Selection:
     """The values that options ask for, checked like those of a spec."""
     from advbench.data.sources import label
-    from advbench.evasion.base import check_eps
+    from advbench.evasion import check_eps
     from advbench.recipes import REGIMES
     from advbench.settings import number
     from advbench.study.selection import Selection

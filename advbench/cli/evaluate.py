@@ -1,4 +1,4 @@
-"""From the options of `advbench evaluate` to an evaluation: the model, the data, what it is attacked with."""
+"""Options of `advbench evaluate` to an evaluation."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from advbench import catalog
 from advbench.cli.context import place_of
 from advbench.cli.option_groups import Options
 from advbench.cli.spec_table import attack_entries, words
-from advbench.data.sources import label
-from advbench.data.sources.names import slug
+from advbench.data.sources import label, slug
 from advbench.errors import BadSetting
 from advbench.settings import number
 
 if TYPE_CHECKING:
-    from advbench.study.evaluation import Evaluation, Subject
+    from advbench.study.evaluation import EvaluatedModel, Evaluation
 
 
 def evaluation_of(options: Options) -> Evaluation:
@@ -29,9 +28,9 @@ def evaluation_of(options: Options) -> Evaluation:
     return Evaluation(spec, place, subject, usual=usual, usual_fpr=usual_fpr)
 
 
-def subject_of(options: Options) -> Subject:
+def subject_of(options: Options) -> EvaluatedModel:
     """The model and how it takes its images."""
-    from advbench.study.evaluation import Named, Subject
+    from advbench.study.evaluation import EvaluatedModel, Named
 
     if options["model"] is None:
         raise BadSetting(
@@ -39,7 +38,7 @@ def subject_of(options: Options) -> Subject:
         )
     weights = None if options["weights"] is None else Path(options["weights"])
     model = Named(options["model"], weights, options["trust"])
-    return Subject(model, options["features"], mean=_numbers(options, "mean"), std=_numbers(options, "std"))
+    return EvaluatedModel(model, options["features"], mean=_numbers(options, "mean"), std=_numbers(options, "std"))
 
 
 def _numbers(options: Options, name: str) -> list[float] | None:
@@ -55,9 +54,8 @@ def _page_name(options: Options) -> str:
 
 def table_of(options: Options) -> dict[str, Any]:
     """The spec: --detector names what scores, and what an adaptive attack is aimed at."""
-    from advbench.detection.calibration import DEFAULT_FPR
-    from advbench.detection.guard import NO_DETECTOR
-    from advbench.evasion.base import AdaptiveAttack
+    from advbench.detection import DEFAULT_FPR, NO_DETECTOR
+    from advbench.evasion import AdaptiveAttack
     from advbench.study.evaluation import DETECTORS, EPS, usual_attacks
 
     detectors = words(options["detector"], "detector") or list(DETECTORS)

@@ -1,6 +1,4 @@
-"""From the options of a command line to an engine, and a study's cells through it."""
-
-from __future__ import annotations
+"""`--on local|ray|slurm`: options to an engine, which performs a study's cells."""
 
 from pathlib import Path
 
@@ -8,8 +6,7 @@ from advbench.cli.limits import check_limits
 from advbench.cli.option_groups import Options
 from advbench.errors import BadSetting, UnknownName
 from advbench.grid.cells import cells_of, on_device
-from advbench.grid.engine import Engine
-from advbench.grid.engine import go_through as through
+from advbench.grid.engine import Engine, go_through as through
 from advbench.grid.local import Local, cores
 from advbench.grid.slurm.resources import asks_gpu, resources
 from advbench.report.write import page_of

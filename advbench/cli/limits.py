@@ -1,6 +1,4 @@
-"""The shell's limits on a process, below which torch, OpenBLAS or a worker would end it without a word of ours."""
-
-from __future__ import annotations
+"""Refuse to start where the shell's limits on files or memory are too low for torch."""
 
 import errno
 import sys

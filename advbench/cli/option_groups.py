@@ -1,6 +1,4 @@
-"""How options are declared, and given to a command as one mapping."""
-
-from __future__ import annotations
+"""Declare options once, and hand them to a command as one mapping."""
 
 import functools
 import inspect

@@ -1,7 +1,5 @@
 """The options of all commands, in groups that commands share."""
 
-from __future__ import annotations
-
 from advbench.cli.option_groups import FLAG, FOLDER, MANY, SWITCH, options
 
 _MODEL = "Model"

@@ -1,4 +1,4 @@
-"""What a command says at its end: rows as JSON or as a table."""
+"""Print a command's rows as JSON or as a table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from advbench.cli.option_groups import Options
 from advbench.errors import printable
-from advbench.runs.rows import Row
+from advbench.runs import Row
 
 if TYPE_CHECKING:
     from advbench.report.adaptive import Shown
@@ -37,7 +37,7 @@ def emit(command: str, rows: list[Row], options: Options, page: Path | None = No
 
 def filled(words: Sequence[str], options: Options) -> tuple[list[str], list[str]]:
     """A command's words with data, model and weights as options name them, and the values left to fill in."""
-    from advbench.data.sources.names import label_of
+    from advbench.data.sources import label_of
 
     def recorded(dataset: str) -> str:
         return label_of(*dataset.partition(":")[::2]).replace(":", ":PATH/", 1)
@@ -70,7 +70,7 @@ def pasteable(line: Line, options: Options) -> str:
 def aware_of(rows: list[Row], options: Options) -> dict[str, tuple[Shown, str | None]]:
     """By run, what the attacks that know a detector did to the models of verify rows, and the command for more."""
     from advbench.report.adaptive import beside
-    from advbench.runs.run import load
+    from advbench.runs import load
 
     names = dict.fromkeys(row["run"] for row in rows)
     folder = Path(options["runs_dir"])

@@ -1,7 +1,5 @@
 """`advbench reproduce`: go on with a reproduction, or check it against its kept weights."""
 
-from __future__ import annotations
-
 from advbench.cli.context import place_of
 from advbench.cli.grid import device_of, engine_of
 from advbench.cli.option_groups import Options

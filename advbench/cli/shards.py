@@ -1,6 +1,4 @@
-"""From the options of a command line to a shard of an attack, and from a run's shards to its attacks."""
-
-from __future__ import annotations
+"""`attack --shard` and `merge`: options to shards."""
 
 import os
 import re
@@ -14,7 +12,7 @@ from advbench.device import take_gpu
 from advbench.errors import BadRun, BadSetting
 from advbench.grid import shards
 from advbench.grid.perform import OfCell
-from advbench.runs.rows import Row
+from advbench.runs import Row
 from advbench.runs.shards import FOLDER, Shard, folder_of, notes_of
 from advbench.study import selection
 from advbench.study.parsing import parse

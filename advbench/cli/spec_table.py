@@ -1,6 +1,4 @@
-"""From the options of a command line to the table of a study."""
-
-from __future__ import annotations
+"""Options to the table of a study, as a TOML file would hold it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -53,7 +51,7 @@ def _study_attacks(options: Options, spec: Mapping[str, Any]) -> list[dict[str, 
     An adaptive attack of theirs or of the built-in study is aimed at the detectors that --detector names, or, where
     it has none yet, at the study's.
     """
-    from advbench.evasion.base import AdaptiveAttack
+    from advbench.evasion import AdaptiveAttack
     from advbench.study.parsing import DEFAULTS
 
     altered = any(options[key] not in (None, []) for key in ("attack", "eps", "clip", "exact_gradient", "set", "n"))
@@ -159,7 +157,7 @@ def _set_settings(options: Options) -> dict[str, Any]:
 
 def _with_detector(entries: list[dict[str, Any]], options: Options) -> list[dict[str, Any]]:
     """Give the detector-aware attacks the detector and fpr of `attack`'s options; refused where none is."""
-    from advbench.evasion.base import AdaptiveAttack
+    from advbench.evasion import AdaptiveAttack
 
     keys = [key for key in ("detector", "fpr") if "fpr" in options and options[key] is not None]
     given = {key: words(options[key], key) for key in keys}

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from advbench.errors import printable
 from advbench.formatting import as_text
-from advbench.runs.rows import Row
+from advbench.runs import Row
 
 if TYPE_CHECKING:
     from advbench.report.adaptive import Shown

@@ -16,7 +16,7 @@ from advbench.errors import BadData
 from advbench.formatting import shown
 from advbench.progress import Progress, Quiet
 from advbench.recipes import Recipe
-from advbench.types import Finding, ImageSet, Splits, Streamed, joined, warn
+from advbench.types import Diagnostic, ImageSet, Splits, Streamed, joined, warn
 
 SPLIT_SEED = 20180618  # of the splits alone: a run's --seed never moves an image from one part to another
 SHARES = {"train": 10, "validation": 1, "calibration": 1, "test": 2}  # of data that come in one piece; MNIST's own
@@ -152,14 +152,14 @@ def for_supplied(splits: Splits) -> Splits:
     return replace(made, findings=(*splits.findings, *found, *missing_classes(test)))
 
 
-def missing_classes(test: ImageSet) -> list[Finding]:
+def missing_classes(test: ImageSet) -> list[Diagnostic]:
     """A warning where some classes have no image."""
     absent, known = len(test.classes) - len(test.labels.unique()), len(test.classes)  # type: ignore[no-untyped-call]
     text = f"{absent} of {known} classes have no test image, so the figures say nothing of them"
     return [warn("missing-classes", text)] if absent else []
 
 
-def duplicates(splits: Splits, progress: Progress = QUIET) -> tuple[Finding, ...]:
+def duplicates(splits: Splits, progress: Progress = QUIET) -> tuple[Diagnostic, ...]:
     """A warning for each two of the parts train, calibration and test that share images, equal in every pixel."""
     parts = {name: _decoded(getattr(splits, name), progress) for name in ("train", "calibration", "test")}
     digests = {n: [sha256(image).digest() for batch in part for image in batch.numpy()] for n, part in parts.items()}

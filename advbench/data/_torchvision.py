@@ -1,7 +1,5 @@
 """Data sets with an official training and test part, read by torchvision from the files as they were published."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from abc import abstractmethod

@@ -1,8 +1,5 @@
 """Detectors: their base, the guard that rejects by one, thresholds from calibration images."""
 
-from advbench.detection.base import Detector as Detector
-from advbench.detection.base import FittedDetector as FittedDetector
-from advbench.detection.base import FittedOn as FittedOn
-from advbench.detection.guard import NO_DETECTOR as NO_DETECTOR
-from advbench.detection.guard import AcceptAll as AcceptAll
-from advbench.detection.guard import Guard as Guard
+from advbench.detection.base import Detector, FittedDetector, FittedOn
+from advbench.detection.calibration import DEFAULT_FPR, applicable, fit, least_fpr, score, usual_fpr
+from advbench.detection.guard import NO_DETECTOR, AcceptAll, Guard, undetected_errors

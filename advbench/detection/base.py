@@ -1,4 +1,4 @@
-"""What a detector is: fitted on a model's outputs on clean images, it gives each input a suspicion score."""
+"""Base of detectors: fitted on clean outputs, they give each input a suspicion score."""
 
 from __future__ import annotations
 

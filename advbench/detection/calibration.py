@@ -1,6 +1,4 @@
-"""Detectors on duty: fitted on a run's training outputs, with a threshold from its calibration outputs."""
-
-from __future__ import annotations
+"""Fit a run's detectors, and fix their thresholds on its calibration images."""
 
 import math
 from collections.abc import Sequence
@@ -12,11 +10,9 @@ from advbench import catalog, metrics
 from advbench.detection.base import Detector, FittedDetector
 from advbench.detection.guard import NO_DETECTOR, AcceptAll, Guard
 from advbench.errors import BadSetting, FailedCheck, TooFewImages
-from advbench.runs import artifacts
-from advbench.runs.run import SUPPLIED, Run
+from advbench.runs import SUPPLIED, Run, artifacts
 from advbench.types import Outputs
-from advbench.victim.meter import Told
-from advbench.victim.restore import head_of
+from advbench.victim import Told, head_of
 
 AT_ONCE = 256  # images scored between two reports
 DEFAULT_FPR = 0.05  # one clean image in twenty rejected

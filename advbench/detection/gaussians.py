@@ -1,4 +1,4 @@
-"""What Gaussian detectors learn from training features: means and variances of each class, summed in float64."""
+"""Class means and variances of training features, summed in float64, for the Gaussian detectors."""
 
 from __future__ import annotations
 

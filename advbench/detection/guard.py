@@ -1,6 +1,4 @@
-"""A detector on duty: with its threshold."""
-
-from __future__ import annotations
+"""Guard: a fitted detector with its threshold, which rejects what scores above."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ from torch import Tensor
 from advbench.detection.base import FittedDetector
 from advbench.errors import BadSetting, FailedCheck
 from advbench.types import Outputs, margin
-from advbench.victim.victim import straight_through
+from advbench.victim import straight_through
 
 NO_DETECTOR = "none"  # the name under which an adaptive attack is told that there is none
 

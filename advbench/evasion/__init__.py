@@ -1,13 +1,14 @@
-"""Attacks: their base, the norm balls, what they climb, and how."""
+"""Attacks: their base, the norm balls, what counts as success, what they maximise, and how."""
 
-from advbench.evasion.ball import Norm as Norm
-from advbench.evasion.base import AdaptiveAttack as AdaptiveAttack
-from advbench.evasion.base import Attack as Attack
-from advbench.evasion.base import FromSurrogate as FromSurrogate
-from advbench.evasion.logit_objectives import Objective as Objective
-from advbench.evasion.objectives import Criterion as Criterion
-from advbench.evasion.objectives import Goal as Goal
-from advbench.evasion.objectives import Misclassified as Misclassified
-from advbench.evasion.objectives import Misclassify as Misclassify
-from advbench.evasion.objectives import Undetected as Undetected
-from advbench.evasion.state import Search as Search
+from advbench.evasion.adaptive import GradientEvasion, SwitchingEvasion
+from advbench.evasion.ball import Ball, Norm, generator
+from advbench.evasion.base import AdaptiveAttack, Attack, EitherNorm, FromSurrogate, GradientAttack, check_eps
+from advbench.evasion.batches import perturb
+from advbench.evasion.criteria import Criterion, Misclassified, Rejected, Undetected
+from advbench.evasion.gradient_ascent import adaptive_ascent, fixed_ascent, steady
+from advbench.evasion.logit_objectives import ObjectiveName
+from advbench.evasion.noise import Noise
+from advbench.evasion.objectives import ClassifierObjective, Objective, ViolationObjective
+from advbench.evasion.random_search import square_search
+from advbench.evasion.state import SearchState
+from advbench.evasion.validity import check_perturbation

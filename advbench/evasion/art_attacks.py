@@ -4,8 +4,6 @@ Images go in one at a time, with every random generator that ART may use set fro
 from global streams, so that in a batch an image's result would depend on its neighbours.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import random
@@ -24,7 +22,7 @@ from advbench.errors import BadSetting, MissingLibrary, UnknownName
 from advbench.evasion.ball import Norm, generator
 from advbench.evasion.base import Attack
 from advbench.types import Perturbed
-from advbench.victim.victim import Victim
+from advbench.victim import Victim
 
 PREFIX = "art:"
 OTHER_DATA = "it is not an attack that a PyTorch model, an image and its label are enough for"

@@ -1,4 +1,4 @@
-"""The ball an attack may move in: its projection, its steepest step, a random point in it."""
+"""The norm ball of an attack: projection, steepest step, random point."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,4 @@
-"""What a plug-in attack or detector must offer."""
+"""Base of attacks: settings, checks, and what `perturb` is given."""
 
 import math
 from abc import ABC, abstractmethod
@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from advbench.detection.guard import Guard
+from advbench.detection import Guard
 from advbench.errors import BadSetting
 from advbench.evasion.ball import Ball, Norm
 from advbench.types import Perturbed
-from advbench.victim.victim import Victim
+from advbench.victim import Victim
 
 COUNTS = {"steps": 1, "restarts": 1, "samples": 1, "queries": 1, "targets": 0}  # an attack's, and the least of each
 

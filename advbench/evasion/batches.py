@@ -1,6 +1,4 @@
-"""One attack on many images, batch by batch."""
-
-from __future__ import annotations
+"""Run one attack over many images, batch by batch."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -9,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advbench.detection.guard import Guard
+from advbench.detection import Guard
 from advbench.evasion.base import AdaptiveAttack, Attack, FromSurrogate
 from advbench.types import Adversarials, ImageSet, Outputs, Perturbed
-from advbench.victim.meter import Meter, Told
-from advbench.victim.victim import Victim
+from advbench.victim import Meter, Told, Victim
 
 
 def perturb(

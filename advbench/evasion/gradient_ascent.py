@@ -1,4 +1,4 @@
-"""Ways to climb a goal by its gradient: steps of given sizes (PGD, MIM), and steps that adapt themselves (APGD)."""
+"""Gradient ascent on an objective: steps of given sizes (PGD, MIM), and steps that adapt themselves (APGD)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from advbench.evasion.ball import per_image
-from advbench.evasion.objectives import Goal
-from advbench.evasion.state import Search
+from advbench.evasion.objectives import Objective
+from advbench.evasion.state import SearchState
 
 
 def steady(steps: int, step: float) -> list[float]:
@@ -25,7 +25,13 @@ def decaying(steps: int, first: float) -> list[float]:
 
 
 def fixed_ascent(
-    search: Search, goal: Goal, rows: Tensor, start: Tensor, sizes: Sequence[float], *, decay: float | None = None
+    state: SearchState,
+    objective: Objective,
+    rows: Tensor,
+    start: Tensor,
+    sizes: Sequence[float],
+    *,
+    decay: float | None = None,
 ) -> None:
     """`x <- project(x + size * steepest(g))` once for each size (Madry et al. 2018, arXiv:1706.06083, sec. 2.1).
 
@@ -34,21 +40,21 @@ def fixed_ascent(
     """
     x, accumulated = start, torch.zeros_like(start)
     for size in sizes:
-        direction = search.climb(goal, rows, x).gradients
+        direction = state.gradient(objective, rows, x).gradients
         if decay is not None:
             scale = direction.flatten(1).abs().sum(dim=1)
             accumulated = decay * accumulated + direction / per_image(torch.where(scale > 0, scale, 1))
             direction = accumulated
-        if (stay := search.staying(rows)) is not None:
+        if (stay := state.active(rows)) is not None:
             rows, x, direction, accumulated = rows[stay], x[stay], direction[stay], accumulated[stay]
             if not len(rows):
                 return
-        x = search.ball.project(x + size * search.ball.steepest(direction), search.origin[rows])
-    search.look(rows, x)
+        x = state.ball.project(x + size * state.ball.steepest(direction), state.origin[rows])
+    state.evaluate(rows, x)
 
 
 @dataclass(frozen=True)
-class _State:
+class _Path:
     """APGD's variables for each image [b]: x, the x before, its gradient, and the best x with its gradient."""
 
     rows: Tensor
@@ -64,8 +70,8 @@ class _State:
     best_then: Tensor  # the best value at the last checkpoint
     halved_then: Tensor  # whether the step was halved there
 
-    def take(self, stay: Tensor) -> _State:
-        return _State(**{f.name: getattr(self, f.name)[stay] for f in fields(self)})
+    def take(self, stay: Tensor) -> _Path:
+        return _Path(**{f.name: getattr(self, f.name)[stay] for f in fields(self)})
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -76,63 +82,63 @@ def checkpoints(steps: int) -> list[int]:
     return [math.ceil(round(q * steps, 9)) for q in p if q <= 1]
 
 
-def adaptive_ascent(search: Search, goal: Goal, rows: Tensor, start: Tensor, steps: int) -> None:
+def adaptive_ascent(state: SearchState, objective: Objective, rows: Tensor, start: Tensor, steps: int) -> None:
     """Auto-PGD (Croce and Hein 2020, arXiv:2003.01690, algorithm 1), `steps` gradients an image.
 
     Momentum 0.75; the step starts at 2 eps and is halved, with a return to the best point, where fewer than 75 %
     of the steps since the last checkpoint gained or neither the step nor the best value has changed since.
     A forward pass more for the last point.
     """
-    ball, marks = search.ball, checkpoints(steps)
-    climbed = search.climb(goal, rows, start)
+    ball, marks = state.ball, checkpoints(steps)
+    ascent = state.gradient(objective, rows, start)
     none = torch.zeros_like(rows, dtype=torch.bool)
-    state = _State(
-        rows, start, start, climbed.gradients, climbed.values, start, climbed.gradients, climbed.values,
-        torch.full_like(climbed.values, 2 * ball.eps), torch.zeros_like(rows), climbed.values, none,
+    path = _Path(
+        rows, start, start, ascent.gradients, ascent.values, start, ascent.gradients, ascent.values,
+        torch.full_like(ascent.values, 2 * ball.eps), torch.zeros_like(rows), ascent.values, none,
     )  # fmt: skip
     for done in range(1, steps + 1):
-        stay = search.staying(state.rows)
-        state = state if stay is None else state.take(stay)
-        if not len(state.rows):
+        stay = state.active(path.rows)
+        path = path if stay is None else path.take(stay)
+        if not len(path.rows):
             return
-        origin = search.origin[state.rows]
-        ahead = ball.project(state.x + per_image(state.step.float()) * ball.steepest(state.gradient), origin)
+        origin = state.origin[path.rows]
+        ahead = ball.project(path.x + per_image(path.step.float()) * ball.steepest(path.gradient), origin)
         if done > 1:
-            ahead = ball.project(state.x + 0.75 * (ahead - state.x) + 0.25 * (state.x - state.before), origin)
+            ahead = ball.project(path.x + 0.75 * (ahead - path.x) + 0.25 * (path.x - path.before), origin)
         if done == steps:
-            search.look(state.rows, ahead)
+            state.evaluate(path.rows, ahead)
             return
-        state = _moved(state, ahead, search, goal)
+        path = _moved(path, ahead, state, objective)
         if done in marks[1:]:
-            state = _looked_back(state, done - marks[marks.index(done) - 1])
+            path = _looked_back(path, done - marks[marks.index(done) - 1])
 
 
-def _moved(state: _State, x: Tensor, search: Search, goal: Goal) -> _State:
-    climbed = search.climb(goal, state.rows, x)
-    better = climbed.values > state.best_value
+def _moved(path: _Path, x: Tensor, state: SearchState, objective: Objective) -> _Path:
+    ascent = state.gradient(objective, path.rows, x)
+    better = ascent.values > path.best_value
     return replace(
-        state,
+        path,
         x=x,
-        before=state.x,
-        gradient=climbed.gradients,
-        value=climbed.values,
-        best=torch.where(per_image(better), x, state.best),
-        best_gradient=torch.where(per_image(better), climbed.gradients, state.best_gradient),
-        best_value=torch.maximum(climbed.values, state.best_value),
-        gains=state.gains + (climbed.values > state.value),
+        before=path.x,
+        gradient=ascent.gradients,
+        value=ascent.values,
+        best=torch.where(per_image(better), x, path.best),
+        best_gradient=torch.where(per_image(better), ascent.gradients, path.best_gradient),
+        best_value=torch.maximum(ascent.values, path.best_value),
+        gains=path.gains + (ascent.values > path.value),
     )
 
 
-def _looked_back(state: _State, period: int) -> _State:
-    stuck = ~state.halved_then & (state.best_value <= state.best_then)
-    halve = (state.gains < 0.75 * period) | stuck
+def _looked_back(path: _Path, period: int) -> _Path:
+    stuck = ~path.halved_then & (path.best_value <= path.best_then)
+    halve = (path.gains < 0.75 * period) | stuck
     return replace(
-        state,
-        x=torch.where(per_image(halve), state.best, state.x),
-        gradient=torch.where(per_image(halve), state.best_gradient, state.gradient),
-        value=torch.where(halve, state.best_value, state.value),
-        step=torch.where(halve, state.step / 2, state.step),
-        gains=torch.zeros_like(state.gains),
-        best_then=state.best_value,
+        path,
+        x=torch.where(per_image(halve), path.best, path.x),
+        gradient=torch.where(per_image(halve), path.best_gradient, path.gradient),
+        value=torch.where(halve, path.best_value, path.value),
+        step=torch.where(halve, path.step / 2, path.step),
+        gains=torch.zeros_like(path.gains),
+        best_then=path.best_value,
         halved_then=halve,
     )

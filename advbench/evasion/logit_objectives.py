@@ -1,4 +1,4 @@
-"""What an attack climbs on the logits, image by image: misclassification, untargeted or towards a target.
+"""Objectives on the logits: cross-entropy, margin, DLR, raw logits; untargeted or towards a target.
 
 Each takes logits [b k] and int64 [b] labels (or targets) and gives float64 [b], larger = nearer to success. All
 are taken on evaluation logits, which never carry a training margin, and none saturates: the gradient in the logits
@@ -13,7 +13,7 @@ from torch import Tensor
 from advbench.errors import BadSetting
 from advbench.types import margin, of_class, without_class
 
-Objective = Literal["ce", "margin", "dlr", "logits"]
+ObjectiveName = Literal["ce", "margin", "dlr", "logits"]
 
 
 def targeted_margin(logits: Tensor, targets: Tensor) -> Tensor:
@@ -53,13 +53,13 @@ def _top(logits: Tensor, count: int, name: str) -> Tensor:
     return logits.double().topk(count, dim=1).values
 
 
-_UNTARGETED: dict[Objective, Callable[[Tensor, Tensor], Tensor]] = {
+_UNTARGETED: dict[ObjectiveName, Callable[[Tensor, Tensor], Tensor]] = {
     "ce": log_odds,
     "margin": margin,
     "dlr": dlr,
     "logits": lambda logits, labels: -of_class(logits, labels),
 }
-_TARGETED: dict[Objective, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+_TARGETED: dict[ObjectiveName, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "ce": lambda logits, _, targets: targeted_log_odds(logits, targets),
     "margin": lambda logits, _, targets: targeted_margin(logits, targets),
     "dlr": targeted_dlr,
@@ -67,7 +67,7 @@ _TARGETED: dict[Objective, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
-def objective(name: Objective, logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+def objective(name: ObjectiveName, logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
     """The objective of that name [b]; with targets its targeted form.
 
     logits = the raw logit alone, `-s_z` or `s_t`: for a head of distances, the way to or from one centre.

@@ -1,6 +1,4 @@
-"""Noise in the place of an attack: what a detector of adversarial images should not mistake for one."""
-
-from __future__ import annotations
+"""Base of the noise controls: noise of the same norm as an attack."""
 
 import math
 from abc import abstractmethod
@@ -13,7 +11,7 @@ from torch import Tensor
 from advbench.evasion.ball import Norm, generator
 from advbench.evasion.base import Attack, check_eps
 from advbench.types import Perturbed
-from advbench.victim.victim import Victim
+from advbench.victim import Victim
 
 
 @dataclass(frozen=True, kw_only=True)

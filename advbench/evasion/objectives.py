@@ -1,10 +1,8 @@
-"""What an attack wants of an image: the criterion that it is met by, and the goals it climbs to get there.
+"""Objectives that adaptive attacks maximise: the classifier's, the detector's, and both together.
 
-A criterion's merit is positive where the image counts as a success. A goal is what one attack climbs; its value
-need not agree with the merit. Both hold tensors over a whole batch and are asked about some `rows` of it.
+An objective's value need not agree with the success margin of `criteria`. It holds tensors over a whole batch and is
+asked about some `rows` of it.
 """
-
-from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -12,73 +10,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advbench.detection.guard import Guard
+from advbench.detection import Guard
 from advbench.errors import FailedCheck
-from advbench.evasion.logit_objectives import Objective, objective
+from advbench.evasion.logit_objectives import ObjectiveName, objective
 from advbench.types import Outputs, margin, without_class
-
-# Success is claimed a hair inside the threshold: features of another batch differ in their seventh digit.
-HAIR = 1e-5
-
-
-class Criterion(ABC):
-    """What counts as success; `labels` int64 [n] are the true ones."""
-
-    labels: Tensor
-
-    @abstractmethod
-    def merit(self, outputs: Outputs, rows: Tensor) -> Tensor:
-        """How far inside success each image is [b], float64; positive = success."""
-
-    def misclassified(self, outputs: Outputs, rows: Tensor, merit: Tensor) -> Tensor:  # noqa: ARG002
-        """Bool [b]: another class's logit is above that of the label; `merit` is that of the same outputs."""
-        return margin(outputs.logits, self.labels[rows]) > 0
-
-
-@dataclass(frozen=True)
-class Misclassified(Criterion):
-    """Another class's logit is above that of the label [n]."""
-
-    labels: Tensor
-
-    def merit(self, outputs: Outputs, rows: Tensor) -> Tensor:
-        """The margin of the best other class."""
-        return margin(outputs.logits, self.labels[rows])
-
-    def misclassified(self, outputs: Outputs, rows: Tensor, merit: Tensor) -> Tensor:  # noqa: ARG002
-        """Its merit says so already."""
-        return merit > 0
-
-
-@dataclass(frozen=True)
-class Undetected(Criterion):
-    """Misclassified, and not rejected by the guard."""
-
-    labels: Tensor
-    guard: Guard
-
-    def merit(self, outputs: Outputs, rows: Tensor) -> Tensor:
-        """The lesser of the margin and the score's distance below the threshold."""
-        slack = self.guard.slack(outputs) - HAIR * max(1.0, abs(self.guard.threshold))
-        return torch.minimum(margin(outputs.logits, self.labels[rows]), slack)
-
-
-@dataclass(frozen=True)
-class Rejected(Criterion):
-    """Rejected by the guard, whatever its class."""
-
-    labels: Tensor
-    guard: Guard
-
-    def merit(self, outputs: Outputs, rows: Tensor) -> Tensor:  # noqa: ARG002
-        """How far the score lies above the threshold."""
-        return -self.guard.slack(outputs) - HAIR * max(1.0, abs(self.guard.threshold))
 
 
 def gradient_of(values: Tensor, x: Tensor, *, again: bool = False) -> Tensor:
     """Gradient [b c h w] of each image's own value [b]; `again` keeps the graph for another one.
 
-    Where it is NaN or infinite there is nothing to follow, and it is zero; `Search` counts such images.
+    Where it is NaN or infinite there is nothing to follow, and it is zero; `SearchState` counts such images.
     """
     if values.isnan().any():
         raise FailedCheck("the attack's objective is NaN; the model's outputs must be numbers")
@@ -86,7 +27,7 @@ def gradient_of(values: Tensor, x: Tensor, *, again: bool = False) -> Tensor:
     return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-class Goal(ABC):
+class Objective(ABC):
     """What an attack climbs. `backwards` = backward passes a gradient costs."""
 
     backwards: int = 1
@@ -95,17 +36,17 @@ class Goal(ABC):
     def values(self, outputs: Outputs, rows: Tensor) -> Tensor:
         """Float64 [b], with their graph."""
 
-    def climb(self, outputs: Outputs, rows: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def gradient(self, outputs: Outputs, rows: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Values [b] and the direction to climb in [b c h w]: by default the values' gradient in `x`."""
         values = self.values(outputs, rows)
         return values.detach(), gradient_of(values, x)
 
 
 @dataclass(frozen=True)
-class Misclassify(Goal):
+class ClassifierObjective(Objective):
     """An objective on the logits at the labels [n], or towards targets [n]; no detector."""
 
-    objective: Objective
+    objective: ObjectiveName
     labels: Tensor
     targets: Tensor | None = None
 
@@ -116,8 +57,8 @@ class Misclassify(Goal):
 
 
 @dataclass(frozen=True)
-class Evade(Misclassify):
-    """Base of the goals against a guard too, which is asked as if the wrong class were predicted already.
+class EvasionObjective(ClassifierObjective):
+    """Base of the objectives against a guard too, which is asked as if the wrong class were predicted already.
 
     That class is the target, or without targets the best other one: the score of the true class would hold an image
     back on its own side.
@@ -135,13 +76,13 @@ class Evade(Misclassify):
         heading = Outputs(outputs.features, outputs.logits, assumed)
         return self.guard.threshold - self.guard.differentiable_score(heading)
 
-    def fooled(self, outputs: Outputs, rows: Tensor) -> Tensor:
+    def misclassified(self, outputs: Outputs, rows: Tensor) -> Tensor:
         """Bool [b]: misclassified."""
         return margin(outputs.logits.detach(), self.labels[rows]) > 0
 
 
 @dataclass(frozen=True)
-class Joint(Evade):
+class JointObjective(EvasionObjective):
     """`f / F + lam * g / G`: objective and slack, each in the unit of clean images (Carlini and Wagner 2017).
 
     F is the median clean margin (1 for dlr, which is a ratio), G the interquartile range of the clean scores.
@@ -158,16 +99,18 @@ class Joint(Evade):
 
 
 @dataclass(frozen=True)
-class Selective(Evade):
+class SelectiveObjective(EvasionObjective):
     """The objective until the image is misclassified, then the slack (Bryniarski et al. 2021, sec. 4.1)."""
 
     def values(self, outputs: Outputs, rows: Tensor) -> Tensor:
         """Whichever constraint is not met yet; the classifier's comes first."""
-        return torch.where(self.fooled(outputs, rows), self.slack(outputs, rows), super().values(outputs, rows))
+        return torch.where(
+            self.misclassified(outputs, rows), self.slack(outputs, rows), super().values(outputs, rows)
+        )
 
 
 @dataclass(frozen=True)
-class Orthogonal(Selective):
+class OrthogonalObjective(SelectiveObjective):
     """Selective, along the part of its gradient that is orthogonal to the other's where the two conflict.
 
     As ibid., sec. 4.2, but for two cases in which the projection would only stall the attack: gradients that agree
@@ -177,18 +120,18 @@ class Orthogonal(Selective):
 
     backwards: int = 2
 
-    def climb(self, outputs: Outputs, rows: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Values of `Selective`, and the projected gradient."""
-        f, g = Misclassify.values(self, outputs, rows), self.slack(outputs, rows)
+    def gradient(self, outputs: Outputs, rows: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Values of `SelectiveObjective`, and the projected gradient."""
+        f, g = ClassifierObjective.values(self, outputs, rows), self.slack(outputs, rows)
         of_f, of_g = gradient_of(f, x, again=True), gradient_of(g, x)
-        fooled = self.fooled(outputs, rows)
-        chosen = fooled[:, None, None, None]
+        misclassified = self.misclassified(outputs, rows)
+        chosen = misclassified[:, None, None, None]
         follow, leave = torch.where(chosen, of_g, of_f), torch.where(chosen, of_f, of_g)
-        least = torch.where(fooled, ROUNDING, LEAST)
-        return torch.where(fooled, g, f).detach(), orthogonal_part(follow, leave, least)
+        least = torch.where(misclassified, ROUNDING, LEAST)
+        return torch.where(misclassified, g, f).detach(), orthogonal_part(follow, leave, least)
 
 
-LEAST = 0.5  # share of an objective's gradient: max-posterior's score all but opposes it, and nothing would be fooled
+LEAST = 0.5  # share of an objective's gradient: max-posterior's score all but opposes it, and no image would be won
 ROUNDING = 1e-6  # what is left of opposite gradients
 
 
@@ -205,7 +148,7 @@ def orthogonal_part(follow: Tensor, leave: Tensor, least: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Reject(Goal):
+class RejectionObjective(Objective):
     """The detector's score."""
 
     guard: Guard
@@ -216,7 +159,7 @@ class Reject(Goal):
 
 
 @dataclass(frozen=True)
-class MatchFeatures(Goal):
+class FeatureObjective(Objective):
     """`-||phi(x) - phi(r)||^2 / 2` to the features [n d] of a reference image of each (Sabour et al. 2016)."""
 
     references: Tensor
@@ -227,8 +170,8 @@ class MatchFeatures(Goal):
 
 
 @dataclass(frozen=True)
-class Violation(Goal):
-    """`min(margin, 0) / F + min(slack, 0) / G`: 0 where both constraints are met; units as in `Joint`."""
+class ViolationObjective(Objective):
+    """`min(margin, 0) / F + min(slack, 0) / G`: 0 where both constraints are met; units as in `JointObjective`."""
 
     labels: Tensor
     guard: Guard

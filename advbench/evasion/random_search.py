@@ -1,7 +1,5 @@
 """Random search by squares of +-eps, without gradients (Andriushchenko et al. 2020, arXiv:1912.00049)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 
@@ -9,8 +7,8 @@ import torch
 from torch import Tensor
 
 from advbench.evasion.ball import generator
-from advbench.evasion.objectives import Goal
-from advbench.evasion.state import Search
+from advbench.evasion.objectives import Objective
+from advbench.evasion.state import SearchState
 
 CHUNK = 128
 FIRST_SHARE = 0.8  # of the image's pixels, in the first square
@@ -24,33 +22,33 @@ def side(query: int, queries: int, height: int, width: int) -> int:
     return max(1, min(round(math.sqrt(share * height * width)), height, width))
 
 
-def _draws(search: Search, width: int) -> Iterator[Tensor]:
+def _draws(state: SearchState, width: int) -> Iterator[Tensor]:
     """Uniform numbers [n width] for one query after another, each image's from its own seed."""
-    rngs = [generator(seed, 1) for seed in search.seeds.tolist()]
+    rngs = [generator(seed, 1) for seed in state.seeds.tolist()]
     while True:
-        chunk = torch.stack([torch.rand((CHUNK, width), generator=rng) for rng in rngs]).to(search.origin.device)
+        chunk = torch.stack([torch.rand((CHUNK, width), generator=rng) for rng in rngs]).to(state.origin.device)
         yield from chunk.unbind(dim=1)
 
 
 @torch.no_grad()
-def square_search(search: Search, goal: Goal, rows: Tensor, queries: int) -> None:
-    """Climb the values of `goal` in the L-inf ball with `queries` forward passes an image.
+def square_search(state: SearchState, objective: Objective, rows: Tensor, queries: int) -> None:
+    """Climb the values of `objective` in the L-inf ball with `queries` forward passes an image.
 
     Starts with vertical stripes of +-eps; each query paints a random square with +-eps in each channel and keeps
     it where the value rises.
     """
-    _, channels, height, width = search.origin.shape
-    eps, ball = search.ball.eps, search.ball
+    _, channels, height, width = state.origin.shape
+    eps, ball = state.ball.eps, state.ball
     stripes = torch.stack(
-        [torch.rand((channels, 1, width), generator=generator(seed, 0)) for seed in search.seeds[rows.cpu()].tolist()]
-    ).to(search.origin.device)
-    x = ball.project(search.origin[rows] + eps * (2 * (stripes < 0.5).float() - 1), search.origin[rows])
-    best = goal.values(search.look(rows, x), rows)
-    draws = _draws(search, 2 + channels)
+        [torch.rand((channels, 1, width), generator=generator(seed, 0)) for seed in state.seeds[rows.cpu()].tolist()]
+    ).to(state.origin.device)
+    x = ball.project(state.origin[rows] + eps * (2 * (stripes < 0.5).float() - 1), state.origin[rows])
+    best = objective.values(state.evaluate(rows, x), rows)
+    draws = _draws(state, 2 + channels)
     row_of = torch.arange(height, device=x.device)[None, :]
     column_of = torch.arange(width, device=x.device)[None, :]
     for query in range(1, queries):
-        stay = search.staying(rows)
+        stay = state.active(rows)
         if stay is not None:
             rows, x, best = rows[stay], x[stay], best[stay]
             if not len(rows):
@@ -62,9 +60,9 @@ def square_search(search: Search, goal: Goal, rows: Tensor, queries: int) -> Non
         inside = ((row_of >= top) & (row_of < top + h))[:, None, :, None]
         inside = inside & ((column_of >= left) & (column_of < left + h))[:, None, None, :]
         colour = eps * (2 * (drawn[:, 2:] < 0.5).float() - 1)[:, :, None, None]
-        origin = search.origin[rows]
+        origin = state.origin[rows]
         tried = torch.where(inside, ball.project(origin + colour, origin), x)
-        values = goal.values(search.look(rows, tried), rows)
+        values = objective.values(state.evaluate(rows, tried), rows)
         better = values > best
         x = torch.where(better[:, None, None, None], tried, x)
         best = torch.maximum(values, best)

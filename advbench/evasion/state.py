@@ -1,6 +1,4 @@
-"""A batch under attack: what each image has cost, the best found for it, and who has succeeded and may leave."""
-
-from __future__ import annotations
+"""State of a batch under attack: costs, best points, and which images have succeeded."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,14 +12,15 @@ from advbench.device import own_streams
 from advbench.errors import FailedCheck
 from advbench.evasion.ball import generator
 from advbench.evasion.base import AttackSettings
-from advbench.evasion.objectives import Criterion, Goal
+from advbench.evasion.criteria import Criterion
+from advbench.evasion.objectives import Objective
 from advbench.types import Outputs, Perturbed, of_class, runners_up
-from advbench.victim.victim import Victim
+from advbench.victim import Victim
 
 
 @dataclass(frozen=True)
-class Climbed:
-    """Values [b] of a goal at some points and the directions to climb in [b c h w]."""
+class Ascent:
+    """Values [b] of an objective at some points and the directions to climb in [b c h w]."""
 
     values: Tensor
     gradients: Tensor
@@ -35,12 +34,12 @@ def mean(outputs: Sequence[Outputs]) -> Outputs:
     return Outputs(features, torch.stack([o.logits for o in outputs]).mean(dim=0))
 
 
-class Search:
+class SearchState:
     """The state that the ascents of one batch share; the one place where an attack runs the model.
 
     `rows` int64 [b] are places in the batch, on the victim's device, as are all tensors here. With `stop`, an image
-    leaves at its first success; without, its point of highest merit is kept. Several attacks may run on one
-    search: each goes on with the images that `unmet` lists, and `by` notes who is at work. The first success is
+    leaves at its first success; without, its point of highest success margin is kept. Several attacks may run on one
+    search: each goes on with the images that `remaining` lists, and `by` notes who is at work. The first success is
     counted in gradients, or in forward passes with `in_queries`, which is for attacks that take no gradient.
     """
 
@@ -66,7 +65,7 @@ class Search:
         self.in_queries = in_queries
         self.origin = images.to(device)
         self.images = self.origin.clone()
-        self.merit = torch.full((n,), -torch.inf, dtype=torch.float64, device=device)
+        self.success_margin = torch.full((n,), -torch.inf, dtype=torch.float64, device=device)
         self.gradients = torch.zeros(n, dtype=torch.long, device=device)
         self.forwards = torch.zeros(n, dtype=torch.long, device=device)
         self.first_success = torch.full((n,), -1, device=device)
@@ -74,7 +73,7 @@ class Search:
         self.misclassified = torch.zeros(n, dtype=torch.bool, device=device)
         self.found_by = torch.zeros(n, dtype=torch.long, device=device)
         self.by = 0
-        self.leads: Tensor | None = None
+        self.class_margins: Tensor | None = None
         self._starts = 0
         self._passes = 0
 
@@ -84,55 +83,55 @@ class Search:
         return torch.arange(len(self.origin), device=self.origin.device)
 
     @property
-    def unmet(self) -> Tensor:
+    def remaining(self) -> Tensor:
         """The rows that have not succeeded yet."""
-        return torch.nonzero(self.merit <= 0).squeeze(1)
+        return torch.nonzero(self.success_margin <= 0).squeeze(1)
 
-    def staying(self, rows: Tensor) -> Tensor | None:
+    def active(self, rows: Tensor) -> Tensor | None:
         """Bool [b], false for images that leave; None where all stay."""
         if not self.stop:
             return None
-        stay = self.merit[rows] <= 0
+        stay = self.success_margin[rows] <= 0
         return None if bool(stay.all()) else stay
 
-    def keep_leads(self) -> None:
-        """From now on keep in `leads` float64 [n k] the most by which each class's logit led the label's anywhere."""
+    def keep_class_margins(self) -> None:
+        """From now on keep `class_margins` float64 [n k]: the largest lead of each class's logit over the label's."""
         shape = (len(self.origin), self.victim.classes)
-        self.leads = torch.full(shape, -torch.inf, dtype=torch.float64, device=self.origin.device)
+        self.class_margins = torch.full(shape, -torch.inf, dtype=torch.float64, device=self.origin.device)
 
     def targets(self, clean: Outputs, labels: Tensor, count: int) -> Tensor:
         """Each image's runner-up classes, best first, int64 [count n]: by its leads, else by its clean logits."""
-        return runners_up(clean.logits if self.leads is None else self.leads, labels, count).T
+        return runners_up(clean.logits if self.class_margins is None else self.class_margins, labels, count).T
 
     def random_start(self, rows: Tensor) -> Tensor:
         """A point of each image's ball, from its own seed; a new one each time."""
         self._starts += 1
         return self.ball.random(self.origin[rows], self.seeds[rows.cpu()], self._starts - 1)
 
-    def climb(self, goal: Goal, rows: Tensor, x: Tensor) -> Climbed:
-        """One gradient of `goal` at points x [b c h w] (the mean of `samples` of them); notes what was found."""
-        climbed, outputs = [], []
+    def gradient(self, objective: Objective, rows: Tensor, x: Tensor) -> Ascent:
+        """One gradient of `objective` at points x [b c h w] (the mean of `samples` of them); notes what was found."""
+        ascents, outputs = [], []
         for _ in range(self.samples):
             leaf = x.detach().requires_grad_()
             leaf.register_hook(partial(self._count_broken, rows))  # type: ignore[no-untyped-call]
             with self._own_randomness():
                 found = self.victim.differentiable_outputs(leaf)
-                climbed.append(goal.climb(found, rows, leaf))
+                ascents.append(objective.gradient(found, rows, leaf))
             outputs.append(Outputs(found.features.detach(), found.logits.detach()))
-        values, gradients = climbed[0]
+        values, gradients = ascents[0]
         if self.samples > 1:
-            values, gradients = (sum(parts) / self.samples for parts in zip(*climbed, strict=True))
+            values, gradients = (sum(parts) / self.samples for parts in zip(*ascents, strict=True))
         self._note(rows, x, mean(outputs))
-        self.gradients[rows] += goal.backwards * self.samples
+        self.gradients[rows] += objective.backwards * self.samples
         self.zero_gradients[rows] |= ~gradients.flatten(1).any(dim=1)
-        return Climbed(values, gradients)
+        return Ascent(values, gradients)
 
     def _count_broken(self, rows: Tensor, gradient: Tensor) -> None:
         """A gradient that is not finite counts as vanished: some pixels of it are not followed."""
         self.zero_gradients[rows] |= ~gradient.isfinite().flatten(1).all(dim=1)
 
     @torch.no_grad()
-    def look(self, rows: Tensor, x: Tensor) -> Outputs:
+    def evaluate(self, rows: Tensor, x: Tensor) -> Outputs:
         """The outputs at points x (the mean of `samples` passes); notes what was found."""
         outputs = []
         for _ in range(self.samples):
@@ -154,21 +153,21 @@ class Search:
             yield
 
     def _note(self, rows: Tensor, x: Tensor, outputs: Outputs) -> None:
-        merit = self.criterion.merit(outputs, rows)
-        if merit.isnan().any():
+        success_margin = self.criterion.success_margin(outputs, rows)
+        if success_margin.isnan().any():
             raise FailedCheck("the model's logits are NaN under attack; its outputs must be numbers")
-        first = rows[(merit > 0) & (self.first_success[rows] < 0)]
+        first = rows[(success_margin > 0) & (self.first_success[rows] < 0)]
         self.first_success[first] = (self.forwards if self.in_queries else self.gradients)[first]
         self.forwards[rows] += self.samples
-        self.misclassified[rows] |= self.criterion.misclassified(outputs, rows, merit)
-        if self.leads is not None:
+        self.misclassified[rows] |= self.criterion.misclassified(outputs, rows)
+        if self.class_margins is not None:
             lead = outputs.logits.double() - of_class(outputs.logits, self.criterion.labels[rows])[:, None]
-            self.leads[rows] = torch.maximum(self.leads[rows], lead)
-        better = merit > self.merit[rows]
+            self.class_margins[rows] = torch.maximum(self.class_margins[rows], lead)
+        better = success_margin > self.success_margin[rows]
         gained = rows[better]
         if len(gained):
             self.found_by[gained] = self.by
-            self.merit[gained] = merit[better]
+            self.success_margin[gained] = success_margin[better]
             self.images[gained] = x.detach()[better]
 
     def result(self, members: tuple[str, ...] = ()) -> Perturbed:

@@ -1,6 +1,4 @@
-"""Whether adversarial images keep to the terms of the attack that made them."""
-
-from __future__ import annotations
+"""Check adversarial images: norm bound, [0, 1], dtype, shape, labels."""
 
 from collections.abc import Iterator
 

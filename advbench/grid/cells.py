@@ -1,4 +1,4 @@
-"""A study as cells: a model trained, an attack on it, its attacks scored; plain data that any process can perform."""
+"""A study as cells, as plain data: train a model, make one attack on it, score its attacks."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from typing import Any
 from advbench import runs
 from advbench.device import resolve_device
 from advbench.errors import BadRun, Damaged
-from advbench.evasion.base import FromSurrogate
+from advbench.evasion import FromSurrogate
 from advbench.progress import Progress
-from advbench.runs import locks, repair
-from advbench.runs.run import Run
+from advbench.runs import Run, locks, repair
 from advbench.study.parsing import parse
 from advbench.study.spec import AttackChoice, Model, Spec, surrogate_of
 from advbench.study.study import READY, Study

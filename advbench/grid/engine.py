@@ -1,6 +1,4 @@
-"""Where the cells of a study are performed: an engine takes them from a queue until nothing is left."""
-
-from __future__ import annotations
+"""Base of engines: they take cells from a queue until none is left."""
 
 from collections.abc import Sequence
 from typing import Protocol

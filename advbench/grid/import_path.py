@@ -1,6 +1,4 @@
-"""Where the processes that an engine starts look for modules: never in the current folder."""
-
-from __future__ import annotations
+"""Keep the current folder off the import path of worker processes."""
 
 import os
 import sys

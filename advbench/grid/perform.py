@@ -1,6 +1,4 @@
-"""Perform cells in this process, whoever sent them: a worker of any engine does it by this."""
-
-from __future__ import annotations
+"""Execute one cell in this process. All engines call this."""
 
 import json
 import time

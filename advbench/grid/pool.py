@@ -1,6 +1,4 @@
-"""Workers that are sent one cell at a time, whatever they are: processes of this machine or actors of a cluster."""
-
-from __future__ import annotations
+"""Workers that take one cell at a time, as processes or Ray actors."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

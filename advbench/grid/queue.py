@@ -1,6 +1,4 @@
-"""Which cells are left, which may be performed now, and what became of the others."""
-
-from __future__ import annotations
+"""The queue of cells: which are left, which may start, which failed."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence

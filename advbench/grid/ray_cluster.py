@@ -1,7 +1,5 @@
 """A connection to Ray: of this machine and for this work alone, to a cluster, or the one that this process has."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import logging

@@ -4,8 +4,6 @@ On every node the same advbench must be installed, and the runs folder, and the 
 there under the same absolute path. Nothing depends on the folder that a worker is started in.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import math

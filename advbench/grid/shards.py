@@ -1,4 +1,4 @@
-"""One attack in parts, each made by a process of its own, and their union: the bytes of the attack made whole.
+"""Shards: one attack in parts, each made by its own process; their union has the bytes of the whole attack.
 
 A shard is a block of whole evaluation batches, in a pair of files below the run's folder, the second written last:
 shards/<attack>/<i>-of-<n>.safetensors   as attacks/<attack>.safetensors, of its images alone
@@ -6,8 +6,6 @@ shards/<attack>/<i>-of-<n>.json          sha256 and bytes of the first; i, n; fi
                                          batch_size, seconds; members, info and implementation of the attack;
                                          table: a spec of the model and the attack
 """
-
-from __future__ import annotations
 
 import time
 from collections.abc import Sequence
@@ -20,11 +18,7 @@ from advbench import runs
 from advbench.data.sources import label
 from advbench.errors import BadRun, Damaged
 from advbench.grid.cells import attack_table, model_table
-from advbench.runs import artifacts, repair, sealed_json
-from advbench.runs.files import write_whole
-from advbench.runs.rows import Row, attack_row
-from advbench.runs.run import Run
-from advbench.runs.sealed_json import sealed
+from advbench.runs import Row, Run, artifacts, attack_row, repair, sealed, sealed_json, write_whole
 from advbench.runs.shards import Note, Shard, delete, folder_of, name_of, notes_of, read_note, read_shard
 from advbench.study.spec import AttackChoice, Model
 from advbench.study.study import Study

@@ -1,10 +1,8 @@
-"""What a worker does wherever it runs: perform cells, one after the other, and say what became of each.
+"""A worker of any engine: executes cells one after the other and reports on each.
 
 Messages are JSON objects: {"said": [lines]}, {"done": [run, step]}, {"refused": sentence, "exit_code": status},
 {"lost": reason}. After the last, what the worker holds cannot be trusted.
 """
-
-from __future__ import annotations
 
 import json
 import os

@@ -3,8 +3,6 @@
 `from advbench.losses import LGM` works for `Softmax`, `Center`, `LSoftmax` and `LGM`: see docs/losses.md.
 """
 
-from __future__ import annotations
-
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable

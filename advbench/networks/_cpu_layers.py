@@ -1,4 +1,4 @@
-"""PReLU with one slope for a layer, its gradient in passes that vectorise."""
+"""PReLU with one slope for a layer, its gradient vectorised on CPUs."""
 
 from typing import Any
 

@@ -1,18 +1,14 @@
-"""Which rows of the attacks that know a detector are shown, in which order, and the command for those not run."""
-
-from __future__ import annotations
+"""Rows of the attacks that know a detector: which are shown, in which order, and commands for missing ones."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from advbench import catalog, metrics
-from advbench.detection.calibration import DEFAULT_FPR, least_fpr, usual_fpr
+from advbench.detection import DEFAULT_FPR, least_fpr, usual_fpr
 from advbench.formatting import as_text
-from advbench.report.model import Subject
-from advbench.runs import artifacts
-from advbench.runs.rows import Row
-from advbench.runs.run import Run
+from advbench.report.model import ReportedModel
+from advbench.runs import Row, Run, artifacts
 from advbench.study.command_lines import Line, commands
 from advbench.study.selection import attack_rows
 
@@ -94,7 +90,7 @@ def command(run: Run, detectors: Sequence[str]) -> Line:
     return line
 
 
-def results(subjects: Sequence[Subject], detectors: Sequence[str]) -> dict[str, Any]:
+def results(subjects: Sequence[ReportedModel], detectors: Sequence[str]) -> dict[str, Any]:
     """The headline table: a line per adaptive attack, eps, detector and rate, a cell per model; what was not run."""
     of = [shown(s.run, s.attacks.keys(), s.known, detectors) for s in subjects]
     first = {name: row for one in reversed(of) for name, row in one.rows.items()}
@@ -111,7 +107,7 @@ def results(subjects: Sequence[Subject], detectors: Sequence[str]) -> dict[str, 
     }
 
 
-def beside_eers(subjects: Sequence[Subject], detectors: Sequence[str]) -> list[dict[str, Any]]:
+def beside_eers(subjects: Sequence[ReportedModel], detectors: Sequence[str]) -> list[dict[str, Any]]:
     """For each differentiable detector of an EER table, the ensemble's headline row of each model, or None."""
     return [
         {"detector": d, "cells": [s.known[name] if (name := headline(s.known, d)) else None for s in subjects]}
@@ -130,7 +126,7 @@ def aim(row: Row) -> str:
     return "no detector" if row["fpr"] is None else f"{row['detector']} at {100 * row['fpr']:g}\u00a0% FPR"
 
 
-def _members(subjects: Sequence[Subject], rows: Mapping[str, Row]) -> dict[str, Any]:
+def _members(subjects: Sequence[ReportedModel], rows: Mapping[str, Row]) -> dict[str, Any]:
     """A line per ensemble file and model, a column per member, those of the longest list in the order they run."""
     of = [(s, s.known[name]) for name in rows for s in subjects if "members" in s.known.get(name, {})]
     names = list(max((row["members"] for _, row in of), key=len, default={}))
@@ -148,7 +144,9 @@ def _members(subjects: Sequence[Subject], rows: Mapping[str, Row]) -> dict[str, 
     return {"names": names, "lines": lines}
 
 
-def calibrated(subjects: Sequence[Subject], detectors: Sequence[str], fprs: Sequence[float]) -> list[dict[str, Any]]:
+def calibrated(
+    subjects: Sequence[ReportedModel], detectors: Sequence[str], fprs: Sequence[float]
+) -> list[dict[str, Any]]:
     """A line per model, attack and detector: undetected errors at the threshold of each false-positive rate.
 
     A cell holds `rate`, `interval`, `rejected` (of the same clean images) and `aimed`: the attack knew this very
@@ -163,7 +161,7 @@ def calibrated(subjects: Sequence[Subject], detectors: Sequence[str], fprs: Sequ
     ]
 
 
-def _at(s: Subject, name: str, detector: str, fpr: float) -> dict[str, Any] | None:
+def _at(s: ReportedModel, name: str, detector: str, fpr: float) -> dict[str, Any] | None:
     threshold = metrics.threshold_at(fpr, s.score(detector, "calibration"))
     if threshold is None:
         return None

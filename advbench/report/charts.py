@@ -1,6 +1,4 @@
-"""The page's charts and pictures: which there are, and what each shows and says."""
-
-from __future__ import annotations
+"""The page's charts and pictures."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,14 +9,14 @@ from advbench import metrics
 from advbench.formatting import describe, percent
 from advbench.report import plots
 from advbench.report.likelihood_axis import LOW, SURE, LikelihoodAxis
-from advbench.report.model import Subject
+from advbench.report.model import ReportedModel
 from advbench.runs import artifacts
 
 PAPER_EPS = 0.3
 
 
 def charts(
-    key: str, subjects: Sequence[Subject], names: Sequence[str], detectors: Sequence[str]
+    key: str, subjects: Sequence[ReportedModel], names: Sequence[str], detectors: Sequence[str]
 ) -> list[dict[str, Any]]:
     """For each attack at the paper's eps (else its largest): p_max and likelihood histograms, ROC curves."""
     known = {a: r for s in subjects for a, r in s.attacks.items()}
@@ -44,7 +42,7 @@ def charts(
     return sections
 
 
-def _posterior(s: Subject, name: str, about: str, key: str) -> dict[str, Any]:
+def _posterior(s: ReportedModel, name: str, about: str, key: str) -> dict[str, Any]:
     p_max = np.exp(-s.score("max-posterior", name))
     sure = float(np.mean(np.exp(-s.score("max-posterior", "test")) > SURE))
     label = f"Histogram of the largest posterior of adversarial images: {about}; median {np.median(p_max):.3f}"
@@ -52,7 +50,7 @@ def _posterior(s: Subject, name: str, about: str, key: str) -> dict[str, Any]:
     return {"title": s.label, "svg": svg, "note": f"clean images with p_max > {SURE}: {percent(sure)}"}
 
 
-def _likelihood(s: Subject, name: str, about: str, key: str) -> dict[str, Any]:
+def _likelihood(s: ReportedModel, name: str, about: str, key: str) -> dict[str, Any]:
     axis = LikelihoodAxis.of_run(s.run, s.scores, name)
     clean, attacked, xlabel = axis.clean, axis.attacked, axis.label
     if axis.is_density:
@@ -66,7 +64,7 @@ def _likelihood(s: Subject, name: str, about: str, key: str) -> dict[str, Any]:
     return {"title": s.label, "svg": svg, "note": note}
 
 
-def _roc(holders: Sequence[Subject], name: str, detector: str, key: str) -> dict[str, Any]:
+def _roc(holders: Sequence[ReportedModel], name: str, detector: str, key: str) -> dict[str, Any]:
     curves = []
     for s in holders:
         attacked = s.score(detector, name)
@@ -76,7 +74,7 @@ def _roc(holders: Sequence[Subject], name: str, detector: str, key: str) -> dict
     return {"title": detector, "svg": plots.to_svg(plots.roc_chart(curves), label, key), "note": ""}
 
 
-def pictures(s: Subject) -> dict[str, Any] | None:
+def pictures(s: ReportedModel) -> dict[str, Any] | None:
     """The first test images beside their strongest FGSM versions: no choosing."""
     name = max(s.attacks, key=lambda a: (s.attacks[a]["attack"] == "fgsm", s.attacks[a]["eps"]))
     made = artifacts.read_adversarials(s.run, name)

@@ -1,15 +1,13 @@
-"""The positive control in words: does any detector on a standard model beat adversarial training at equal eps?"""
-
-from __future__ import annotations
+"""The positive control in words: whether any detector beats adversarial training at equal eps."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from advbench import metrics
-from advbench.detection.guard import NO_DETECTOR
+from advbench.detection import NO_DETECTOR
 from advbench.report.adaptive import AWARE, aim
-from advbench.runs.rows import Row
+from advbench.runs import Row
 
 Outcome = Literal["beats", "does not beat", "cannot be told from"]
 

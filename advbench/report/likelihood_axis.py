@@ -1,4 +1,4 @@
-"""Log-likelihoods on the axis of a histogram: the only place where they are exponentiated."""
+"""The axis of log-likelihood histograms, the only place where they are exponentiated."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pandas as pd
 
 from advbench import catalog
 from advbench.metrics import Array
+from advbench.runs import Run
 from advbench.runs.artifacts import scores_of
-from advbench.runs.run import Run
 
 LOW = 0.2  # "very low likelihood" in Wan et al. 2018, sec. 4.3
 SURE = 0.98  # a large p_max, ibid.

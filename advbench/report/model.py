@@ -1,6 +1,4 @@
-"""What the page is about: its models with their rows and scores, and the words for them."""
-
-from __future__ import annotations
+"""A model of the page: its run, rows and scores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,13 +6,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from advbench import metrics
-from advbench.runs import artifacts
-from advbench.runs.rows import Row
-from advbench.runs.run import Run
+from advbench.runs import Row, Run, artifacts
 
 
 @dataclass(frozen=True)
-class Subject:
+class ReportedModel:
     """One model of the page: its run, label, attack rows by file name, verify rows, and scores.
 
     `known` are the attack rows of the whole run, `attacks` those that the page is about.

@@ -1,6 +1,4 @@
-"""The page: runs and verify rows in, one HTML file out; nothing is computed here that a row already says."""
-
-from __future__ import annotations
+"""Build the page from runs and verify rows."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,12 +14,10 @@ from advbench.recipes import words
 from advbench.report import adaptive
 from advbench.report.charts import charts, pictures
 from advbench.report.control import compare
-from advbench.report.model import Subject
+from advbench.report.model import ReportedModel
 from advbench.report.plots import own_style
 from advbench.report.security import security
-from advbench.runs import artifacts
-from advbench.runs.rows import Row
-from advbench.runs.run import SUPPLIED, Run
+from advbench.runs import SUPPLIED, Row, Run, artifacts
 from advbench.settings import defaults
 from advbench.study.command_lines import commands, regime_options
 from advbench.study.selection import Found, attack_rows
@@ -33,11 +29,11 @@ def render(
     name: str, found: Sequence[Found], rows: Sequence[Row], audits: Mapping[str, Sequence[Finding]] | None = None
 ) -> str:
     """The page of these runs; `rows` are their verify rows, `audits` the findings about each run by its name."""
-    by_dataset: dict[str, list[Subject]] = {}
+    by_dataset: dict[str, list[ReportedModel]] = {}
     labels = _labels([f.run for f in found])
     for one in found:
         chosen = attack_rows(one.run)
-        subject = Subject(
+        subject = ReportedModel(
             run=one.run,
             label=printable(labels[one.run.name]),
             attacks={a: chosen[a] for a in one.attacks},
@@ -96,7 +92,9 @@ def _full_label(run: Run) -> str:
     return ", ".join([_plain_label(run), *dim, *unusual, f"seed {run.model['seed']}"])
 
 
-def _study(dataset: str, subjects: Sequence[Subject], audits: Mapping[str, Sequence[Finding]]) -> dict[str, Any]:
+def _study(
+    dataset: str, subjects: Sequence[ReportedModel], audits: Mapping[str, Sequence[Finding]]
+) -> dict[str, Any]:
     key = dataset.replace(" ", "-")
     found = {a: row for s in subjects for a, row in s.attacks.items()}
     known = dict(sorted(found.items(), key=lambda item: (item[1]["attack"], item[1]["eps"], item[0])))
@@ -146,7 +144,9 @@ def _clean_error(test: artifacts.Part) -> dict[str, Any]:
     return {"wrong": wrong, "n": len(test), "rate": wrong / len(test), "interval": metrics.wilson(wrong, len(test))}
 
 
-def _summary(subjects: Sequence[Subject], known: Mapping[str, Row], detectors: Sequence[str]) -> list[dict[str, Any]]:
+def _summary(
+    subjects: Sequence[ReportedModel], known: Mapping[str, Row], detectors: Sequence[str]
+) -> list[dict[str, Any]]:
     """A line per attack and detector, a cell per model: the `all` population, the paper's setting."""
     return [
         {"attack": describe(row), "n": row["n"], "detector": d, "cells": [_find(s, name, d) for s in subjects]}
@@ -155,7 +155,7 @@ def _summary(subjects: Sequence[Subject], known: Mapping[str, Row], detectors: S
     ]
 
 
-def _find(subject: Subject, name: str, detector: str) -> Row | None:
+def _find(subject: ReportedModel, name: str, detector: str) -> Row | None:
     attack = subject.attacks.get(name)
     if attack is None:
         return None
@@ -164,7 +164,7 @@ def _find(subject: Subject, name: str, detector: str) -> Row | None:
     return next((row for row in subject.rows if all(row[k] == v for k, v in wanted.items())), None)
 
 
-def _errors(subjects: Sequence[Subject], known: Mapping[str, Row]) -> list[dict[str, Any]]:
+def _errors(subjects: Sequence[ReportedModel], known: Mapping[str, Row]) -> list[dict[str, Any]]:
     """A line per attack, a cell per model (Table 6 of the paper)."""
     return [
         {"attack": describe(row), "cells": [_error(s.attacks.get(name)) for s in subjects]}

@@ -1,7 +1,5 @@
 """Charts by matplotlib, safe for colour blindness; as SVG text they are labelled for screen readers."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import html

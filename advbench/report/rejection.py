@@ -1,6 +1,4 @@
-"""The cost of rejection: what if rejecting a barely changed image is an error too?"""
-
-from __future__ import annotations
+"""The cost of rejection: errors if a rejection below a fraction of eps counts as one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

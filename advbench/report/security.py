@@ -1,7 +1,5 @@
 """Security curves: undetected errors over eps, over gradients, over queries, and the cost of rejection."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,16 +8,14 @@ import numpy as np
 
 from advbench import catalog
 from advbench.attacks.detector_aware import GRADIENTS
-from advbench.detection import calibration
-from advbench.detection.guard import NO_DETECTOR, undetected_errors
+from advbench.detection import NO_DETECTOR, calibration, undetected_errors
 from advbench.formatting import as_text, percent
 from advbench.metrics import Array, Mask
 from advbench.report import plots
 from advbench.report.adaptive import AWARE, EPS, REJECTION, aim, order
-from advbench.report.model import Subject
+from advbench.report.model import ReportedModel
 from advbench.report.rejection import Cost, costs, interval
-from advbench.runs import artifacts
-from advbench.runs.rows import Row
+from advbench.runs import Row, artifacts
 from advbench.settings import defaults
 from advbench.types import Adversarials
 
@@ -28,7 +24,7 @@ Group = tuple[str, ...]
 SHARE = "undetected errors"
 
 
-def security(key: str, subjects: Sequence[Subject]) -> list[dict[str, Any]]:
+def security(key: str, subjects: Sequence[ReportedModel]) -> list[dict[str, Any]]:
     """Sections of charts, each with a title and a sentence; those without data are left out."""
     sections = [
         {
@@ -59,7 +55,7 @@ def security(key: str, subjects: Sequence[Subject]) -> list[dict[str, Any]]:
     return [section for section in sections if section["charts"]]
 
 
-def _groups(subjects: Sequence[Subject], attack: str) -> dict[Group, dict[int, list[str]]]:
+def _groups(subjects: Sequence[ReportedModel], attack: str) -> dict[Group, dict[int, list[str]]]:
     """Files of an attack with equal settings (and n) but eps: by place of the subject, in order of eps."""
     groups: dict[Group, dict[int, list[str]]] = {}
     for i, s in enumerate(subjects):
@@ -69,7 +65,7 @@ def _groups(subjects: Sequence[Subject], attack: str) -> dict[Group, dict[int, l
     return groups
 
 
-def _over_eps(key: str, subjects: Sequence[Subject]) -> Iterator[dict[str, Any]]:
+def _over_eps(key: str, subjects: Sequence[ReportedModel]) -> Iterator[dict[str, Any]]:
     for number, holders in enumerate(_groups(subjects, AWARE).values()):
         lines = []
         for i, names in holders.items():
@@ -89,7 +85,7 @@ def _over_eps(key: str, subjects: Sequence[Subject]) -> Iterator[dict[str, Any]]
             yield {"title": about, "svg": plots.to_svg(drawn, label, f"{key}-s-{number}"), "note": ""}
 
 
-def _over_effort(key: str, subjects: Sequence[Subject], attack: str, xlabel: str) -> Iterator[dict[str, Any]]:
+def _over_effort(key: str, subjects: Sequence[ReportedModel], attack: str, xlabel: str) -> Iterator[dict[str, Any]]:
     for number, holders in enumerate(_groups(subjects, attack).values()):
         eps = _standing_for({subjects[i].attacks[a]["eps"] for i, names in holders.items() for a in names})
         lines, about = [], ""
@@ -134,7 +130,7 @@ def most(row: Row) -> int:
     return queries
 
 
-def _rejection_cost(key: str, subjects: Sequence[Subject]) -> Iterator[dict[str, Any]]:
+def _rejection_cost(key: str, subjects: Sequence[ReportedModel]) -> Iterator[dict[str, Any]]:
     aims = dict.fromkeys(
         (r["detector"], r["fpr"]) for s in subjects for r in s.attacks.values() if r["attack"] == REJECTION
     )
@@ -168,7 +164,7 @@ def _rejection_cost(key: str, subjects: Sequence[Subject]) -> Iterator[dict[str,
             yield {"title": about, "svg": svg, "note": f"Rejected within alpha eps: {'; '.join(notes)}."}
 
 
-def _costs(s: Subject, name: str, radii: Mapping[float, str], eps: float) -> list[Cost]:
+def _costs(s: ReportedModel, name: str, radii: Mapping[float, str], eps: float) -> list[Cost]:
     guard = calibration.guard(s.run, s.attacks[name]["detector"], s.attacks[name]["fpr"])
     n = min(s.attacks[a]["n"] for a in (name, *radii.values()))
     worst = artifacts.read_adversarials(s.run, name)

@@ -1,6 +1,4 @@
-"""Rows about runs that are on disk: their training, their detectors' scores, and the page of them all."""
-
-from __future__ import annotations
+"""Write a study's or some runs' page, verifying what is missing."""
 
 import html
 import re
@@ -10,10 +8,7 @@ from pathlib import Path
 
 from advbench.errors import BadSetting
 from advbench.progress import Quiet
-from advbench.runs import sealed_json
-from advbench.runs.files import check_folder, text_of, write_whole
-from advbench.runs.rows import Row
-from advbench.runs.run import load
+from advbench.runs import Row, check_folder, load, sealed_json, text_of, write_whole
 from advbench.study.selection import Found
 from advbench.study.study import Study
 from advbench.study.verify import verify_found

@@ -1,7 +1,5 @@
 """The grid's work as cells that an engine performs; records and answers are kept as soon as they can be."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

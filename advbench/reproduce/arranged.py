@@ -1,12 +1,10 @@
 """Tables of the page: rows of results.json arranged in lines and columns."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from advbench.reproduce.cells import SHOWN
-from advbench.runs.rows import Row
+from advbench.runs import Row
 
 
 @dataclass(frozen=True)

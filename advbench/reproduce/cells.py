@@ -1,7 +1,5 @@
 """The benchmark's cells: which models, and which attacks each of them faces."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The paper's figures, drawn from evaluated runs: each as a picture with a label that says what it shows."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +16,8 @@ from advbench.report.likelihood_axis import LikelihoodAxis
 from advbench.reproduce.cells import HEADLINE, LOSSES, SEEDS, SHOWN
 from advbench.reproduce.paper import LABELS
 from advbench.reproduce.rows import boundary
-from advbench.runs import artifacts
-from advbench.runs.run import Run
-from advbench.victim.restore import head_of
+from advbench.runs import Run, artifacts
+from advbench.victim import head_of
 
 FGSM = f"fgsm-eps{HEADLINE:g}"
 TARGETED = f"targeted-fgsm-eps{HEADLINE:g}"

@@ -1,7 +1,5 @@
 """Work through the grid: train what is missing, round, evaluate, and keep each cell's record as it is finished."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -13,10 +11,7 @@ from advbench.device import CPU
 from advbench.reproduce import records
 from advbench.reproduce.cells import DETECTORS, Cell, Entry, chosen
 from advbench.reproduce.records import Record
-from advbench.runs import released
-from advbench.runs.files import write_whole
-from advbench.runs.run import Run
-from advbench.runs.sealed_json import sha256, to_json
+from advbench.runs import Run, released, sha256, to_json, write_whole
 from advbench.study.selection import Found
 from advbench.study.study import Study
 from advbench.study.train import ensure_trained

@@ -1,7 +1,5 @@
 """The page of the reproduction, and the files that leave with it: figures, tables, rows, manifest, model card."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +18,8 @@ from advbench.reproduce.records import Record
 from advbench.reproduce.rows import rows
 from advbench.reproduce.security_drawings import security_drawings
 from advbench.reproduce.verdict import verdict
+from advbench.runs import Row, Run, to_json, write_whole
 from advbench.runs.environment import describe
-from advbench.runs.files import write_whole
-from advbench.runs.rows import Row
-from advbench.runs.run import Run
-from advbench.runs.sealed_json import to_json
 
 
 def all_rows(cells: Sequence[Record], security: Mapping[str, Record]) -> list[Row]:

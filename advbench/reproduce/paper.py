@@ -1,7 +1,5 @@
 """What Wan et al. 2018 (arXiv:1803.02988) print about MNIST; rates as fractions."""
 
-from __future__ import annotations
-
 LABELS = {
     "softmax": "softmax",
     "center": "center",

@@ -1,13 +1,11 @@
 """What the released models are asked about their detectors: attacks that know them, and the controls beside those."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from advbench import catalog
-from advbench.detection.guard import NO_DETECTOR
+from advbench.detection import NO_DETECTOR
 from advbench.reproduce.cells import CONTROLS, EPS, HEADLINE, SHOWN, Cell, Entry
 
 LIKELIHOOD = "likelihood"

@@ -1,7 +1,5 @@
 """A cell's record: everything its model contributes to the page's figures, in one JSON file."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,7 @@ import numpy as np
 from advbench.errors import BadRun
 from advbench.report.likelihood_axis import LOW, SURE, LikelihoodAxis
 from advbench.reproduce.cells import Cell
-from advbench.runs import artifacts
-from advbench.runs.run import Run
+from advbench.runs import Run, artifacts
 from advbench.study.selection import attack_rows
 
 Record = dict[str, Any]

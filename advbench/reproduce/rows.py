@@ -1,7 +1,5 @@
 """Records to rows: every figure of the page once, with its seeds, spread, interval and the paper's number."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +10,7 @@ from advbench import metrics
 from advbench.reproduce import paper
 from advbench.reproduce.cells import EPS, GREY, HEADLINE, LOSSES, SEEDS, SHOWN, reading
 from advbench.reproduce.records import Record
-from advbench.runs.rows import Row
+from advbench.runs import Row
 
 Interval = tuple[float, float] | None
 READINGS = [(clip, scale) for scale in (1.0, GREY) for clip in (True, False)]

@@ -1,7 +1,5 @@
 """What `advbench reproduce mnist` does: bring the grid on, or check it against its kept weights."""
 
-from __future__ import annotations
-
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +11,7 @@ from advbench.reproduce.ahead import Ahead
 from advbench.reproduce.cells import chosen
 from advbench.reproduce.grid import Grid, compare
 from advbench.reproduce.page import write_page, write_rows
-from advbench.runs.rows import Row
+from advbench.runs import Row
 from advbench.study.workspace import Place
 
 

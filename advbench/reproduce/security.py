@@ -4,8 +4,6 @@
 it holds for the same weights and settings is not computed again.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable
 from typing import Any
@@ -13,20 +11,16 @@ from typing import Any
 import numpy as np
 
 from advbench import metrics
-from advbench.detection import calibration
-from advbench.detection.guard import NO_DETECTOR, undetected_errors
+from advbench.detection import NO_DETECTOR, calibration, undetected_errors
 from advbench.errors import Damaged
-from advbench.evasion.base import AdaptiveAttack
+from advbench.evasion import AdaptiveAttack
 from advbench.reproduce import records
 from advbench.reproduce.cells import Cell, chosen
 from advbench.reproduce.grid import Grid
 from advbench.reproduce.probes import Probe, plan
 from advbench.reproduce.records import Record
-from advbench.runs import artifacts
+from advbench.runs import artifacts, attack_row, to_json, write_whole
 from advbench.runs.environment import describe
-from advbench.runs.files import write_whole
-from advbench.runs.rows import attack_row
-from advbench.runs.sealed_json import to_json
 from advbench.study.spec import AttackChoice
 from advbench.study.study import Study
 from advbench.types import Adversarials

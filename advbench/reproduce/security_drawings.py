@@ -1,7 +1,5 @@
 """Security curves, drawn from rows: undetected error over eps, gradients and queries, and what rejection costs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +11,7 @@ from advbench.reproduce.drawings import Drawing
 from advbench.reproduce.paper import LABELS
 from advbench.reproduce.probes import FPR, LIKELIHOOD
 from advbench.reproduce.security_rows import LOST_OR_REJECTED, REJECTED, TABLE
-from advbench.runs.rows import Row
+from advbench.runs import Row
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,18 @@
 """Security records to rows: what each model and detector is worth against attackers who know both."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from advbench import metrics
-from advbench.detection.guard import NO_DETECTOR
+from advbench.detection import NO_DETECTOR
 from advbench.reproduce.cells import CONTROLS, HEADLINE
 from advbench.reproduce.probes import FIRST, FPR, LIKELIHOOD, REJECTION, Probe, plan
 from advbench.reproduce.records import Record
 from advbench.reproduce.rows import fgsm_eer, name_of, row_of
 from advbench.reproduce.security import MARKS, Answer, find, mask
-from advbench.runs.rows import Row
+from advbench.runs import Row
 
 TABLE = "security"
 REJECTED = "images that can be made rejected"

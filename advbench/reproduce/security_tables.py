@@ -1,7 +1,5 @@
 """The tables about attackers who know the detector."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from advbench.reproduce.arranged import Rows, Table

@@ -1,7 +1,5 @@
 """Rows arranged as the page's tables, which also leave as CSV and LaTeX."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +14,7 @@ from advbench.reproduce.paper import LABELS
 from advbench.reproduce.records import Record
 from advbench.reproduce.rows import READINGS, name_of
 from advbench.reproduce.security_tables import AWARE, security_tables
-from advbench.runs.rows import Row
+from advbench.runs import Row
 
 WITHIN = {2: 0.004, 100: 0.0015}  # differences from Table 1 that go unremarked, by feature dimension
 LARGE = 0.05  # a gap to the paper that asks for an experiment

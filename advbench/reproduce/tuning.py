@@ -4,8 +4,6 @@ The search looks at validation errors alone. The sensitivity tables look at atta
 nothing; no figure here touches a test image.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,16 +14,14 @@ import numpy as np
 import torch
 
 from advbench import catalog, metrics
-from advbench.evasion.batches import perturb
+from advbench.evasion import perturb
 from advbench.reproduce.cells import GREY, HEADLINE, LOSSES, Cell, Entry
 from advbench.reproduce.grid import Grid
-from advbench.runs.files import write_whole
-from advbench.runs.rows import Row
-from advbench.runs.sealed_json import to_json
+from advbench.runs import Row, to_json, write_whole
 from advbench.study.parsing import attack_choices, loss_choice
 from advbench.study.study import Study
 from advbench.study.train import ensure_trained, victim_of
-from advbench.victim.victim import Victim
+from advbench.victim import Victim
 
 FILE = "tuning.json"
 EPOCHS = 3
@@ -164,7 +160,7 @@ def _attacked(grid: Grid, victim: Victim, entry: Entry) -> Row:
     """Error and EERs of one attack on the first validation images."""
     (choice,) = attack_choices(entry)
     images = grid.splits.validation.take(slice(ATTACKED))
-    clean = victim.outputs(images.images)
+    clean = victim.outputs(images.load_all())
     made = perturb(choice.attack, victim, images, clean, lambda done: None)
     row: Row = {"attack": choice.choice.name, "eps": entry["eps"], "clip": entry["clip"], "n": len(images)}
     row["error_rate"] = float((made.outputs.predictions != images.labels).double().mean())

@@ -1,7 +1,5 @@
 """What the security rows say, in sentences computed from them."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 
@@ -11,7 +9,7 @@ from advbench.reproduce.paper import LABELS
 from advbench.reproduce.probes import FPR
 from advbench.reproduce.security_rows import TABLE
 from advbench.reproduce.security_tables import ALL, AWARE, GUARD, LATER, PUBLISHED, QUICK, STANDARD
-from advbench.runs.rows import Row
+from advbench.runs import Row
 
 AGREEMENT = 0.005  # between the ensemble's and the published AutoAttack's robust accuracy
 

@@ -10,8 +10,6 @@ attacks/<name>.safetensors    images [n c h w], index, labels, targets (targeted
 scores.parquet                detector, source, index, label, prediction, score (float64, higher = more suspicious)
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -115,7 +113,7 @@ def pack_part(outputs: Outputs, part: ImageSet, *, examples: bool) -> bytes:
         "labels": part.labels,
         "index": torch.arange(len(part)),
     }
-    return pack(tensors | ({"examples": part.take(slice(EXAMPLES)).images} if examples else {}))
+    return pack(tensors | ({"examples": part.take(slice(EXAMPLES)).load_all()} if examples else {}))
 
 
 def read_part(run: Run, name: str) -> Part:

@@ -1,6 +1,4 @@
-"""What a run was made with: package versions, the commit, the device; no host, user or path."""
-
-from __future__ import annotations
+"""What a run was made with: package versions, commit, device; no host, user or path."""
 
 import platform
 import subprocess

@@ -1,6 +1,4 @@
-"""Files written and read whole: in one move, against a size and a hash, through no link; refusals in a sentence."""
-
-from __future__ import annotations
+"""Read and write files whole: atomic writes, sizes and hashes checked, links refused."""
 
 import errno
 import os

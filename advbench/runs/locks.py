@@ -1,10 +1,8 @@
-"""Who works on a run folder, or on a step of it: locks that the system lets go of when their process ends.
+"""File locks on a run folder or one of its steps, released by the system when the process ends.
 
 `in_use` False: nothing is locked, where a file system knows no locks and the user sees to it that one process alone
 works on a run.
 """
-
-from __future__ import annotations
 
 import errno
 import os

@@ -1,11 +1,9 @@
-"""Released weights: a trained model in one file, rounded to 16 bits, found again by what it was trained as.
+"""Released weights: a trained model in one file, rounded to 16 bits, found by its record.
 
 A file is safetensors: `network.*` and `head.*`, floating-point tensors as float16. Its metadata, JSON texts, hold
 `model` (the record that a run's digest covers), `info` and `seconds` of the training step, `history` (the lines of
 training.jsonl) and `environment`.
 """
-
-from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping

@@ -1,6 +1,4 @@
-"""What of a run is damaged is forgotten, with all that came of it, so that whoever made it makes it again."""
-
-from __future__ import annotations
+"""Drop a run's damaged steps and every step computed from them; the next call recomputes them."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -10,7 +8,7 @@ from advbench.errors import Damaged
 from advbench.runs.files import remove
 from advbench.runs.run import MANIFEST, Run
 
-AT_THE_DOOR = "door"  # a step that does not come from weights trained here
+INSPECTED = "door"  # the step of a supplied model's inspection, which comes from no weights trained here
 Say = Callable[[str], object]
 
 
@@ -27,7 +25,7 @@ def faults(run: Run, steps: Collection[str]) -> dict[str, dict[str, str]]:
 def came_of(run: Run, bad: Collection[str]) -> list[str]:
     """The steps to make again: the broken ones, and where `train` is among them all that came of these weights."""
     if "train" in bad:
-        return [step for step in run.steps if step not in (AT_THE_DOOR, "checkpoint") or step in bad]
+        return [step for step in run.steps if step not in (INSPECTED, "checkpoint") or step in bad]
     return [step for step in run.steps if step in bad]
 
 

@@ -1,6 +1,4 @@
-"""The rows that commands print: a dictionary of named figures about a run, an attack or a detector."""
-
-from __future__ import annotations
+"""Rows: dictionaries of named figures, as the commands print them."""
 
 from typing import Any
 

@@ -1,11 +1,9 @@
-"""Runs on disk: whole files (`disk`), sha256 for each (`seals`), one manifest a run, held by `locks`.
+"""A run: a folder of files with their sha256, listed step by step in one manifest, held by `locks`.
 
 A run is one folder: one trained model and all that was made from it. A step is done if and only if the manifest
 holds the hashes of its files. Files are written under a temporary name and moved into place; before a done step's
 files are replaced, the step leaves the manifest, so that an interruption costs the step and nothing else.
 """
-
-from __future__ import annotations
 
 import os
 import re

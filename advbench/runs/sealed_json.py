@@ -1,6 +1,4 @@
-"""JSON as it is written, its digests, and objects that say by a sha256 of their own whether they were altered."""
-
-from __future__ import annotations
+"""Write JSON, digest it, and seal objects with a sha256 of their own."""
 
 import hashlib
 import json

@@ -1,10 +1,8 @@
-"""What stored JSON must hold: shapes of values, and what is wrong with a value that does not fit.
+"""Shapes of stored JSON: types, ranges and keys, and what is wrong with a value that does not fit.
 
 A shape is a `Rule` for one value; a dict for an object, from names of keys (`"eps n"` two of one shape, `"n?"` one
 that may be left out, `"*"` all there are) to shapes; `[shape]` for a list; a tuple for one of several.
 """
-
-from __future__ import annotations
 
 import json
 import math

@@ -1,6 +1,4 @@
-"""The shards of an attack as files below its run's folder: reading, checking, deleting."""
-
-from __future__ import annotations
+"""The shard files of an attack: reading, checking, deleting."""
 
 import re
 from contextlib import suppress

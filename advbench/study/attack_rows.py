@@ -1,6 +1,4 @@
-"""One attack on many images, and what it did to their labels."""
-
-from __future__ import annotations
+"""The rows of an attack: errors, undetected errors, rejections, with intervals."""
 
 import math
 from collections.abc import Callable
@@ -11,23 +9,20 @@ import numpy as np
 from torch import Tensor
 
 from advbench import catalog, metrics
-from advbench.detection import calibration
-from advbench.detection.guard import NO_DETECTOR, Guard, undetected_errors
+from advbench.detection import NO_DETECTOR, Guard, calibration, undetected_errors
 from advbench.errors import BadSetting
+from advbench.evasion import check_eps, check_perturbation, perturb
 from advbench.evasion.art_attacks import PREFIX
-from advbench.evasion.base import check_eps
-from advbench.evasion.batches import perturb
-from advbench.evasion.validity import check_perturbation
 from advbench.progress import Progress, Quiet
-from advbench.runs.rows import Row
+from advbench.runs import Row
 from advbench.study.spec import AttackChoice
 from advbench.study.verify import counts
 from advbench.types import Adversarials, ImageSet, Outputs, Splits
-from advbench.victim.victim import Victim
+from advbench.victim import Victim
 
 
 @dataclass(frozen=True)
-class Target:
+class AttackedModel:
     """A model under attack, and what all attacks on it share.
 
     clean     the model's outputs on the test part
@@ -64,7 +59,7 @@ def check(choice: AttackChoice, splits: Splits) -> None:
     check_eps(choice.attack.eps, choice.attack.norm, math.prod(splits.test.shape))
 
 
-def _fgsm(target: Target, eps: float, clip: bool, n: int | None) -> Outputs:
+def _fgsm(target: AttackedModel, eps: float, clip: bool, n: int | None) -> Outputs:
     attack, images = catalog.load("attack", "fgsm")(eps=eps, clip=clip), target.images.take(slice(n))
     with target.progress.bar(f"fgsm-eps{eps:g} beside it", len(images)) as advance:
         made = perturb(attack, target.victim, images, target.clean, lambda done: advance(done, ""))
@@ -72,7 +67,7 @@ def _fgsm(target: Target, eps: float, clip: bool, n: int | None) -> Outputs:
     return made.outputs
 
 
-def row_of(choice: AttackChoice, made: Adversarials, target: Target) -> Row:
+def row_of(choice: AttackChoice, made: Adversarials, target: AttackedModel) -> Row:
     """All that an attack did to a model: the fields of its row after the model's.
 
     eight_bit_error_rate              misclassified once the images are clipped to [0, 1] and rounded to k / 255
@@ -109,12 +104,8 @@ def effect(choice: AttackChoice, made: Adversarials, clean: Outputs) -> Row:
 def evasion(choice: AttackChoice, made: Adversarials, clean: Outputs, guard: Guard, fgsm: Outputs | None) -> Row:
     """What an adaptive attack did to a guarded model: the further fields of its row.
 
-    `clean` and `fgsm` are the model's outputs on the same images, as they were and after FGSM at the same eps.
-
-    undetected_error_rate, _low, _high   share of all images that are wrong and pass the guard, and its interval
-    rejected_rate, clean_rejected        shares of the attacked and of the clean images that the guard rejects
-    members                              an ensemble's shares of the undetected errors; the clean image is one
-    fgsm_undetected_error_rate           what FGSM at the same eps does on the same images; None outside L-inf
+    `clean` and `fgsm` are the model's outputs on the same images, as they were and after FGSM at the same eps. The
+    fields are those of docs/definitions.md; `members` are an ensemble's shares of the undetected errors.
     """
     lost = undetected_errors(made.outputs, made.labels, guard).numpy()
     row: Row = {

@@ -1,4 +1,4 @@
-"""Command lines that make a run again."""
+"""The command lines that make a run again."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from advbench import catalog
-from advbench.data.sources import recipe_of
-from advbench.data.sources.names import option
+from advbench.data.sources import option, recipe_of
 from advbench.formatting import as_text
 from advbench.recipes import AdversarialTraining, Training
-from advbench.runs import artifacts
-from advbench.runs.rows import Row
-from advbench.runs.run import SUPPLIED, Run
+from advbench.runs import SUPPLIED, Row, Run, artifacts
 from advbench.settings import defaults
 
 

@@ -1,17 +1,12 @@
-"""What of a runs folder is whole, what is not, and what the next call would do again."""
-
-from __future__ import annotations
+"""`advbench doctor`: which runs are whole, which files are broken, what would be recomputed."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from advbench.errors import AdvbenchError, BadRun, BadSetting, Renamed, Unreadable
-from advbench.runs import locks, repair, shapes
-from advbench.runs.files import inside, remove
+from advbench.runs import MANIFEST, Row, Run, holds_run, inside, load, locks, remove, repair, shapes, strays
 from advbench.runs.locks import LOCK
-from advbench.runs.rows import Row
-from advbench.runs.run import MANIFEST, Run, holds_run, load, strays
 from advbench.runs.shards import FOLDER, delete, folder_of, notes_of, read_shard
 from advbench.study import selection
 

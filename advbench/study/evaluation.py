@@ -1,6 +1,4 @@
-"""Evaluate a model that was not trained here: the same steps as a study's, with the model brought along."""
-
-from __future__ import annotations
+"""Evaluate a supplied model: a study's steps, with the model brought along."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,15 +15,12 @@ from torch.nn.parameter import is_lazy
 from advbench import catalog
 from advbench.data import SHARES, duplicates, for_supplied, missing_classes
 from advbench.data.sources import label
-from advbench.detection import calibration
-from advbench.detection.calibration import DEFAULT_FPR
+from advbench.detection import DEFAULT_FPR, calibration
 from advbench.errors import BadRun, BadSetting
-from advbench.evasion.base import FromSurrogate
+from advbench.evasion import FromSurrogate
 from advbench.metrics import least_calibration
-from advbench.runs import artifacts
+from advbench.runs import Row, Run, artifacts
 from advbench.runs.repair import Say
-from advbench.runs.rows import Row
-from advbench.runs.run import Run
 from advbench.study import train
 from advbench.study.attack_rows import weakness
 from advbench.study.selection import attack_rows
@@ -36,15 +31,14 @@ from advbench.supplied.features import NoFeatures, Supplied, tap
 from advbench.supplied.inspection import MOST_IMAGES, gradient_at, inspect, same
 from advbench.supplied.isolation import borrowed, own_state
 from advbench.supplied.loading import code_file_of, identity_of, load_model, refuse_meta
-from advbench.types import Finding, Outputs, Splits, enforce, warn
-from advbench.victim.meter import Meter
-from advbench.victim.victim import Victim
+from advbench.types import Diagnostic, Outputs, Splits, enforce, warn
+from advbench.victim import Meter, Victim
 
 EPS = 8 / 255  # unless an attack is given another: the usual one of colour pictures
 FEW = 200  # images of the ensemble that knows the detector
 DETECTORS = ("max-posterior", "energy", "mahalanobis")
 SAMPLE = 4  # images by which the features are found
-PASSES = 50  # about, of the check at the door
+PASSES = 50  # about, of the inspection
 IN_MEMORY = "python:"  # before the type of a model that was handed over as an object
 
 
@@ -98,7 +92,7 @@ def usual_attacks(budget: str = "quick") -> list[dict[str, Any]]:
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedModel:
     """A model to evaluate, and how it takes its images.
 
     features    name of the layer whose output is the features; None = the input of the last layer
@@ -133,7 +127,7 @@ class Evaluation(Study):
         self,
         spec: Spec,
         place: Place,
-        subject: Subject,
+        subject: EvaluatedModel,
         *,
         data: Splits | None = None,
         usual: bool = False,
@@ -148,7 +142,7 @@ class Evaluation(Study):
         if any(isinstance(choice.attack, FromSurrogate) for choice in spec.attacks):
             raise BadSetting(NO_SURROGATE)
         self.subject = subject
-        self.findings: tuple[Finding, ...] = ()
+        self.findings: tuple[Diagnostic, ...] = ()
         self._until: ExitStack | None = None
         self.data = data
         self.usual = usual
@@ -226,7 +220,7 @@ class Evaluation(Study):
         self._until.enter_context(borrowed(module, device))
         if any(isinstance(part, nn.RNNBase) for part in module.modules()):  # cudnn's have no gradient in this mode
             self._until.enter_context(torch.backends.cudnn.flags(enabled=False))
-        sample = splits.test.take(slice(SAMPLE)).images.to(device)
+        sample = splits.test.take(slice(SAMPLE)).load_all().to(device)
         try:
             made = tap(module, sample, features=own.features, mean=own.mean, std=own.std)
         except NoFeatures as error:
@@ -279,7 +273,7 @@ class Evaluation(Study):
         if stored is None or len(stored) != len(self.splits.test):
             return True
         batch = slice(min(len(stored), self.place.batch_size))  # as it was stored: some models look at the batch
-        victim, images = self._victim(run, model), self.splits.test.take(batch).images
+        victim, images = self._victim(run, model), self.splits.test.take(batch).load_all()
         now, again = victim.outputs(images), victim.outputs(images)
         own = torch.tensor(self._slopes)
         was = torch.tensor(run.info("door").get("slopes", self._slopes))
@@ -289,9 +283,9 @@ class Evaluation(Study):
     @property
     def _slopes(self) -> list[float]:
         """How steep the model is at a few test images: a stand-in for a gradient changes no output."""
-        few = self.splits.test.take(slice(SAMPLE)).images.to(self.place.device).requires_grad_()
+        few = self.splits.test.take(slice(SAMPLE)).load_all().to(self.place.device).requires_grad_()
         found = None
-        with suppress(Exception):  # whatever a backward pass of the user's own raises: the door says it
+        with suppress(Exception):  # whatever a backward pass of the user's own raises: the inspection says it
             found = gradient_at(self._brought[0], few)
         direction = torch.randn(few.shape, generator=torch.Generator().manual_seed(0)).to(few)
         slopes = direction.new_zeros(len(few)) if found is None else (found * direction).flatten(1).sum(dim=1)
@@ -301,20 +295,20 @@ class Evaluation(Study):
         return train.victim(self._brought[0], self.splits, self.place)
 
     def _ensure_ready(self, run: Run, model: Model | SuppliedModel) -> None:
-        """The model let in at the door, and its outputs stored."""
+        """The model inspected, and its outputs stored."""
         followed = run.has("door") and run.info("door").get("gradients", True)
         splits = self.splits
         if not run.has("door") or (self._needs_gradients and not followed):
-            found = (*splits.findings, *duplicates(splits, self.place.progress), *self.findings, *self._at_the_door())
+            found = (*splits.findings, *duplicates(splits, self.place.progress), *self.findings, *self._inspected())
             info = {"findings": [asdict(one) for one in found], "gradients": self._needs_gradients}
             run.write("door", {}, info={**info, "test_part": splits.test_part, "slopes": self._slopes})
-        self.findings = tuple(Finding(**finding) for finding in run.info("door")["findings"])
+        self.findings = tuple(Diagnostic(**finding) for finding in run.info("door")["findings"])
         for finding in self.findings:
             self.place.progress.say(f"{finding.severity}: {finding.text}")
         parts = {"train": splits.train, "calibration": splits.calibration, "test": splits.test}
         train.ensure_outputs(run, parts, lambda: self._victim(run, model), splits, self.place.progress)
 
-    def _at_the_door(self) -> Sequence[Finding]:
+    def _inspected(self) -> Sequence[Diagnostic]:
         """What is doubtful about the model, on calibration images; raises BadSetting for what is wrong."""
         some = self.splits.calibration
         some = some.take(torch.linspace(0, len(some) - 1, min(len(some), MOST_IMAGES)).long())
@@ -322,7 +316,7 @@ class Evaluation(Study):
         with self.place.progress.bar("check of the model", len(some)) as advance:
             told = Meter(self._brought[0], lambda done: advance(done, ""), PASSES)
             with told.batch(slice(0, len(some))):
-                found = inspect(self._brought[0], some.images, some.labels, len(some.classes), **settings)
+                found = inspect(self._brought[0], some.load_all(), some.labels, len(some.classes), **settings)
         return enforce(found)
 
     @property

@@ -1,6 +1,4 @@
-"""From a table to a checked study: TOML and command line meet here, with the same checks and the same messages."""
-
-from __future__ import annotations
+"""Parse a table, of TOML or of command-line options, into a checked spec."""
 
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from advbench import catalog
-from advbench.data.sources import label, recipe_of, source
-from advbench.data.sources.names import slug
-from advbench.detection.calibration import DEFAULT_FPR
-from advbench.detection.guard import NO_DETECTOR
+from advbench.data.sources import label, recipe_of, slug, source
+from advbench.detection import DEFAULT_FPR, NO_DETECTOR
 from advbench.errors import BadSetting, UnknownName
-from advbench.evasion.base import AdaptiveAttack
+from advbench.evasion import AdaptiveAttack
 from advbench.recipes import Recipe, Training, adversarial_training
 from advbench.settings import convert, defaults, fill, number
 from advbench.study.spec import AttackChoice, Choice, Spec, TrainedLoss

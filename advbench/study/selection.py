@@ -1,18 +1,17 @@
-"""Which of the runs on disk, and which of their attacks, a `verify` or `report` is about."""
-
-from __future__ import annotations
+"""Select runs and attacks on disk, and say which need a plug-in that is missing."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from advbench import runs
-from advbench.errors import BadSetting, Damaged, UnknownName
+from advbench import catalog, runs
+from advbench.data.sources import recipe_of
+from advbench.detection import NO_DETECTOR, Detector
+from advbench.errors import BadSetting, BrokenPlugin, Damaged, MissingLibrary, UnknownName
+from advbench.runs import SUPPLIED, Run, attack_row, model_row
 from advbench.runs.artifacts import scored_cells
-from advbench.runs.rows import attack_row, model_row
-from advbench.runs.run import Run
-from advbench.study import missing_plugins
+from advbench.study.parsing import attack_choices, loss_choice
 
 ATTACK_STEP = "attack "
 
@@ -40,16 +39,16 @@ class Selection:
 
 def attack_rows(run: Run) -> dict[str, dict[str, Any]]:
     """The rows of the attacks that the plug-ins at hand can read, by file name, sorted by attack and eps."""
-    rows = _stored(run) if missing_plugins.of_model(run.model) is None else {}
-    return {name: row for name, row in rows.items() if missing_plugins.of_attack(row) is None}
+    rows = _stored(run) if lacking_for_model(run.model) is None else {}
+    return {name: row for name, row in rows.items() if lacking_for_attack(row) is None}
 
 
 def left_out(run: Run) -> list[str]:
     """A sentence for each plug-in that is missing, broken or changed: the parts of the run that need it."""
-    parts = {"the whole run": missing_plugins.of_model(run.model)}
+    parts = {"the whole run": lacking_for_model(run.model)}
     if parts["the whole run"] is None:
-        parts |= {f"attack {name}": missing_plugins.of_attack(row) for name, row in _stored(run).items()}
-        parts |= {f"scores of {name}": missing_plugins.of_detector(name) for name in scored_by(run)}
+        parts |= {f"attack {name}": lacking_for_attack(row) for name, row in _stored(run).items()}
+        parts |= {f"scores of {name}": lacking_for_detector(name) for name in scored_by(run)}
     reasons = {why: [p for p in parts if parts[p] == why] for why in parts.values() if why is not None}
     return [
         f"{run.name}: {why}; left out: {', '.join(gone[:3])}{f' and {len(gone) - 3} more' * (len(gone) > 3)}; put "
@@ -110,3 +109,45 @@ def scored_by(run: Run) -> list[str]:
         return list(dict.fromkeys(detector for _, detector in scored_cells(run)))
     except Damaged:
         return []
+
+
+def lacking_for_model(model: Mapping[str, Any]) -> str | None:
+    """What a run's own model lacks: its loss, network or data set; a supplied model brings its own. None: nothing."""
+    if SUPPLIED in model or not isinstance(model.get("loss"), Mapping):
+        return None
+    loss, network, dataset = model["loss"], model.get("network"), str(model.get("dataset"))
+    return (
+        _lack("loss", str(loss.get("name")), lambda: loss_choice(loss))
+        or (network and _lack("network", network, lambda: catalog.load("network", network)))
+        or _lack("data set", dataset, lambda: recipe_of(dataset))
+    )
+
+
+def lacking_for_attack(row: Mapping[str, Any]) -> str | None:
+    """What the attack of a row lacks: its plug-in with these settings, or the detector that it knows."""
+    name, settings = row["attack"], row.get("settings", {})
+    entry = {"name": name, "eps": row["eps"], **{k: v for k, v in settings.items() if k != "fpr"}}
+    entry |= {"detector": NO_DETECTOR} if "detector" in settings else {}
+    own = None if ":" in name else _lack("attack", name, lambda: attack_choices(entry))
+    return own or lacking_for_detector(settings.get("detector", NO_DETECTOR))
+
+
+def lacking_for_detector(name: str) -> str | None:
+    """What the scores of a detector lack: its plug-in, which takes no settings."""
+    if name == NO_DETECTOR:
+        return None
+    return _lack("detector", name, lambda: isinstance(catalog.load("detector", name)(), Detector))
+
+
+def _lack(kind: str, name: str, make: Callable[[], object]) -> str | None:
+    """A clause about a plug-in that is not there, or of which `make` makes nothing."""
+    if ":" not in name and name not in catalog.names(kind):
+        return f"{kind} {name!r} is not here"
+    try:
+        return None if make() else f"{kind} {name!r} is not what it was"
+    except MissingLibrary:
+        return None  # which makes such results, and is not needed to read them
+    except BrokenPlugin as error:
+        return str(error).partition("; ")[0]
+    except Exception as error:  # whatever a changed plug-in raises
+        return f"{kind} {name!r} is not what it was ({' '.join(str(error).split()).partition('. ')[0]})"

@@ -1,19 +1,17 @@
-"""A study as a record: models to train, attacks on them, detectors to score them with."""
-
-from __future__ import annotations
+"""The spec of a study: models, attacks, detectors."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from advbench import catalog
-from advbench.data.sources import label, recipe_of
-from advbench.data.sources.names import slug
+from advbench.data.sources import label, recipe_of, slug
 from advbench.errors import BadSetting
-from advbench.evasion.base import AdaptiveAttack, Attack, FromSurrogate
+from advbench.evasion import AdaptiveAttack, Attack, FromSurrogate
 from advbench.recipes import ADVERSARIAL, STANDARD, AdversarialTraining, Training, words
-from advbench.runs.sealed_json import digest
+from advbench.runs import digest
 from advbench.settings import defaults
 
 
@@ -127,7 +125,7 @@ class AttackChoice:
     detector: str | None = None
     fpr: float | None = None
 
-    @property
+    @cached_property
     def attack(self) -> Attack | AdaptiveAttack | FromSurrogate:
         """The attack itself."""
         attack: Attack | AdaptiveAttack | FromSurrogate = catalog.load("attack", self.choice.name)(

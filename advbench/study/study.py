@@ -1,6 +1,4 @@
-"""The order of steps: train, attack, verify, report; each does only what its runs do not hold yet."""
-
-from __future__ import annotations
+"""A study's steps in order, each only where its run does not hold it: train, attack, verify."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,24 +10,19 @@ from typing import Any
 
 from advbench import runs
 from advbench.data import fingerprint
-from advbench.data.sources import label, source
-from advbench.data.sources.names import slug
+from advbench.data.sources import label, slug, source
 from advbench.detection import calibration
 from advbench.errors import BadData, BadRun, Damaged
-from advbench.evasion import batches
-from advbench.evasion.base import FromSurrogate
-from advbench.evasion.validity import check_perturbation
-from advbench.runs import artifacts, locks, released, repair, sealed_json
+from advbench.evasion import FromSurrogate, batches, check_perturbation
+from advbench.runs import Row, Run, artifacts, attack_row, locks, released, repair, sealed_json
 from advbench.runs.environment import describe
-from advbench.runs.rows import Row, attack_row
-from advbench.runs.run import Run
-from advbench.study.attack_rows import Target, check, row_of, weakness
+from advbench.study.attack_rows import AttackedModel, check, row_of, weakness
 from advbench.study.spec import AttackChoice, Model, Spec, SuppliedModel, surrogate_of
 from advbench.study.train import ensure_outputs, ensure_trained, parts_of, training_row, victim_of
 from advbench.study.verify import checked_attack
 from advbench.study.workspace import Place
 from advbench.types import Adversarials, Splits
-from advbench.victim.victim import Victim
+from advbench.victim import Victim
 
 READY = "outputs"  # the step that ends the making of a model
 
@@ -47,7 +40,7 @@ class Study:
         self.spec = spec
         self.place = place
         self.weights = released.folders(place.reports_dir, slug(label(spec.dataset))) if weights is None else weights
-        self._last: tuple[tuple[str, str], Target] | None = None
+        self._last: tuple[tuple[str, str], AttackedModel] | None = None
 
     def models(self) -> Sequence[Model | SuppliedModel]:
         """The models that it is about."""
@@ -170,13 +163,13 @@ class Study:
         """The model, ready to be attacked."""
         return victim_of(run, self.splits, self.place)
 
-    def _target(self, run: Run, model: Model | SuppliedModel) -> Target:
+    def _target(self, run: Run, model: Model | SuppliedModel) -> AttackedModel:
         """The run's model, kept until another is asked for."""
         key = run.name, sealed_json.digest([run.steps.get(step, {}).get("files") for step in ("train", READY)])
         if self._last is None or self._last[0] != key:
             victim, clean = self._victim(run, model), artifacts.read_part(run, "test").outputs
             guard = cache(partial(calibration.guard, run))
-            self._last = key, Target(victim, clean, self.splits.test, guard, self.place.progress)
+            self._last = key, AttackedModel(victim, clean, self.splits.test, guard, self.place.progress)
         return self._last[1]
 
     def _attack(self, run: Run, model: Model | SuppliedModel, choice: AttackChoice) -> None:

@@ -1,6 +1,4 @@
-"""A run's trained model: the one it holds, a released one of the same record, or a new one."""
-
-from __future__ import annotations
+"""Train a model, or adopt released weights, and store its outputs."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,18 +7,13 @@ from typing import Any
 
 from advbench.data import join
 from advbench.progress import Progress
-from advbench.runs import artifacts, released, repair
-from advbench.runs.files import write_whole
-from advbench.runs.rows import Row, model_row
-from advbench.runs.run import Run
-from advbench.runs.sealed_json import to_json
+from advbench.runs import Row, Run, artifacts, model_row, released, repair, to_json, write_whole
 from advbench.study.spec import Model
 from advbench.study.workspace import Place
 from advbench.training.checkpoint import Checkpoint, Epoch
 from advbench.training.loop import Trainer
 from advbench.types import ImageSet, Splits
-from advbench.victim.restore import build, rebuilt
-from advbench.victim.victim import Classifier, Victim
+from advbench.victim import Classifier, Victim, build, rebuilt
 
 
 def parts_of(splits: Splits, model: Model) -> dict[str, ImageSet]:

@@ -3,8 +3,6 @@
 Only files are read: the network does not run again. What was already scored is kept.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,16 +13,13 @@ import torch
 from torch import Tensor
 
 from advbench import metrics
-from advbench.detection.calibration import applicable, fit, score
+from advbench.detection import applicable, fit, score
 from advbench.errors import Damaged
 from advbench.progress import Advance, Progress, Quiet
-from advbench.runs import artifacts, locks, repair
+from advbench.runs import ATTACK_KEYS, MANIFEST, Row, Run, artifacts, attack_row, locks, model_row, repair, to_json
 from advbench.runs.artifacts import METRICS, read_metrics, scored_cells
-from advbench.runs.rows import ATTACK_KEYS, Row, attack_row, model_row
-from advbench.runs.run import MANIFEST, Run
-from advbench.runs.sealed_json import to_json
-from advbench.study import missing_plugins, selection
-from advbench.study.selection import Found
+from advbench.study import selection
+from advbench.study.selection import Found, lacking_for_detector
 from advbench.types import Adversarials, Outputs
 
 TABLE_FPRS = (0.01, 0.05, 0.10)
@@ -73,7 +68,7 @@ def is_verified(run: Run, attacks: Sequence[str], detectors: Sequence[str]) -> b
 
 def known(run: Run) -> list[Row]:
     """The verify rows that a run holds already, of detectors that the plug-ins at hand can read."""
-    readable = [(d, c) for (_, d), c in scored_cells(run).items() if missing_plugins.of_detector(d) is None]
+    readable = [(d, c) for (_, d), c in scored_cells(run).items() if lacking_for_detector(d) is None]
     return [model_row(run) | row for _, c in readable for row in c["rows"]]
 
 

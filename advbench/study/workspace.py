@@ -1,6 +1,4 @@
-"""Where and on what to work."""
-
-from __future__ import annotations
+"""Where a study works: folders, device, batch size, progress."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

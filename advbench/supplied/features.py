@@ -1,6 +1,4 @@
-"""Tap the features of a supplied model: the input of its last layer, found by tracing, or a named layer's output."""
-
-from __future__ import annotations
+"""Find a supplied model's features: the input of its last layer, or a named layer's output."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -14,7 +12,7 @@ from advbench.device import own_streams
 from advbench.errors import BadSetting
 from advbench.supplied.logits import check_finite, is_quantised, logits_of
 from advbench.types import Outputs
-from advbench.victim.victim import Classifier
+from advbench.victim import Classifier
 
 MOST_NAMES = 30
 Values = Sequence[float] | None  # one, or one a channel

@@ -1,10 +1,8 @@
-"""Check a supplied model before anything is measured on it: each mistake has its own message and way out.
+"""Inspect a supplied model before anything is measured: each mistake has its own message.
 
 The findings about what goes in and comes out are here; those about the model's own weights are in `condition.py`,
 those that need labels in `agreement.py`.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator
 
@@ -18,7 +16,7 @@ from advbench.supplied.logits import is_quantised
 from advbench.supplied.module_state import changes, mode_and_weights, tensors_of
 from advbench.supplied.normalisation import agreement
 from advbench.supplied.user_code import in_words
-from advbench.types import Finding, Outputs, refuse, warn
+from advbench.types import Diagnostic, Outputs, refuse, warn
 
 MOST_IMAGES = 500
 FEW = 8
@@ -26,7 +24,7 @@ FEW = 8
 
 def inspect(
     model: Supplied, images: Tensor, labels: Tensor, classes: int, *, batch_size: int = 100, gradients: bool = True
-) -> list[Finding]:
+) -> list[Diagnostic]:
     """What is wrong or doubtful about a model on labelled images; an empty list = nothing was found.
 
     images, labels   float32 [n c h w] in [0, 1] and int64 [n], on any device; at most 500 of them, evenly spaced, are
@@ -77,7 +75,7 @@ def in_batches(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
     return torch.cat([model(part) for part in torch.split(images, batch_size)])
 
 
-def of_logits(logits: Tensor, classes: int, *, from_one: bool = False) -> Iterator[Finding]:
+def of_logits(logits: Tensor, classes: int, *, from_one: bool = False) -> Iterator[Diagnostic]:
     """The number of classes, NaN and infinite values, precision, and outputs that are probabilities."""
     n, k = logits.shape
     if k != classes:
@@ -147,7 +145,7 @@ def wrong_count(k: int, classes: int, *, from_one: bool) -> str:
     )
 
 
-def as_probabilities(logits: Tensor, *, coarse: bool) -> Iterator[Finding]:
+def as_probabilities(logits: Tensor, *, coarse: bool) -> Iterator[Diagnostic]:
     """Outputs that are softmax, log-softmax or sigmoid values where logits are wanted."""
     tolerance = 1e-2 if coarse else 1e-4
     zero, one = logits.new_tensor(0.0), logits.new_tensor(1.0)
@@ -173,7 +171,7 @@ def as_probabilities(logits: Tensor, *, coarse: bool) -> Iterator[Finding]:
 
 
 @torch.no_grad()
-def dependence(model: Supplied, images: Tensor, batch_size: int) -> Iterator[Finding]:
+def dependence(model: Supplied, images: Tensor, batch_size: int) -> Iterator[Diagnostic]:
     """Logits and features that change from pass to pass, with gradients, or with the other images of the batch."""
     few, others = images[:FEW], images[FEW : 2 * FEW]
     first = model.tapped(few)
@@ -214,7 +212,7 @@ def dependence(model: Supplied, images: Tensor, batch_size: int) -> Iterator[Fin
 
 
 @torch.no_grad()
-def unsteady(model: Supplied, images: Tensor, first: Outputs) -> Iterator[Finding]:
+def unsteady(model: Supplied, images: Tensor, first: Outputs) -> Iterator[Diagnostic]:
     """Outputs on the same images that are others, in a dozen passes, than they were at first."""
     if not all(same(first, model.tapped(images)) for _ in range(12)):
         yield refuse(
@@ -255,7 +253,7 @@ def gradient_at(model: Supplied, images: Tensor) -> Tensor | None:
         return torch.autograd.grad(summed, images, allow_unused=True)[0] if logits.requires_grad else None
 
 
-def of_gradients(model: Supplied, images: Tensor, batch_size: int, *, required: bool) -> Iterator[Finding]:
+def of_gradients(model: Supplied, images: Tensor, batch_size: int, *, required: bool) -> Iterator[Diagnostic]:
     """No gradient at the pixels, zero for all images, or NaN for some."""
     state = refuse if required else warn
     gradients: list[Tensor | None] = []

@@ -1,6 +1,4 @@
-"""Compute as if alone in the process: the caller's torch settings and model come back as they were."""
-
-from __future__ import annotations
+"""Compute without leaving traces: the caller's torch settings and model are restored."""
 
 import random
 import sys

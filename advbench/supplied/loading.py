@@ -1,6 +1,4 @@
-"""Bring in a classifier from elsewhere: a user's file, an installed module, timm, or a torch.export archive."""
-
-from __future__ import annotations
+"""Load a supplied model: a user's file, an installed module, timm, or a torch.export archive."""
 
 import hashlib
 import importlib.util

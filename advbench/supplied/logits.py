@@ -1,6 +1,4 @@
-"""Ask a user's model for its logits, and say in one sentence what is wrong where it does not give them."""
-
-from __future__ import annotations
+"""Call a supplied model, and say in one sentence what is wrong where it gives no logits."""
 
 import re
 from typing import Any

@@ -1,16 +1,14 @@
-"""Is a supplied model in a condition to be measured: its mode, its weights, and whether they stay as they are?"""
-
-from __future__ import annotations
+"""Check a supplied model's mode and weights, and that a forward pass does not change them."""
 
 from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from advbench.types import Finding, refuse
+from advbench.types import Diagnostic, refuse
 
 
-def mode_and_weights(module: nn.Module) -> Iterator[Finding]:
+def mode_and_weights(module: nn.Module) -> Iterator[Diagnostic]:
     """A part still in training mode, weights that are no numbers."""
     training = [n or "the model itself" for n, part in module.named_modules() if getattr(part, "training", False)]
     if training:
@@ -33,7 +31,7 @@ def tensors_of(module: nn.Module) -> list[tuple[str, Tensor]]:
     return [*module.named_parameters(), *module.named_buffers()]
 
 
-def changes(module: nn.Module, before: Mapping[str, Tensor]) -> Iterator[Finding]:
+def changes(module: nn.Module, before: Mapping[str, Tensor]) -> Iterator[Diagnostic]:
     """Weights that are others than they were before a forward pass; counters, which are whole numbers, may count."""
     numbers = [(name, tensor) for name, tensor in tensors_of(module) if tensor.is_floating_point()]
     if moved := [name for name, tensor in numbers if name not in before or not torch.equal(tensor, before[name])]:

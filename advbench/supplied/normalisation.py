@@ -1,6 +1,4 @@
-"""Does a supplied model agree with the labels, and would it agree clearly better if it were given other pixels?"""
-
-from __future__ import annotations
+"""Check whether a supplied model was trained on pixels of another scale."""
 
 import math
 from collections.abc import Iterator
@@ -13,7 +11,7 @@ from torch import Tensor
 from advbench.errors import BadSetting
 from advbench.supplied.features import Supplied
 from advbench.supplied.logits import logits_of
-from advbench.types import Finding, warn
+from advbench.types import Diagnostic, warn
 
 SCREEN = 100  # images on which every alternative is tried; those that win there are tried on all
 LEVEL = 1e-3  # of each family of tests: a sound model is falsely doubted about once in a thousand
@@ -78,7 +76,7 @@ def same(scale: Scale, mean: Numbers, std: Numbers) -> bool:
 
 def agreement(
     model: Supplied, images: Tensor, labels: Tensor, logits: Tensor, batch_size: int = 100
-) -> Iterator[Finding]:
+) -> Iterator[Diagnostic]:
     """Findings from the model's logits [n k] on labelled images: another scale, classes in another order, chance."""
     predictions = logits.argmax(dim=1)
     found = better_scale(model, images, labels, predictions == labels, batch_size)
@@ -87,7 +85,9 @@ def agreement(
 
 
 @torch.no_grad()
-def better_scale(model: Supplied, images: Tensor, labels: Tensor, right: Tensor, batch_size: int) -> Finding | None:
+def better_scale(
+    model: Supplied, images: Tensor, labels: Tensor, right: Tensor, batch_size: int
+) -> Diagnostic | None:
     """The scale under which a model is right clearly more often, by an exact paired test (McNemar 1947)."""
     offered, chance = scales(model, images), chance_of(labels)
     wins: list[tuple[int, Scale]] = []
@@ -150,7 +150,7 @@ def remedy(model: Supplied, scale: Scale) -> str:
     return f"{why}: give --mean {mean} --std {std}"
 
 
-def other_order(predictions: Tensor, labels: Tensor, classes: int) -> Finding | None:
+def other_order(predictions: Tensor, labels: Tensor, classes: int) -> Diagnostic | None:
     """Classes in another order: predictions that follow the labels, but by a permutation of them."""
     table = torch.zeros(classes, classes, dtype=torch.long, device=labels.device)
     table.index_put_((labels, predictions), torch.ones_like(labels), accumulate=True)
@@ -171,7 +171,7 @@ def other_order(predictions: Tensor, labels: Tensor, classes: int) -> Finding | 
     )
 
 
-def at_chance(predictions: Tensor, labels: Tensor, classes: int) -> Iterator[Finding]:
+def at_chance(predictions: Tensor, labels: Tensor, classes: int) -> Iterator[Diagnostic]:
     """Agreement that guessing would reach: not clearly above the share of the largest class."""
     n, right = len(labels), int((predictions == labels).sum())
     chance = max(chance_of(labels), 1 / classes)

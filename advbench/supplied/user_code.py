@@ -1,6 +1,4 @@
-"""Run Python code that the user named on this command line, and turn what goes wrong in it into one sentence."""
-
-from __future__ import annotations
+"""Run code that the user named on the command line; errors in it become one sentence."""
 
 import contextlib
 import importlib

@@ -5,8 +5,6 @@ containers. The weights may lie in containers of any name, beside numbers, text 
 names one set of several.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

@@ -1,6 +1,4 @@
-"""The images that adversarial training trains on: a batch, attacked by a few sign steps from a random start."""
-
-from __future__ import annotations
+"""Adversarial training's images: a batch attacked by a few sign steps from a random start."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -9,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advbench.evasion.ball import Ball
+from advbench.evasion import Ball
 from advbench.recipes import AdversarialTraining
 
 

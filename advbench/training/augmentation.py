@@ -1,6 +1,4 @@
-"""Random mirror images and shifts of a whole batch, on its device."""
-
-from __future__ import annotations
+"""Random mirroring and shifts of a batch, on its device."""
 
 import torch
 import torch.nn.functional as F

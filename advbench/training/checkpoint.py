@@ -1,6 +1,4 @@
-"""Where a training stands after an epoch: its rows so far, and all tensors that the next epoch depends on."""
-
-from __future__ import annotations
+"""A training checkpoint: the epochs so far, and all tensors the next one depends on."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

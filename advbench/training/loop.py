@@ -20,7 +20,7 @@ from advbench.training.adversarial import attacked, evaluating, frozen
 from advbench.training.augmentation import mirror_crop
 from advbench.training.checkpoint import Checkpoint, Epoch
 from advbench.types import ImageSet
-from advbench.victim.meter import Meter, Told
+from advbench.victim import Meter, Told
 
 VALIDATION_BATCH = 512
 Tick = Callable[[float, float, float], None]  # images done in this epoch, mean loss and accuracy so far or NaN
@@ -223,7 +223,7 @@ class Trainer:
         for part in range(0, len(self.validation), VALIDATION_BATCH):
             batch = self.validation.take(slice(part, part + VALIDATION_BATCH))
             with meter.batch(slice(part, part + len(batch))):
-                predictions = self.head(self._features(batch.images.to(self.device))).argmax(dim=1).cpu()
+                predictions = self.head(self._features(batch.load_all().to(self.device))).argmax(dim=1).cpu()
             wrong += int((predictions != batch.labels).sum())
         told(len(self.validation))
         return wrong / len(self.validation)

@@ -1,5 +1,5 @@
 """A frozen classifier under attack, its border to ART, and a run's model rebuilt."""
 
-from advbench.victim.victim import Classifier as Classifier
-from advbench.victim.victim import Composed as Composed
-from advbench.victim.victim import Victim as Victim
+from advbench.victim.meter import Meter, Told
+from advbench.victim.restore import build, head_of, rebuilt
+from advbench.victim.victim import Classifier, Composed, Victim, straight_through

@@ -1,6 +1,4 @@
-"""How many images are done while a batch is still at work, told by the modules that its model runs through."""
-
-from __future__ import annotations
+"""Progress within a batch, from forward hooks on the model's modules."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """A run's trained model, rebuilt from its record and its weights."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,9 +11,8 @@ from advbench.device import CPU
 from advbench.errors import Misfit
 from advbench.losses import Head
 from advbench.networks import Network
-from advbench.runs import artifacts
+from advbench.runs import Run, artifacts
 from advbench.runs.artifacts import within
-from advbench.runs.run import Run
 from advbench.victim.victim import Composed, Victim
 
 

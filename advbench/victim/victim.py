@@ -1,4 +1,4 @@
-"""A classifier under test: frozen, with outputs in batches and its ART wrapper."""
+"""Victim: a frozen classifier under attack, its outputs in batches, its ART wrapper."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """`python -m tests.bench [--slow] [ROW ...]`: measure rows, print a table, write bench.json beside the Makefile."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
@@ -13,12 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from advbench.errors import UnknownName
-from tests.bench import attack_rows as _attack_rows  # noqa: F401  (fill the table)
-from tests.bench import detector_rows as _detector_rows  # noqa: F401
-from tests.bench import grid_rows as _grid_rows  # noqa: F401
-from tests.bench import mnist_rows as _mnist_rows  # noqa: F401
-from tests.bench import resnet_rows as _resnet_rows  # noqa: F401
-from tests.bench import rows as _rows  # noqa: F401
+from tests.bench import (
+    attack_rows as _attack_rows,  # noqa: F401  (fill the table)
+    detector_rows as _detector_rows,  # noqa: F401
+    grid_rows as _grid_rows,  # noqa: F401
+    mnist_rows as _mnist_rows,  # noqa: F401
+    resnet_rows as _resnet_rows,  # noqa: F401
+    rows as _rows,  # noqa: F401
+)
 from tests.bench.timing import ROWS
 
 OUT = Path(__file__).resolve().parents[2] / "bench.json"

@@ -1,7 +1,5 @@
 """Rows on attacks: against a plain loop, against other libraries, against AutoAttack; and how cost grows."""
 
-from __future__ import annotations
-
 import functools
 import resource
 import subprocess
@@ -16,11 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advbench import catalog
-from advbench.detection.guard import NO_DETECTOR, AcceptAll, Guard
+from advbench.detection import NO_DETECTOR, AcceptAll, Guard
 from advbench.runs import released
 from advbench.runs.artifacts import within
-from advbench.victim.restore import build
-from advbench.victim.victim import Composed, Victim
+from advbench.victim import Composed, Victim, build
 from tests.bench.mnist_training import mnist
 from tests.bench.rows import BATCH, mnist_victim, some_images
 from tests.bench.timing import ratio, row
@@ -153,7 +150,7 @@ def _against_autoattack(stem: str, n: int) -> tuple[float, float] | None:
     splits, victim = mnist(), _released(stem)
     if splits is None or victim is None:
         return None
-    images, labels, seeds = splits.test.images[:n], splits.test.labels[:n], torch.arange(n)
+    images, labels, seeds = splits.test.load_all()[:n], splits.test.labels[:n], torch.arange(n)
     guard = Guard(NO_DETECTOR, AcceptAll(), 1.0, False, victim.outputs(images), labels)
     ensemble = catalog.load("attack", "detector-aware")(eps=EPS, version="v3")
     published = catalog.load("attack", "autoattack")(eps=EPS)

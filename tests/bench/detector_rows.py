@@ -1,7 +1,5 @@
 """Rows on detectors: fitted and scored, each over the library a user would otherwise call."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any

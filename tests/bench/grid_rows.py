@@ -1,7 +1,5 @@
 """Rows on the grid: what an engine adds to its cells, and two shards beside one process. For idle cores."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tempfile

@@ -1,7 +1,5 @@
 """Slow rows on the real MNIST (ADVBENCH_DATA): training against a plain script, and a GPU's times."""
 
-from __future__ import annotations
-
 import functools
 import json
 import os
@@ -16,7 +14,7 @@ import torch
 
 from advbench.device import computes_bf16
 from advbench.progress import Quiet
-from advbench.runs.run import load
+from advbench.runs import load
 from advbench.study.parsing import parse
 from advbench.study.selection import Found
 from advbench.study.study import Study

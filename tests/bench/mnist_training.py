@@ -3,8 +3,6 @@
 Each training has a process of its own, as a user gives it one: what one does to the process would reach the other.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import math
@@ -24,7 +22,7 @@ from advbench.networks._cpu_layers import PReLU
 from advbench.recipes import Training
 from advbench.training.loop import Trainer
 from advbench.types import ImageSet, Splits
-from advbench.victim.restore import build
+from advbench.victim import build
 
 EPOCHS = 2
 
@@ -71,7 +69,7 @@ def plain(splits: Splits, seed: int) -> nn.Module:
     given = settings()
     torch.manual_seed(seed)
     loader = DataLoader(
-        TensorDataset(splits.train.images, splits.train.labels), given.batch_size, shuffle=True, drop_last=True
+        TensorDataset(splits.train.load_all(), splits.train.labels), given.batch_size, shuffle=True, drop_last=True
     )
     total, warmup = given.epochs * len(loader), given.warmup * len(loader)
     optimizer = torch.optim.SGD(
@@ -100,7 +98,7 @@ def plain(splits: Splits, seed: int) -> nn.Module:
 def error(module: nn.Module, images: ImageSet) -> float:
     """Share of wrong images; the module is left in evaluation mode."""
     module.eval()
-    predictions = torch.cat([module(batch).argmax(dim=1) for batch in torch.split(images.images, 500)])
+    predictions = torch.cat([module(batch).argmax(dim=1) for batch in torch.split(images.load_all(), 500)])
     return float((predictions != images.labels).double().mean())
 
 

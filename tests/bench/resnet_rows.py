@@ -1,7 +1,5 @@
 """ResNet-20's training against a plain script, in time for the same images: noise, as times do not care."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +17,7 @@ from advbench.device import computes_bf16
 from advbench.recipes import Training
 from advbench.training.loop import Trainer
 from advbench.types import ImageSet
-from advbench.victim.restore import build
+from advbench.victim import build
 from tests.bench.timing import ratio, row
 
 SHAPE, CLASSES = (3, 32, 32), 10

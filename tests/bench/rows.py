@@ -1,7 +1,5 @@
 """The rows; importing this module fills the table."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -16,8 +14,7 @@ from torch import Tensor, nn
 from advbench import catalog, metrics
 from advbench.losses.lgm import LGM
 from advbench.types import Outputs
-from advbench.victim.restore import build
-from advbench.victim.victim import Composed, Victim
+from advbench.victim import Composed, Victim, build
 from tests.bench.timing import ratio, row
 
 BATCH, BATCHES = 256, 2

@@ -1,7 +1,5 @@
 """A table of benchmark rows, and the one way they are timed."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence

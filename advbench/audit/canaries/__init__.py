@@ -1,7 +1,5 @@
 """Models and detectors made to fool an evaluation, each with the findings expected of it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

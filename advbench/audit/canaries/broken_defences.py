@@ -1,14 +1,12 @@
 """The five canaries: masked gradients, a noise detector, a constant, a coin, and an oracle."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 
 from advbench.audit import State
 from advbench.audit.canaries import Canary, Figure
-from advbench.audit.canaries.in_memory import Subject, evaluate, model_row
+from advbench.audit.canaries.in_memory import CanaryModel, evaluate, model_row
 from advbench.audit.canaries.toy_models import (
     Constant,
     Grain,
@@ -20,13 +18,13 @@ from advbench.audit.canaries.toy_models import (
     victim_of,
 )
 from advbench.audit.evidence import Evidence
-from advbench.detection.base import FittedDetector
+from advbench.detection import FittedDetector
 from advbench.detectors.max_posterior import FittedMaxPosterior
 from advbench.formatting import percent
 from advbench.losses.softmax import Softmax
-from advbench.runs.rows import Row
+from advbench.runs import Row
 from advbench.types import Splits
-from advbench.victim.victim import Victim
+from advbench.victim import Victim
 
 EPS = 0.22  # between grey levels, where the grain of an attack shows
 GREY = 1 / 255
@@ -49,7 +47,7 @@ def aware(
 def masked(splits: Splits, softmax: Victim) -> Canary:
     """A classifier whose gradients are all zero, and that falls to random search all the same."""
     victim = victim_of(Stepped(softmax.network), softmax.head)
-    subject = Subject(model_row("softmax", 0), victim, FittedMaxPosterior(), "max-posterior")
+    subject = CanaryModel(model_row("softmax", 0), victim, FittedMaxPosterior(), "max-posterior")
     attacks = [entry("fgsm"), entry("pgd"), entry("apgd", steps=20, objective="margin"), entry("square", queries=500)]
     attacks.append(entry("fgsm", exact_gradient=True))
     evidence, what = evaluate(subject, splits, attacks), "features in steps: every gradient is zero"
@@ -60,7 +58,7 @@ def noise_detector(splits: Splits, softmax: Victim) -> Canary:
     """A detector of grain, which sees attacks and noise alike."""
     assert isinstance(softmax.head, Softmax)
     victim = victim_of(WithGrain(softmax.network), blind_to_the_last(softmax.head))
-    subject = Subject(model_row("softmax", 0), victim, Grain(), "grain")
+    subject = CanaryModel(model_row("softmax", 0), victim, Grain(), "grain")
     attacks = [entry("fgsm"), entry("pgd"), entry("uniform-noise"), entry("gaussian-noise")]
     evidence = evaluate(subject, splits, attacks, verified=("fgsm",))
     return Canary(
@@ -90,15 +88,15 @@ def random_score(splits: Splits, softmax: Victim) -> Canary:
 
 def blind(splits: Splits, softmax: Victim, detector: FittedDetector, name: str) -> tuple[Evidence, Row]:
     """FGSM on all test images, scored by a detector without a gradient; and the verify row of all of them."""
-    subject = Subject(model_row("softmax", 0), softmax, detector, name, differentiable=False)
+    subject = CanaryModel(model_row("softmax", 0), softmax, detector, name, differentiable=False)
     evidence = evaluate(subject, splits, [entry("fgsm", n=len(splits.test))], verified=("fgsm",))
     return evidence, next(r for r in evidence.verify if r["population"] == "all")
 
 
 def oracle(splits: Splits, softmax: Victim) -> Canary:
     """A detector that knows the clean images, those it is tested on too: nothing passes, and it shows."""
-    clean = torch.cat([softmax.outputs(part.images).features for part in (splits.calibration, splits.test)])
-    subject = Subject(model_row("softmax", 0), softmax, Oracle(clean.double()), "oracle")
+    clean = torch.cat([softmax.outputs(part.load_all()).features for part in (splits.calibration, splits.test)])
+    subject = CanaryModel(model_row("softmax", 0), softmax, Oracle(clean.double()), "oracle")
     attacks = [aware("oracle"), entry("uniform-noise", eps=GREY), entry("fgsm")]
     evidence = evaluate(subject, splits, attacks, verified=("fgsm",))
     row = evidence.results[0].row

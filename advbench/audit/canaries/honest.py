@@ -1,6 +1,4 @@
-"""An honest model with an honest detector, evaluated in full; and the same evaluation with something wrong in it."""
-
-from __future__ import annotations
+"""An honest model and detector, evaluated in full, and copies of that evaluation with a fault put in."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,24 +8,23 @@ from advbench import metrics
 from advbench.audit import State
 from advbench.audit.canaries import Canary
 from advbench.audit.canaries.broken_defences import EPS, GREY, aware, entry
-from advbench.audit.canaries.in_memory import Subject, evaluate, model_row, result_of
+from advbench.audit.canaries.in_memory import CanaryModel, evaluate, model_row, result_of
 from advbench.audit.canaries.toy_models import trained
 from advbench.audit.evidence import Evidence
 from advbench.audit.results import ITERATIVE, Result
-from advbench.detection.calibration import DEFAULT_FPR
-from advbench.detection.guard import NO_DETECTOR
+from advbench.detection import DEFAULT_FPR, NO_DETECTOR
 from advbench.detectors.likelihood import FittedLikelihood
-from advbench.runs.rows import Row
+from advbench.runs import Row
 from advbench.types import Splits
-from advbench.victim.victim import Victim
+from advbench.victim import Victim
 
 OBJECTIVES = ("ce", "margin", "dlr", "logits")
 RECORD = {"advbench": "in memory", "rows": [{"canary": "none", "met": True}]}
 
 
-def subject_of(victim: Victim, row: Row) -> Subject:
+def subject_of(victim: Victim, row: Row) -> CanaryModel:
     """A model with its own likelihood."""
-    return Subject(row, victim, FittedLikelihood(victim.head_in_float64()), "likelihood")
+    return CanaryModel(row, victim, FittedLikelihood(victim.head_in_float64()), "likelihood")
 
 
 def attacks() -> list[dict[str, Any]]:
@@ -109,7 +106,7 @@ def inert(result: Result, good: Evidence) -> Result:
     n = result.n
     clean = good.clean.outputs.take(slice(n))
     made = replace(
-        result.made, images=good.images.images[:n], outputs=clean, misclassified=None, member=None, targets=None
+        result.made, images=good.images.load_all()[:n], outputs=clean, misclassified=None, member=None, targets=None
     )
     row = result.row | {"error_rate": float(good.clean_wrong[:n].mean())}
     if result.detector is not None:

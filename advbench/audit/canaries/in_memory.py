@@ -1,6 +1,4 @@
-"""Attack a model in memory and put the outcome before the checks, by the code that evaluates a stored run."""
-
-from __future__ import annotations
+"""Attack a model in memory and hand the results to the checks, by the code that evaluates stored runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,23 +10,20 @@ import numpy as np
 from advbench import catalog, metrics
 from advbench.audit.evidence import Evidence
 from advbench.audit.results import Result
-from advbench.detection.base import FittedDetector
-from advbench.detection.calibration import DEFAULT_FPR, score
-from advbench.detection.guard import NO_DETECTOR, AcceptAll, Guard
+from advbench.detection import DEFAULT_FPR, NO_DETECTOR, AcceptAll, FittedDetector, Guard, score
 from advbench.errors import MissingLibrary
-from advbench.evasion.batches import perturb
-from advbench.evasion.validity import check_perturbation
+from advbench.evasion import check_perturbation, perturb
+from advbench.runs import Row
 from advbench.runs.artifacts import Part
-from advbench.runs.rows import Row
-from advbench.study.attack_rows import Target, row_of
+from advbench.study.attack_rows import AttackedModel, row_of
 from advbench.study.parsing import attack_choices
 from advbench.study.verify import cell_of
 from advbench.types import Adversarials, Outputs, Splits
-from advbench.victim.victim import Victim
+from advbench.victim import Victim
 
 
 @dataclass(frozen=True)
-class Subject:
+class CanaryModel:
     """A model under test with its detector on duty.
 
     model            the fields of its rows that say which it is
@@ -50,7 +45,7 @@ def model_row(loss: str, seed: int, training: str = "standard", run: str = "in m
 
 
 def evaluate(
-    subject: Subject,
+    subject: CanaryModel,
     splits: Splits,
     entries: Sequence[dict[str, Any]],
     *,
@@ -62,8 +57,8 @@ def evaluate(
     verified   names of the attacks that verify rows are made of
     """
     victim = subject.victim
-    clean = victim.outputs(splits.test.images)
-    calibration = victim.outputs(splits.calibration.images), splits.calibration.labels
+    clean = victim.outputs(splits.test.load_all())
+    calibration = victim.outputs(splits.calibration.load_all()), splits.calibration.labels
 
     @cache
     def guard(name: str, fpr: float | None) -> Guard:
@@ -73,7 +68,7 @@ def evaluate(
         assert threshold is not None
         return Guard(name, subject.detector, threshold, subject.differentiable, *calibration)
 
-    target, results = Target(victim, clean, splits.test, guard), []
+    target, results = AttackedModel(victim, clean, splits.test, guard), []
     for entry in entries:
         if lacking(entry["name"]):
             continue
@@ -85,7 +80,7 @@ def evaluate(
         made = perturb(choice.attack, victim, images, clean, lambda done: None, on, surrogate)
         check_perturbation(choice.attack, images, made)
         results.append(result_of(subject.model | row_of(choice, made, target), made))
-    part = Part(clean, splits.test.labels, splits.test.images[:8])
+    part = Part(clean, splits.test.labels, splits.test.load_all()[:8])
     words = ("attack", "--dataset", "digits", "--loss", subject.model["loss"], "--seed", str(subject.model["seed"]))
     rows = [
         row

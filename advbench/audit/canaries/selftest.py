@@ -1,6 +1,4 @@
-"""Put every canary before the checks, and compare what they find with what they should."""
-
-from __future__ import annotations
+"""Run the checks on every canary and compare the findings with those expected."""
 
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -19,9 +17,7 @@ from advbench.audit.protocol import SELFTEST, findings
 from advbench.audit.provenance import ART_PGD
 from advbench.data import QUIET
 from advbench.progress import Progress
-from advbench.runs import sealed_json
-from advbench.runs.files import write_whole
-from advbench.runs.rows import Row
+from advbench.runs import Row, sealed_json, write_whole
 from advbench.types import Splits
 from advbench.victim.art_classifier import announce
 

@@ -1,6 +1,4 @@
-"""Small models and detectors that an evaluation must see through, beside honest ones."""
-
-from __future__ import annotations
+"""The canaries' small models and detectors, and an honest one."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advbench import catalog
-from advbench.detection.base import FittedDetector
+from advbench.detection import FittedDetector
 from advbench.device import CPU
 from advbench.losses import Head
 from advbench.losses.softmax import Softmax
@@ -18,7 +16,7 @@ from advbench.networks import Network, feature_layer
 from advbench.recipes import AdversarialTraining, Training
 from advbench.training.loop import Trainer
 from advbench.types import Outputs, Splits
-from advbench.victim.victim import Composed, Victim
+from advbench.victim import Composed, Victim
 
 SHAPE, CLASSES, FEATURES = (1, 8, 8), 10, 16
 TOUCHED = 1e-4  # distance of features beyond the float noise of another batch

@@ -1,11 +1,11 @@
-"""From what `--dataset` says to a data set: a catalog name, or `folder:`, `npz:` or `safetensors:` and a path."""
+"""`--dataset` to a data set: a catalog name, or `folder:`, `npz:` or `safetensors:` and a path."""
 
 import os
 from pathlib import Path
 
 from advbench import catalog
 from advbench.data import COLOUR, DataSource
-from advbench.data.sources.names import label_of, parted
+from advbench.data.sources.names import label_of, option, parted, slug
 from advbench.errors import BadSetting
 from advbench.recipes import Recipe
 

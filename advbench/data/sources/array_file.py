@@ -1,7 +1,5 @@
 """Images and labels in one npz or safetensors file as a data set."""
 
-from __future__ import annotations
-
 import json
 import os
 import zipfile
@@ -18,7 +16,7 @@ from advbench.data.sources.arrays import check
 from advbench.errors import BadData, printable
 from advbench.formatting import shown
 from advbench.progress import Progress
-from advbench.types import Finding, ImageSet, Splits
+from advbench.types import Diagnostic, ImageSet, Splits
 
 KINDS = ("images", "labels")
 MOST_BYTES = 2**34  # of arrays unpacked from one npz
@@ -52,7 +50,7 @@ class ArrayFile(DataSource):
                 f"{self.path} {wrong}; write --dataset {self.name.partition(':')[0]}:PATH with a file's path"
             )
         arrays = _npz(self.path) if self.name.startswith("npz:") else _safetensors(self.path)
-        faults, found = list[str](), list[Finding]()
+        faults, found = list[str](), list[Diagnostic]()
         named = self._named(arrays, faults)
         parts = self._parts(arrays, named, faults, found)
         used = [key for pair in named.values() for key in pair.values()]
@@ -78,7 +76,7 @@ class ArrayFile(DataSource):
             )
         return {part: pair for part, pair in named.items() if len(pair) == len(KINDS)}
 
-    def _parts(self, arrays: Arrays, named: Named, faults: list[str], found: list[Finding]) -> dict[str, ImageSet]:
+    def _parts(self, arrays: Arrays, named: Named, faults: list[str], found: list[Diagnostic]) -> dict[str, ImageSet]:
         """The parts; raises BadData with `faults` and all that is wrong with the arrays."""
         classes = _class_names(arrays.get("classes"), self.name)
         parts: dict[str, ImageSet] = {}

@@ -1,6 +1,4 @@
-"""Check images and labels that somebody hands over as arrays, each mistake with its own message."""
-
-from __future__ import annotations
+"""Check images and labels given as arrays; each mistake has its own message."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -13,7 +11,7 @@ from torch import Tensor
 
 from advbench.data import for_supplied
 from advbench.errors import BadData, BadSetting
-from advbench.types import Finding, ImageSet, Splits, warn
+from advbench.types import Diagnostic, ImageSet, Splits, warn
 
 CHANNELS = (1, 3)
 MOST_CLASSES = 2**16  # where their number is not stated
@@ -29,7 +27,7 @@ def check(
     labels: Tensor | ArrayLike,
     classes: Sequence[str] | int | None = None,
     name: str = "data",
-    found: list[Finding] | None = None,
+    found: list[Diagnostic] | None = None,
 ) -> ImageSet:
     """The images and labels as a set: float32 [n c h w] in [0, 1] and int64 [n], copied only where they must be.
 
@@ -96,7 +94,7 @@ def _targets(values: Tensor | ArrayLike) -> Tensor:
     return labels
 
 
-def _pixels(values: Tensor | ArrayLike, found: list[Finding]) -> Tensor:
+def _pixels(values: Tensor | ArrayLike, found: list[Diagnostic]) -> Tensor:
     """Images as float32 [n c h w] in [0, 1]."""
     images = _tensor(values, "images")
     images = images[:, None] if images.ndim == 3 else images
@@ -169,7 +167,7 @@ def splits_of(
     """
     if classes is None:
         classes = _classes_in(labels, *(pair[1] for pair in (train, calibration) if _is_pair(pair)))
-    found: list[Finding] = []
+    found: list[Diagnostic] = []
     test = check(images, labels, classes, name, found)
     nothing = test.take(slice(0))
     fitting, fixing = (
@@ -192,7 +190,7 @@ def _is_pair(pair: Any) -> TypeGuard[Pair]:
     return isinstance(pair, (tuple, list)) and len(pair) == 2
 
 
-def _set(pair: Pair, part: str, test: ImageSet, found: list[Finding]) -> ImageSet:
+def _set(pair: Pair, part: str, test: ImageSet, found: list[Diagnostic]) -> ImageSet:
     if not _is_pair(pair):
         raise BadSetting(f"{part} is no pair; write {part}=(images, labels)")
     return check(*pair, test.classes, f"{part} part of {test.name}", found)

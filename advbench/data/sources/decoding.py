@@ -4,8 +4,6 @@ Only the decoders of FORMATS are asked, whatever the name says, and only after t
 another kind reaches no other decoder, and one that would unpack to more than MOST_PIXELS is not unpacked.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import warnings

@@ -1,7 +1,5 @@
 """A folder of images as a data set: `train/<class>/<image>`, or `<class>/<image>`."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,4 +140,4 @@ def _inside(path: Path, root: Path) -> str:
 
 def _in_memory(splits: Splits) -> Splits:
     parts = {name: getattr(splits, name) for name in SHARES}
-    return replace(splits, **{name: replace(part, pixels=part.images) for name, part in parts.items()})
+    return replace(splits, **{name: replace(part, pixels=part.load_all()) for name, part in parts.items()})

@@ -3,8 +3,6 @@
 Only regular files inside the folder count: a link that leads out of it is never followed.
 """
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterator

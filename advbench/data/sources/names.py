@@ -1,6 +1,4 @@
-"""The name under which runs and pages record a data set: it holds no path, only its last part."""
-
-from __future__ import annotations
+"""The name of a data set in records and pages: never a path, only its last part."""
 
 import os
 from pathlib import Path

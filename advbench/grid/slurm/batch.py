@@ -1,4 +1,4 @@
-"""A job that was handed in, its cells, and what it left behind."""
+"""A submitted Slurm job: its cells, and what it left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs of a Slurm cluster, through submitit: each performs some cells of one run, so that torch starts once a job."""
+"""The Slurm engine: jobs through submitit, each performing cells of one run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from advbench.grid.slurm.job import perform
 from advbench.grid.slurm.resources import asks_gpu, parameters, resources
 from advbench.grid.slurm.watch import ASK, Cluster, Processes, Watch, look_again
 from advbench.progress import Progress
-from advbench.runs.files import check_folder
+from advbench.runs import check_folder
 from advbench.settings import at_least
 
 if TYPE_CHECKING:

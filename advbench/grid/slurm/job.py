@@ -1,6 +1,4 @@
-"""What a Slurm job does: performs cells of one run in their order, and says what became of each."""
-
-from __future__ import annotations
+"""What a Slurm job executes: cells of one run, one after the other."""
 
 import json
 import signal

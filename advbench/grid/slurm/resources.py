@@ -1,6 +1,4 @@
-"""What a Slurm job asks for: read from KEY=VALUE texts, and as submitit's executor takes it."""
-
-from __future__ import annotations
+"""Resources of a Slurm job: KEY=VALUE texts to submitit's parameters."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any

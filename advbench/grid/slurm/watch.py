@@ -1,4 +1,4 @@
-"""Which jobs have come to an end, by their results and by what Slurm says of those that left none."""
+"""Find out which Slurm jobs have ended, by their results and by squeue."""
 
 from __future__ import annotations
 

@@ -1,0 +1,133 @@
+"""The reproduction as it is committed: page, rows, records and weights agree, and the weights give the figures."""
+
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from advbench import catalog
+from advbench.data import fingerprint
+from advbench.reproduce import records
+from advbench.reproduce.arranged import Rows
+from advbench.reproduce.cells import Cell
+from advbench.reproduce.page import all_rows
+from advbench.reproduce.security_drawings import security_drawings
+from advbench.reproduce.tables import ours, tables
+from advbench.reproduce.verdict import verdict
+from advbench.runs import released, sha256
+from advbench.runs.artifacts import within
+from advbench.study.parsing import parse, read_toml
+from advbench.types import Splits
+from advbench.victim import Composed, Victim, build
+
+HOME = Path(__file__).resolve().parents[2] / "reports" / "mnist"
+RECORDS = {path.stem: records.read(path) for path in sorted((HOME / "cells").glob("*.json"))}
+SECURITY = {path.stem: records.read(path) for path in sorted((HOME / "security").glob("*.json"))}
+ROWS = all_rows(list(RECORDS.values()), {record["cell"]["loss"]: record for record in SECURITY.values()})
+KEPT = [name for name, record in RECORDS.items() if record["weights"]["released"]]
+
+
+@pytest.fixture(scope="module")
+def mnist(mnist_dir: Path) -> Splits:
+    splits: Splits = catalog.load("data set", "mnist")().load(mnist_dir)
+    return splits
+
+
+def test_the_headline_model_is_among_the_records() -> None:
+    assert "lgm1.0-100d-seed0" in KEPT
+
+
+def test_results_are_the_rows_of_the_records() -> None:
+    assert json.loads((HOME / "results.json").read_bytes())["rows"] == ROWS
+
+
+def test_the_page_prints_the_rows_and_loads_nothing() -> None:
+    page = (HOME / "index.html").read_text(encoding="utf-8")
+    for table in tables(ROWS, list(RECORDS.values())).values():
+        for _, cells in table.lines:
+            assert all(ours(cell).replace("+-", "±") in page for cell in cells)
+    assert "<script" not in page
+    assert "<link" not in page
+    assert 'src="http' not in page
+
+
+def test_the_page_gives_the_verdict_that_the_rows_give() -> None:
+    page = html.unescape((HOME / "index.html").read_text(encoding="utf-8"))
+    assert all(sentence in page for sentence in verdict(Rows(ROWS)))
+
+
+def test_every_security_curve_of_the_rows_lies_beside_the_page_with_its_label_in_it() -> None:
+    page = (HOME / "index.html").read_text(encoding="utf-8")
+    for drawing in security_drawings(ROWS):
+        assert (HOME / "figures" / f"{drawing.key}.pdf").exists()
+        assert html.escape(drawing.label) in page
+
+
+@pytest.mark.parametrize("name", SECURITY)
+def test_security_records_speak_of_the_kept_weights(name: str) -> None:
+    path, record = HOME / "weights" / f"{name}.safetensors", SECURITY[name]
+    assert sha256(path.read_bytes()) == record["weights"]["sha256"]
+
+
+@pytest.mark.parametrize("name", SECURITY)
+def test_rates_of_a_security_record_are_those_of_its_images(name: str) -> None:
+    for row in SECURITY[name]["rows"]:
+        n = row["asked"]["n"]
+        assert {len(row[k]) for k in ("lost", "rejected", "clean_rejected")} == {n}
+        found = row["row"]
+        if "undetected_error_rate" in found:
+            assert found["undetected_error_rate"] == pytest.approx(row["lost"].count("1") / n)
+            assert found["clean_rejected"] == pytest.approx(row["clean_rejected"].count("1") / n)
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_kept_weights_are_the_ones_their_record_speaks_of(name: str) -> None:
+    path, record = HOME / "weights" / f"{name}.safetensors", RECORDS[name]
+    assert sha256(path.read_bytes()) == record["weights"]["sha256"]
+    found = released.read(path)
+    assert found.model == record["model"]
+
+
+def test_all_kept_weights_take_less_than_25_megabytes() -> None:
+    assert sum(path.stat().st_size for path in (HOME / "weights").glob("*.safetensors")) < 25e6
+
+
+def victim_of(name: str) -> Victim:
+    found = released.read(HOME / "weights" / f"{name}.safetensors")
+    loss: dict[str, Any] = {k: v for k, v in found.model["loss"].items() if k != "name"}
+    dim = found.model["feature_dim"]
+    network, head = build("mnist-cnn", dim, found.model["loss"]["name"], loss, shape=(1, 28, 28), classes=10, seed=0)
+    network.load_state_dict(within(found.tensors, "network"))
+    head.load_state_dict(within(found.tensors, "head"))
+    return Victim(Composed(network, head), shape=(1, 28, 28), classes=10, device=torch.device("cpu"))
+
+
+@pytest.mark.mnist
+@pytest.mark.parametrize("name", KEPT)
+def test_kept_weights_misclassify_the_images_that_their_record_lists(name: str, mnist: Splits) -> None:
+    n = 2000
+    found = victim_of(name).outputs(mnist.test.load_all()[:n]).predictions != mnist.test.labels[:n]
+    listed = {i for i in RECORDS[name]["wrong"] if i < n}
+    assert len(listed ^ set(found.nonzero().squeeze(1).tolist())) <= 1
+
+
+@pytest.mark.mnist
+def test_the_default_lgm_model_of_mnist_is_the_kept_one(mnist: Splits) -> None:
+    (model,) = parse({"dataset": "mnist", "losses": ["lgm"]}).models()
+    found = released.find([HOME / "weights"], model.record(fingerprint(mnist)))
+    assert found is not None
+    assert found.path.stem == Cell("lgm1.0", 100, 0).name
+
+
+def test_the_cifar_page_stands_under_its_studys_title_which_names_the_budget() -> None:
+    home = Path(__file__).parents[2] / "reports" / "cifar10-jpeg"
+    spec = parse(read_toml(home / "study.toml") | {"dataset": "folder:cifar10-jpeg"})
+    assert spec.title is not None
+    assert f"{spec.training['epochs']} epochs" in spec.title
+    page = (home / "index.html").read_text(encoding="utf-8")
+    assert f"<title>{spec.title} - advbench</title>" in page
+    for model in spec.models():
+        assert f"folder-cifar10-jpeg-{model.loss.name}" in page
