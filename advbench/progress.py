@@ -12,7 +12,7 @@ EVERY = 30  # seconds between two lines about one piece of work, where there is 
 
 
 class Progress(Protocol):
-    """Where the pipeline reports to; as it stands nothing is shown."""
+    """What a study reports to; this base shows nothing."""
 
     def say(self, text: str) -> None:
         """One line."""

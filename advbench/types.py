@@ -211,7 +211,7 @@ def joined(first: Tensor | Streamed, second: Tensor | Streamed) -> Tensor | Stre
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """A finding of a check.
+    """A fault or doubt about a user's model or data.
 
     name       a short name with hyphens, for records and tests
     severity   error: numbers measured on it would be wrong, so it is refused; warning: reported beside the numbers
@@ -224,12 +224,12 @@ class Diagnostic:
 
 
 def refuse(name: str, text: str) -> Diagnostic:
-    """A finding that forbids going on."""
+    """A diagnostic that forbids going on."""
     return Diagnostic(name, "error", text)
 
 
 def warn(name: str, text: str) -> Diagnostic:
-    """A finding that is reported."""
+    """A diagnostic that is reported."""
     return Diagnostic(name, "warning", text)
 
 

@@ -1,1 +1,1 @@
-"""Attacks: one file each; the contract is `advbench.evasion.base.Attack`."""
+"""Attacks: one file each; the contract is `advbench.evasion.Attack` or `AdaptiveAttack`."""

@@ -37,7 +37,7 @@ class APGD(GradientAttack):
     samples: int = 1
 
     def run(self, state: SearchState, labels: Tensor, guard: Guard | None, clean: Outputs | None) -> None:  # noqa: ARG002
-        """Go after the images of `search`, whatever its criterion; the guard is not used.
+        """Attack the images of `state`, whatever its criterion; the guard is not used.
 
         `clean`, the outputs at its origin, are needed where there are targets.
         """

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from advbench.errors import BadSetting, MissingLibrary
-from advbench.evasion import Attack, Norm, generator
+from advbench.evasion import Attack, EitherNorm, generator
 from advbench.types import Perturbed
 from advbench.victim import Victim
 
@@ -18,7 +18,7 @@ except Exception as error:  # whatever a library raises that was made for anothe
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoAttack(Attack):
+class AutoAttack(EitherNorm, Attack):
     """Two of the published versions (Croce and Hein 2020, arXiv:2003.01690): nothing within them can be set.
 
     version  standard: APGD-CE, APGD-T, FAB-T, Square; plus: APGD-CE, APGD-DLR and untargeted FAB from five starts
@@ -31,7 +31,6 @@ class AutoAttack(Attack):
 
     independent: ClassVar[bool] = False
     passes: ClassVar[int] = 10_000
-    norm: Norm = "linf"
     version: Literal["standard", "plus"] = "standard"
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from advbench import catalog
 from advbench.detection import Guard
-from advbench.evasion import AdaptiveAttack, Norm, SearchState, Undetected
+from advbench.evasion import AdaptiveAttack, EitherNorm, SearchState, Undetected
 from advbench.types import Perturbed
 from advbench.victim import Victim
 
@@ -103,12 +103,12 @@ GRADIENTS: dict[Budget, int] = {"quick": 200, "standard": 2_000, "thorough": 10_
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectorAware(AdaptiveAttack):
+class DetectorAware(EitherNorm, AdaptiveAttack):
     """`detector-aware-v1` to `-v3`: an image is lost as soon as one member makes it misclassified and undetected.
 
-    The members are those of `MEMBERS[budget]`, in that order, on one search: a lost image leaves at once and costs
-    nothing further. The unperturbed image is the first of them. Nothing else can be set; another choice of members
-    is another version.
+    The members are those of `MEMBERS[budget]`, in that order, on one `SearchState`: a lost image leaves at once and
+    costs nothing further. The unperturbed image is the first of them. Nothing else can be set; another choice of
+    members is another version.
 
     budget   backward passes an image may cost: quick 200, standard 2,000, thorough 10,000
     version  they differ where there is no score to follow, as without a detector (`ALONE`): v1 then spends about half
@@ -121,7 +121,6 @@ class DetectorAware(AdaptiveAttack):
     with more classes than the model has too, and the random search outside L-inf.
     """
 
-    norm: Norm = "linf"
     budget: Budget = "standard"
     version: Version = "v1"
     passes = property(lambda self: 2 * GRADIENTS[self.budget])

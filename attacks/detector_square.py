@@ -15,7 +15,7 @@ from advbench.victim import Victim
 class DetectorSquare(AdaptiveAttack):
     """Random squares (Andriushchenko et al. 2020, arXiv:1912.00049) that lessen what is short of success; L-inf only.
 
-    Climbs `min(margin, 0) / F + min(slack, 0) / G` in the units of clean images (`objectives.Violation`); only the
+    Maximises `min(margin, 0) / F + min(slack, 0) / G` in the units of clean images (`ViolationObjective`); only the
     model's logits and the score are read.
     queries   forward passes an image; a lost image leaves at once
     """
@@ -25,7 +25,7 @@ class DetectorSquare(AdaptiveAttack):
     samples: int = 1
 
     def run(self, state: SearchState, labels: Tensor, guard: Guard, clean: Outputs) -> None:  # noqa: ARG002
-        """Go after the images of `search` that are not lost yet; `clean` is not used."""
+        """Attack the images of `state` that are not lost yet; `clean` is not used."""
         rows = state.remaining
         if len(rows):
             square_search(state, ViolationObjective(labels, guard), rows, self.queries)

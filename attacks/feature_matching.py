@@ -8,7 +8,7 @@ from torch import Tensor
 
 from advbench.detection import Guard
 from advbench.errors import BadSetting
-from advbench.evasion import GradientEvasion, Objective, objectives
+from advbench.evasion import FeatureObjective, GradientEvasion, Objective
 from advbench.types import Outputs
 
 
@@ -34,7 +34,7 @@ class FeatureMatching(GradientEvasion):
             )
 
     def objectives(self, labels: Tensor, targets: Tensor | None, guard: Guard, clean: Outputs) -> Sequence[Objective]:  # noqa: ARG002
-        """One: the nearest reference of each image's target; its own features, no objective, where there is none."""
+        """One: towards the nearest reference of each image's target; without one, towards its own features."""
         assert targets is not None
         usable = (guard.clean_scores <= guard.threshold) & (guard.clean.predictions == guard.labels)
         own, found = clean.features.double().cpu(), guard.clean.features.double().cpu()
@@ -42,4 +42,4 @@ class FeatureMatching(GradientEvasion):
         other = guard.labels[None, :] != targets.cpu()[:, None]
         nearest = distance.masked_fill(other | ~usable, torch.inf).min(dim=1)
         references = torch.where(nearest.values.isfinite()[:, None], found[nearest.indices], own)
-        return [objectives.FeatureObjective(references.to(clean.features.device))]
+        return [FeatureObjective(references.to(clean.features.device))]

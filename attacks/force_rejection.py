@@ -7,13 +7,13 @@ from typing import ClassVar
 from torch import Tensor
 
 from advbench.detection import Guard
-from advbench.evasion import Criterion, GradientEvasion, Objective, Rejected, objectives
+from advbench.evasion import Criterion, GradientEvasion, Objective, Rejected, RejectionObjective
 from advbench.types import Outputs
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForceRejection(GradientEvasion):
-    """Climbs the detector's score by Auto-PGD until it passes the threshold; the label does not matter.
+    """Maximises the detector's score by Auto-PGD until it passes the threshold; the label does not matter.
 
     What rejection costs (Chen et al. 2023, arXiv:2305.01139): a detector that a perturbation of a fraction of eps
     makes reject trades one denial for another. Needs a score with a gradient, or a stand-in.
@@ -32,4 +32,4 @@ class ForceRejection(GradientEvasion):
 
     def objectives(self, labels: Tensor, targets: Tensor | None, guard: Guard, clean: Outputs) -> Sequence[Objective]:  # noqa: ARG002
         """One: the score."""
-        return [objectives.RejectionObjective(guard)]
+        return [RejectionObjective(guard)]

@@ -1,4 +1,4 @@
-"""Joint attack: climbs the sum of misclassification and a detector's score, over a sweep of their weights."""
+"""Joint attack: maximises the sum of misclassification and a detector's score, over a sweep of their weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from advbench.detection import Guard
 from advbench.errors import BadSetting
-from advbench.evasion import GradientEvasion, Objective, ObjectiveName, objectives
+from advbench.evasion import GradientEvasion, JointObjective, Objective, ObjectiveName
 from advbench.types import Outputs
 
 WEIGHTS = (1.0, 0.1, 10.0, 0.01, 100.0)
@@ -18,7 +18,7 @@ class Joint(GradientEvasion):
     """`f / F + lambda g / G` by Auto-PGD (Carlini and Wagner 2017, arXiv:1705.07263).
 
     f is the objective, g the distance of the score below the threshold; F and G are their sizes on clean images
-    (`objectives.JointObjective`), so that one sweep fits every detector.
+    (`JointObjective`), so that one sweep fits every detector.
     sweep      how many of the weights lambda 1, 0.1, 10, 0.01, 100 are tried, in this order
     objective, targets, steps, restarts as in `apgd`
     """
@@ -37,6 +37,4 @@ class Joint(GradientEvasion):
 
     def objectives(self, labels: Tensor, targets: Tensor | None, guard: Guard, clean: Outputs) -> Sequence[Objective]:  # noqa: ARG002
         """One for each weight."""
-        return [
-            objectives.JointObjective(self.objective, labels, targets, guard, lam) for lam in WEIGHTS[: self.sweep]
-        ]
+        return [JointObjective(self.objective, labels, targets, guard, lam) for lam in WEIGHTS[: self.sweep]]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from advbench.detection import Guard
-from advbench.evasion import Objective, SwitchingEvasion, objectives
+from advbench.evasion import Objective, SelectiveObjective, SwitchingEvasion
 from advbench.types import Outputs
 
 
@@ -20,4 +20,4 @@ class Selective(SwitchingEvasion):
 
     def objectives(self, labels: Tensor, targets: Tensor | None, guard: Guard, clean: Outputs) -> Sequence[Objective]:  # noqa: ARG002
         """One, which changes with what the image has reached."""
-        return [objectives.SelectiveObjective(self.objective, labels, targets, guard)]
+        return [SelectiveObjective(self.objective, labels, targets, guard)]

@@ -1,1 +1,1 @@
-"""Detectors: one file each; the contract is `advbench.detection.base.Detector`."""
+"""Detectors: one file each; the contract is `advbench.detection.Detector`."""

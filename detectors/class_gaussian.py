@@ -42,6 +42,6 @@ class ClassGaussian(Detector):
         at_least("class-gaussian: ridge", self.ridge, 0, above=True)
 
     def fit(self, head: Head | None, outputs: Outputs, labels: Tensor) -> FittedClassGaussian:  # noqa: ARG002
-        """Means and variances by label. Raises BadData and BadSetting as `moments` does."""
+        """Means and variances by label. Raises BadData and BadSetting as `DiagonalGaussians.of` does."""
         fitted = DiagonalGaussians.of(outputs.features, labels, outputs.logits.shape[1], self.ridge)
         return FittedClassGaussian(fitted.means, 1 / fitted.variances, fitted.log_peaks)

@@ -44,7 +44,7 @@ class Mahalanobis(Detector):
         at_least("mahalanobis: ridge", self.ridge, 0, above=True)
 
     def fit(self, head: Head | None, outputs: Outputs, labels: Tensor) -> FittedMahalanobis:  # noqa: ARG002
-        """Class means and tied covariance of the features. Raises BadData and BadSetting as `moments` does."""
+        """Class means and tied covariance of the features. Raises BadData and BadSetting as `ClassMeans.of` does."""
         classes = ClassMeans.of(outputs.features, labels, outputs.logits.shape[1])
         covariance = torch.zeros(outputs.features.shape[1], outputs.features.shape[1], dtype=torch.float64)
         for rows, _ in classes.residuals(outputs.features, labels):

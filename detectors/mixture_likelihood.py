@@ -42,7 +42,7 @@ class MixtureLikelihood(Detector):
         at_least("mixture-likelihood: ridge", self.ridge, 0, above=True)
 
     def fit(self, head: Head | None, outputs: Outputs, labels: Tensor) -> FittedMixtureLikelihood:  # noqa: ARG002
-        """Priors, means and variances by label. Raises BadData and BadSetting as `moments` does."""
+        """Priors, means and variances by label. Raises BadData and BadSetting as `DiagonalGaussians.of` does."""
         fitted = DiagonalGaussians.of(outputs.features, labels, outputs.logits.shape[1], self.ridge)
         share = fitted.counts.double() / len(labels)
         # a centre amid the means keeps the digits that the expanded square would cancel

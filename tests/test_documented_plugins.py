@@ -16,7 +16,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 FEW = ["--epochs", "1", "--n", "20", "--threads", "1", "--device", "cpu"]
 
 
-@pytest.mark.parametrize(("kind", "name"), [("attack", "step-towards-mean"), ("detector", "logit-gap")])
+@pytest.mark.parametrize(("kind", "name"), [("attack", "step-towards-grey"), ("detector", "logit-gap")])
 def test_the_pages_plug_in_is_found_and_its_command_lines_run(
     kind: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

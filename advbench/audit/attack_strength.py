@@ -11,7 +11,7 @@ from advbench.formatting import as_text, percent
 from advbench.study.command_lines import Line
 
 OBJECTIVES = ("ce", "margin", "dlr", "logits")
-CLIMBERS = (*ITERATIVE, ENSEMBLE)
+MANY_STEPS = (*ITERATIVE, ENSEMBLE)
 
 
 def objectives(e: Evidence) -> Verdict:
@@ -87,7 +87,7 @@ def restarts(e: Evidence) -> Verdict:
 
 def monotone(e: Evidence) -> Verdict:
     """R9: a larger ball is never safer, for attacks of many steps."""
-    curves = [(by_eps, label) for by_eps, label in e.at_any_eps(*CLIMBERS) if len(by_eps) > 1]
+    curves = [(by_eps, label) for by_eps, label in e.at_any_eps(*MANY_STEPS) if len(by_eps) > 1]
     if not curves:
         radii = ",".join(f"{as_text(round(share * e.eps, 12))}" for share in (0.25, 0.5, 0.75, 1))
         command = e.attack("pgd", eps=radii) if e.headline is None else _again(e, e.headline, eps=radii)
@@ -106,7 +106,7 @@ def monotone(e: Evidence) -> Verdict:
 def large_eps(e: Evidence) -> Verdict:
     """R9: with half of the pixel range to move in, no classifier is better than a guess."""
     least = 0.5 if e.at[0] == "linf" else 0.5 * math.sqrt(e.pixels)
-    large = [r for by_eps, _ in e.at_any_eps(*CLIMBERS) for x, r in by_eps.items() if x >= least - 1e-9]
+    large = [r for by_eps, _ in e.at_any_eps(*MANY_STEPS) for x, r in by_eps.items() if x >= least - 1e-9]
     if not large:
         return not_run(f"nothing at eps {as_text(least)}", e.attack("pgd", eps=as_text(least), objective="margin"))
     best, guess = max(large, key=lambda r: float(r.wrong.mean())), percent(1 - e.chance)

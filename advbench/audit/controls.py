@@ -84,7 +84,7 @@ def undefended(e: Evidence) -> Verdict:
     return either(bool((~best.wrong).mean() <= BROKEN), said, e.attack("apgd", words=e.other("softmax"), targets=9))
 
 
-def hardened(e: Evidence) -> Verdict:
+def positive_control(e: Evidence) -> Verdict:
     """R12: on an adversarially trained model our ensemble without detector agrees with the published AutoAttack."""
     models = [o for o in (e, *e.others) if o.model["training"] == "adversarial"]
     command = e.attack(ENSEMBLE, "autoattack", words=e.other("softmax", "--adversarial"), detector=NO_DETECTOR, n=200)
@@ -178,7 +178,12 @@ CHECKS = (
     Check("R11", "noise", "Noise is flagged less often than attacks", noise),
     Check("R11", "sees-the-clean-image", "A change below a grey level sets no detector off", sees_the_clean_image),
     Check("R12", "undefended", "The attack leaves an undefended model nothing", undefended),
-    Check("R12", "adversarially-trained", "On a hardened model, agreement with AutoAttack", hardened),
+    Check(
+        "R12",
+        "adversarially-trained",
+        "On an adversarially trained model, agreement with AutoAttack",
+        positive_control,
+    ),
     Check("R13", "half-eps", "No robustness at eps / 2 that nobody has", half_eps),
     Check("R14", "learned-detectors", "Detectors that learn from attacks meet other attacks", learned),
     Check("R22", "forced-rejection", "What rejection costs, at radii below eps", forced_rejection),

@@ -1,4 +1,4 @@
-"""Detectors: their base, the guard that rejects by one, thresholds from calibration images."""
+"""What detectors share: their base, the guard that rejects, thresholds from calibration images."""
 
 from advbench.detection.base import Detector, FittedDetector, FittedOn
 from advbench.detection.calibration import DEFAULT_FPR, applicable, fit, least_fpr, score, usual_fpr

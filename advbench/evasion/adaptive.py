@@ -24,9 +24,9 @@ class GradientEvasion(EitherNorm, AdaptiveAttack):
     targets   0: untargeted; t: towards each of the t runner-up classes of the clean image in turn
     restarts  random starts of each objective
 
-    An image counts as lost when it is misclassified and scores a hair below the guard's threshold, and leaves at
-    once; the clean image itself is looked at first. The point of an image that is not lost is the one of largest
-    `Undetected` success margin.
+    An image counts as lost when it is misclassified and scores below the guard's threshold by the tolerance, and
+    leaves at once; the clean image itself is evaluated first. The point of an image that is not lost is the one of
+    largest `Undetected` success margin.
     """
 
     steps: int
@@ -39,14 +39,14 @@ class GradientEvasion(EitherNorm, AdaptiveAttack):
 
     @abstractmethod
     def objectives(self, labels: Tensor, targets: Tensor | None, guard: Guard, clean: Outputs) -> Sequence[Objective]:
-        """What to climb in turn, given labels [n], one target each [n], and the outputs of the clean images."""
+        """The objectives to maximise in turn, for labels [n], one target each [n], and the clean images' outputs."""
 
     def ascend(self, state: SearchState, objective: Objective, rows: Tensor, start: Tensor) -> None:
         """One ascent; Auto-PGD unless an attack says otherwise."""
         adaptive_ascent(state, objective, rows, start, self.steps)
 
     def run(self, state: SearchState, labels: Tensor, guard: Guard, clean: Outputs) -> None:
-        """Go after the images of `search` that are not lost yet; `clean` are the outputs at its origin."""
+        """Attack the images of `state` that are not lost yet; `clean` are the outputs at its origin."""
         for targets in state.targets(clean, labels, self.targets) if self.targets else (None,):
             for objective in self.objectives(labels, targets, guard, clean):
                 for _ in range(self.restarts):

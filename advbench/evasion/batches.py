@@ -23,7 +23,7 @@ def perturb(
     surrogate: Victim | None = None,
     first: int = 0,
 ) -> Adversarials:
-    """Attack all of `images` in batches; image i's seed is its place in the test part, which `first` is of the first.
+    """Attack all of `images` in batches; an image's seed is its row in the test part, `first` that of the first.
 
     `clean` holds the outputs of the whole part before the attack. `guard` is needed by adaptive attacks, `surrogate`
     by those made on another model, and by no others. `told` hears how many images are done, parts of them too.

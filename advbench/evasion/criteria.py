@@ -9,7 +9,7 @@ from torch import Tensor
 from advbench.detection import Guard
 from advbench.types import Outputs, margin
 
-# Success is claimed a hair inside the threshold: features of another batch differ in their seventh digit.
+# Success is claimed only TOLERANCE inside the threshold: features of another batch differ in their seventh digit.
 TOLERANCE = 1e-5
 
 

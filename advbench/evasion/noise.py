@@ -8,21 +8,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from advbench.evasion.ball import Norm, generator
-from advbench.evasion.base import Attack, check_eps
+from advbench.evasion.ball import generator
+from advbench.evasion.base import Attack, EitherNorm, check_eps
 from advbench.types import Perturbed
 from advbench.victim import Victim
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noise(Attack):
+class Noise(EitherNorm, Attack):
     """Base of the noise controls (Carlini et al. 2019, arXiv:1902.06705): a frozen dataclass with its own `drawn`.
 
     The model is never asked, whatever it is. A detector that rejects these images about as often as attacked ones
     of the same norm detects noise.
     """
 
-    norm: Norm = "linf"
     differentiates: ClassVar[bool] = False
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Objectives that adaptive attacks maximise: the classifier's, the detector's, and both together.
+"""Objectives that attacks maximise: the classifier's, the detector's, and both together.
 
 An objective's value need not agree with the success margin of `criteria`. It holds tensors over a whole batch and is
 asked about some `rows` of it.
@@ -28,7 +28,7 @@ def gradient_of(values: Tensor, x: Tensor, *, again: bool = False) -> Tensor:
 
 
 class Objective(ABC):
-    """What an attack climbs. `backwards` = backward passes a gradient costs."""
+    """What an attack maximises; `backwards` = backward passes that one gradient costs."""
 
     backwards: int = 1
 
@@ -37,7 +37,7 @@ class Objective(ABC):
         """Float64 [b], with their graph."""
 
     def gradient(self, outputs: Outputs, rows: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Values [b] and the direction to climb in [b c h w]: by default the values' gradient in `x`."""
+        """Values [b] and the ascent direction [b c h w]: by default the values' gradient in `x`."""
         values = self.values(outputs, rows)
         return values.detach(), gradient_of(values, x)
 
@@ -77,7 +77,7 @@ class EvasionObjective(ClassifierObjective):
         return self.guard.threshold - self.guard.differentiable_score(heading)
 
     def misclassified(self, outputs: Outputs, rows: Tensor) -> Tensor:
-        """Bool [b]: misclassified."""
+        """Bool [b]: another class's logit is above that of the label."""
         return margin(outputs.logits.detach(), self.labels[rows]) > 0
 
 
@@ -91,11 +91,11 @@ class JointObjective(EvasionObjective):
     lam: float = 1.0
 
     def values(self, outputs: Outputs, rows: Tensor) -> Tensor:
-        """The sum."""
+        """Float64 [b]; larger = nearer to misclassified and accepted."""
         assert self.guard is not None
         unit = 1.0 if self.objective == "dlr" else self.guard.typical_margin
-        misclassified = super().values(outputs, rows) / unit
-        return misclassified + self.lam * self.slack(outputs, rows) / self.guard.spread
+        f = super().values(outputs, rows) / unit
+        return f + self.lam * self.slack(outputs, rows) / self.guard.spread
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def _draws(state: SearchState, width: int) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def square_search(state: SearchState, objective: Objective, rows: Tensor, queries: int) -> None:
-    """Climb the values of `objective` in the L-inf ball with `queries` forward passes an image.
+    """Maximise the values of `objective` in the L-inf ball with `queries` forward passes an image.
 
     Starts with vertical stripes of +-eps; each query paints a random square with +-eps in each channel and keeps
     it where the value rises.

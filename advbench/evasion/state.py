@@ -20,7 +20,7 @@ from advbench.victim import Victim
 
 @dataclass(frozen=True)
 class Ascent:
-    """Values [b] of an objective at some points and the directions to climb in [b c h w]."""
+    """Values [b] of an objective at some points and the ascent directions [b c h w]."""
 
     values: Tensor
     gradients: Tensor
@@ -38,9 +38,9 @@ class SearchState:
     """The state that the ascents of one batch share; the one place where an attack runs the model.
 
     `rows` int64 [b] are places in the batch, on the victim's device, as are all tensors here. With `stop`, an image
-    leaves at its first success; without, its point of highest success margin is kept. Several attacks may run on one
-    search: each goes on with the images that `remaining` lists, and `by` notes who is at work. The first success is
-    counted in gradients, or in forward passes with `in_queries`, which is for attacks that take no gradient.
+    leaves at its first success; without, its point of highest success margin is kept. Several attacks may share one
+    state: each goes on with the images that `remaining` lists, and `by` is the number of the one at work. The first
+    success is counted in gradients, or in forward passes with `in_queries`, for attacks that take no gradient.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class SearchState:
         self.class_margins = torch.full(shape, -torch.inf, dtype=torch.float64, device=self.origin.device)
 
     def targets(self, clean: Outputs, labels: Tensor, count: int) -> Tensor:
-        """Each image's runner-up classes, best first, int64 [count n]: by its leads, else by its clean logits."""
+        """Each image's runner-up classes, best first, int64 [count n]: by `class_margins` or its logits."""
         return runners_up(clean.logits if self.class_margins is None else self.class_margins, labels, count).T
 
     def random_start(self, rows: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from advbench.progress import Progress
 
 
 class Engine(Protocol):
-    """Performs cells; every engine does it by `performer.Performer.perform`."""
+    """Performs cells; every engine does it by `perform.Performer.perform`."""
 
     def work(self, queue: Queue, progress: Progress) -> None:
         """Take cells from `queue` until it is empty, and tell it of each what became of it."""

@@ -73,7 +73,7 @@ def _tell(pipe: Connection, message: dict[str, Any]) -> None:
 
 
 def _end_with_sender() -> None:
-    """A sender that was killed closes no door: without this its workers would finish their cells for nobody."""
+    """A killed sender closes no pipe: without this its workers would finish their cells for nobody."""
     if (sender := parent_process()) is not None:
         sender.join()
         os._exit(1)

@@ -3,7 +3,6 @@
 `from advbench.losses import LGM` works for `Softmax`, `Center`, `LSoftmax` and `LGM`: see docs/losses.md.
 """
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from advbench import catalog
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,13 @@ def half_squared_distance(x: Tensor, y: Tensor) -> Tensor:
     return (x - y).square().sum(dim=1) / 2
 
 
-_LOSSES = {"Center": "center", "LGM": "lgm", "LSoftmax": "l_softmax", "Softmax": "softmax"}
-
-
 def __getattr__(name: str) -> Any:
     """A loss by its class's name; imported when it is asked for, since each of them imports this module."""
-    if name not in _LOSSES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_LOSSES[name]}"), name)
+    for plugin in () if name.startswith("_") else catalog.names("loss"):
+        if plugin.replace("-", "") == name.lower() and (cls := catalog.load("loss", plugin)).__name__ == name:
+            return cls
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LOSSES])
+    return sorted([*globals(), *(catalog.load("loss", plugin).__name__ for plugin in catalog.names("loss"))])

@@ -49,7 +49,7 @@ def render(
 
 
 def environment() -> jinja2.Environment:
-    """Templates of this folder, autoescaped."""
+    """The templates in `report/templates/`, autoescaped."""
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("advbench.report", "templates"),
         autoescape=True,

@@ -27,13 +27,14 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from advbench.errors import BadRun
-from advbench.runs import artifacts, shapes
+from advbench.runs import shapes
 from advbench.runs.run import Run
 from advbench.types import Adversarials, ImageSet, Outputs
 
 EXAMPLES = 8
 MODEL = "model.safetensors"
 SCORES = "scores.parquet"
+METRICS = "metrics.json"
 PARTS = ("train", "calibration", "test")
 FLOAT, WHOLE, YES = torch.float32, torch.int64, torch.bool
 COLUMNS = {
@@ -209,22 +210,19 @@ def within(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
 
-METRICS = "metrics.json"
-
-
 def read_metrics(run: Run) -> dict[tuple[str, str], dict[str, Any]]:
     """metrics.json by (attack file, detector): verify rows and thresholds; raises BadRun where it is none."""
     path = run.folder / METRICS
     try:
         value = shapes.parsed(run.read(METRICS))
     except ValueError as error:
-        raise artifacts.unsound(path, str(error)) from error
+        raise unsound(path, str(error)) from error
     found = shapes.fault(value, shapes.METRICS, "metrics")
     if found is not None:
-        raise artifacts.unsound(path, found)
+        raise unsound(path, found)
     return {(cell["source"], cell["detector"]): cell for cell in value["cells"]}
 
 
 def scored_cells(run: Run) -> dict[tuple[str, str], dict[str, Any]]:
-    """The same; none where nothing is scored. Raises Damaged too."""
+    """What `read_metrics` gives; empty where nothing is verified. Raises Damaged too."""
     return read_metrics(run) if run.has("verify") else {}

@@ -122,7 +122,7 @@ def text_of(path: Path) -> str:
 
 
 def read_note(path: Path, shape: Any, cure: str = "delete it", *, is_sealed: bool = False) -> Any:
-    """A JSON file of a shape (see `stored`) beside the runs or in one; None where it does not exist.
+    """A JSON file of a shape (see `shapes`) beside the runs or in one; None where it does not exist.
 
     Raises Damaged, which ends in `cure`, where it is no JSON of that shape, or not what it was sealed as, and what
     else `read_regular` does.

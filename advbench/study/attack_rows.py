@@ -59,26 +59,26 @@ def check(choice: AttackChoice, splits: Splits) -> None:
     check_eps(choice.attack.eps, choice.attack.norm, math.prod(splits.test.shape))
 
 
-def _fgsm(target: AttackedModel, eps: float, clip: bool, n: int | None) -> Outputs:
-    attack, images = catalog.load("attack", "fgsm")(eps=eps, clip=clip), target.images.take(slice(n))
-    with target.progress.bar(f"fgsm-eps{eps:g} beside it", len(images)) as advance:
-        made = perturb(attack, target.victim, images, target.clean, lambda done: advance(done, ""))
+def _fgsm(attacked: AttackedModel, eps: float, clip: bool, n: int | None) -> Outputs:
+    attack, images = catalog.load("attack", "fgsm")(eps=eps, clip=clip), attacked.images.take(slice(n))
+    with attacked.progress.bar(f"fgsm-eps{eps:g} beside it", len(images)) as advance:
+        made = perturb(attack, attacked.victim, images, attacked.clean, lambda done: advance(done, ""))
     check_perturbation(attack, images, made)
     return made.outputs
 
 
-def row_of(choice: AttackChoice, made: Adversarials, target: AttackedModel) -> Row:
+def row_of(choice: AttackChoice, made: Adversarials, attacked: AttackedModel) -> Row:
     """All that an attack did to a model: the fields of its row after the model's.
 
     eight_bit_error_rate              misclassified once the images are clipped to [0, 1] and rounded to k / 255
     eight_bit_undetected_error_rate   of an adaptive attack: and not rejected; an ensemble's images are those returned
     """
-    clean, guard, attack = target.clean.take(slice(len(made.labels))), target.guard_of(choice), choice.attack
-    saved = target.victim.outputs((made.images.clamp(0, 1) * 255).round() / 255)
+    clean, guard, attack = attacked.clean.take(slice(len(made.labels))), attacked.guard_of(choice), choice.attack
+    saved = attacked.victim.outputs((made.images.clamp(0, 1) * 255).round() / 255)
     row = effect(choice, made, clean)
     row["eight_bit_error_rate"] = _rate(saved.predictions != made.labels)
     if guard is not None:
-        beside = target.fgsm(attack.eps, attack.clip, choice.n) if attack.norm == "linf" else None
+        beside = attacked.fgsm(attack.eps, attack.clip, choice.n) if attack.norm == "linf" else None
         row |= evasion(choice, made, clean, guard, beside)
         row["eight_bit_undetected_error_rate"] = _rate(undetected_errors(saved, made.labels, guard))
     return row

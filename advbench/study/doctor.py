@@ -53,18 +53,18 @@ def _examined(folder: Path, name: str, *, mend: bool) -> Row:
     row = {"run": name, "state": "in use", **lists, "mended": False}
     if locks.is_held(folder):
         return row
-    row |= _findings(folder)
+    row |= _state_of(folder)
     if mend and (row["broken"] or row["left"]):
         try:
             with locks.hold(folder):
-                row |= _findings(folder)
+                row |= _state_of(folder)
                 row["mended"] = row["state"] != "unread" and _mend(folder, row)
         except BadRun as error:  # taken meanwhile, or with a link in the place of a file
             row["broken"] = row["broken"] or [{"file": LOCK, "why": str(error)}]
     return row
 
 
-def _findings(folder: Path) -> Row:
+def _state_of(folder: Path) -> Row:
     if not (folder / MANIFEST).exists():
         left = _left(Run(folder, {"steps": {}}))
         return {"state": "empty", "broken": [], "redone": [EVERYTHING], "left": left}
@@ -92,7 +92,7 @@ def _findings(folder: Path) -> Row:
 
 
 def _faults(run: Run) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Those of `mending.faults`, and a sentence for each step whose files the system does not let be read."""
+    """Those of `repair.faults`, and a sentence for each step whose files the system does not let be read."""
     bad: dict[str, dict[str, str]] = {}
     unread = []
     for step in run.steps:

@@ -46,7 +46,7 @@ class Bringing(Protocol):
     """How a model gets here."""
 
     def bring(self, splits: Splits, say: Say) -> tuple[nn.Module, dict[str, Any]]:
-        """The model, and what tells it from others (see `supplied.identity_of`)."""
+        """The model, and what tells it from others (see `supplied.loading.identity_of`)."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A study's steps in order, each only where its run does not hold it: train, attack, verify."""
+"""A study's steps in order, each only where its run does not hold it: train, outputs, attacks."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ READY = "outputs"  # the step that ends the making of a model
 
 
 class Study:
-    """A spec at a place: its data set is loaded once, when first asked for.
+    """A spec in a workspace: its data set is loaded once, when first asked for.
 
     `weights` are the folders in which released models are looked for before one is trained. A run that another
     process holds is refused, or waited for where `waits` is set.

@@ -105,7 +105,7 @@ def victim_of(run: Run, splits: Splits, place: Place) -> Victim:
 
 
 def victim(model: Classifier, splits: Splits, place: Place) -> Victim:
-    """A model in its place, ready to be attacked."""
+    """A model on the workspace's device, ready to be attacked."""
     here: dict[str, Any] = {"device": place.device, "batch_size": place.batch_size, "say": place.progress.say}
     return Victim(model, **images_of(splits), **here, reuse_gradients=True)
 

@@ -1,7 +1,7 @@
 """Inspect a supplied model before anything is measured: each mistake has its own message.
 
-The findings about what goes in and comes out are here; those about the model's own weights are in `condition.py`,
-those that need labels in `agreement.py`.
+The findings about what goes in and comes out are here; those about the model's own weights are in `module_state.py`,
+those that need labels in `normalisation.py`.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Check whether a supplied model was trained on pixels of another scale."""
+"""Compare a supplied model's predictions with labels: another pixel scale, another class order, chance."""
 
 import math
 from collections.abc import Iterator

@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from advbench import catalog, losses
+from advbench.cli.options import LOSS
+from advbench.settings import parameters
 from advbench.study.parsing import parse, read_toml
 from advbench.study.spec import Spec
 from advbench.study.study import Study
@@ -186,3 +189,10 @@ epochs = 2
     result = advbench("run", path, "--threads", "1", *small.places, "--json")
     assert result.out == small.result.out
     assert contents(small.runs) == before
+
+
+@pytest.mark.parametrize("name", catalog.names("loss"))
+def test_every_setting_of_a_loss_has_an_option(name: str) -> None:
+    cls = catalog.load("loss", name)
+    assert set(parameters(cls)) <= LOSS.keys()
+    assert getattr(losses, cls.__name__) is cls

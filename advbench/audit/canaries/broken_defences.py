@@ -110,4 +110,4 @@ def oracle(splits: Splits, softmax: Victim) -> Canary:
     )
 
 
-FOOLS = (masked, noise_detector, constant, random_score, oracle)  # each on a softmax model of the digits
+BROKEN_DEFENCES = (masked, noise_detector, constant, random_score, oracle)  # each on a softmax model of the digits

@@ -47,7 +47,7 @@ def attacks() -> list[dict[str, Any]]:
 
 
 def honest(splits: Splits, softmax: Victim) -> Evidence:
-    """An L-GM model under all of it, with two more seeds, an undefended and a hardened model beside it."""
+    """An L-GM model under all of it; beside it two more seeds, an undefended and an adversarially trained model."""
     few = [aware("likelihood", n=20)]
     beside = []
     for seed in (1, 2):

@@ -9,7 +9,7 @@ import torch
 from advbench import catalog
 from advbench.audit import protocol
 from advbench.audit.canaries import Canary
-from advbench.audit.canaries.broken_defences import FOOLS
+from advbench.audit.canaries.broken_defences import BROKEN_DEFENCES
 from advbench.audit.canaries.honest import controls
 from advbench.audit.canaries.in_memory import lacking
 from advbench.audit.canaries.toy_models import trained
@@ -28,13 +28,13 @@ OF_OTHERS = {"decision-based": "art:HopSkipJump", "parity": ART_PGD, "adversaria
 def hatch(progress: Progress = QUIET) -> list[Canary]:
     """All canaries and controls, attacked: a few models of the digits, on the CPU."""
     found: list[Canary] = []
-    with progress.bar("canaries", len(FOOLS) + 4) as advance:
+    with progress.bar("canaries", len(BROKEN_DEFENCES) + 4) as advance:
         splits: Splits = catalog.load("data set", "digits")().load(None)
         softmax = trained(splits, "softmax")
-        for done, make in enumerate(FOOLS, start=1):
+        for done, make in enumerate(BROKEN_DEFENCES, start=1):
             advance(done, make.__name__)
             found.append(make(splits, softmax))
-        advance(len(FOOLS) + 1, "controls")
+        advance(len(BROKEN_DEFENCES) + 1, "controls")
         return [*found, *controls(splits, softmax)]
 
 

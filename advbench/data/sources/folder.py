@@ -24,7 +24,7 @@ class ImageFolder(DataSource):
 
     Parts are the folders train, validation, calibration and test, whose names `part_of` knows; what is missing is
     split off train, with a fixed seed (`parts_of`). Each part is in one fixed random order, so that its first n
-    images are of all classes. Images have one size, their own or `image_size` squared (`files.decode`). Files that
+    images are of all classes. Images have one size, their own or `image_size` squared (`decoding.decode`). Files that
     cannot be used are left out and counted. A set of more than `limit` bytes as float32 is streamed, with the same
     pixels and fingerprint.
     """
