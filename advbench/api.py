@@ -28,7 +28,7 @@ from advbench.study.evaluation import DETECTORS, EPS, EvaluatedModel, Evaluation
 from advbench.study.parsing import entries, listed, parse, text
 from advbench.study.selection import Found, attack_rows
 from advbench.study.verify import verify_found
-from advbench.study.workspace import Place
+from advbench.study.workspace import Workspace
 from advbench.supplied.isolation import own_state
 from advbench.types import Diagnostic
 
@@ -50,7 +50,7 @@ class Result:
     findings: Sequence[Diagnostic]
     _found: Found = field(repr=False)
     _detectors: Sequence[str] = field(repr=False)
-    _place: Place = field(repr=False)
+    _workspace: Workspace = field(repr=False)
     _keep: object = field(repr=False)
 
     def table(self, population: str = "all") -> pd.DataFrame:
@@ -98,7 +98,7 @@ class Result:
         page = Path(path)
         page = page if page.suffix in (".html", ".htm") else page / "index.html"
         name = str(self._found.run.model["dataset"])
-        return write.report(name, [self._found], self._detectors, self._place, page=page, overwrite=overwrite)[0]
+        return write.report(name, [self._found], self._detectors, self._workspace, page=page, overwrite=overwrite)[0]
 
 
 POPULATIONS = tuple(metrics.populations(np.ones(0, bool), np.ones(0, bool)))
@@ -173,7 +173,7 @@ def evaluate(
     with own_state():
         splits = splits_of(images, labels, train, calibration, classes, name)
         keep = _Kept(runs_dir)
-        place = Place(
+        workspace = Workspace(
             runs_dir=keep.folder,
             device=_device_of(model, device),
             batch_size=convert(batch_size, int, "batch_size"),
@@ -186,18 +186,18 @@ def evaluate(
         spec = parse({"name": name, "attacks": chosen, "detectors": names, "n": n})
         open_ = classes is None and train is None
         study = Evaluation(
-            spec, place, subject, data=splits, usual=attacks is None, usual_fpr=fpr is None, classes_open=open_
+            spec, workspace, subject, data=splits, usual=attacks is None, usual_fpr=fpr is None, classes_open=open_
         )
         study.attack()
         (supplied,) = study.models()
-        run = runs.load(place.runs_dir / supplied.run_name(study.fingerprint))
+        run = runs.load(workspace.runs_dir / supplied.run_name(study.fingerprint))
         known = attack_rows(run)
         found = Found(run, tuple(choice.file_name for choice in study.attacks))
-        verified = verify_found([found], study.spec.detectors, place.progress)
+        verified = verify_found([found], study.spec.detectors, workspace.progress)
     for finding in study.findings:
         warnings.warn(finding.text, stacklevel=2)
     rows = {a: known[a] for a in found.attacks}
-    return Result(verified, rows, study.findings, found, study.spec.detectors, place, keep)
+    return Result(verified, rows, study.findings, found, study.spec.detectors, workspace, keep)
 
 
 Channels = float | Sequence[float] | None

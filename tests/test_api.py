@@ -139,7 +139,7 @@ def test_results_in_a_named_folder_are_gone_on_from(model: nn.Module, held: Pair
 
 def test_results_in_no_folder_vanish_with_their_object(model: nn.Module, held: Pair) -> None:
     found = evaluated(model, held)
-    folder = found._place.runs_dir
+    folder = found._workspace.runs_dir
     assert folder.is_dir()
     del found
     gc.collect()

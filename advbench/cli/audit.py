@@ -18,7 +18,7 @@ from advbench.runs import SUPPLIED, Row, Run
 from advbench.study import selection
 from advbench.study.command_lines import Line
 from advbench.study.selection import lacking_for_model
-from advbench.study.workspace import Place
+from advbench.study.workspace import Workspace
 from advbench.types import ImageSet
 
 SMALL = 100  # images of an attack that --complete runs, unless its command names a number up to
@@ -26,22 +26,22 @@ ENOUGH = 200
 RUN_HERE = ("attack", "selftest", "verify")  # the commands that --complete runs
 
 
-def findings_of(name: str, place: Place, dataset: str | None = None) -> list[Finding]:
+def findings_of(name: str, workspace: Workspace, dataset: str | None = None) -> list[Finding]:
     """The audit's findings on the run of that name.
 
     `dataset` is where the run's data lie, as `--dataset` takes it; without it a folder or file is not found.
     """
-    run = selection.by_name(place.runs_dir, name)
+    run = selection.by_name(workspace.runs_dir, name)
     if not run.has("outputs"):
         raise BadRun(
             f"{run.folder} holds no trained model, or not its outputs; make them with: advbench train, and attack it"
         )
-    others = runs.find(run.folder.parent, place.progress.say)
+    others = runs.find(run.folder.parent, workspace.progress.say)
     if lacking_for_model(run.model) is not None:
         raise BadRun(selection.left_out(run)[0])
     for line in (line for other in others for line in selection.left_out(other)):
-        place.progress.say(line)
-    return audit(run, others, images=_images(run, place, dataset))
+        workspace.progress.say(line)
+    return audit(run, others, images=_images(run, workspace, dataset))
 
 
 def rows_of(findings: Sequence[Finding]) -> list[Row]:
@@ -49,16 +49,16 @@ def rows_of(findings: Sequence[Finding]) -> list[Row]:
     return [vars(f) | {"command": None if f.command is None else str(f.command)} for f in findings]
 
 
-def _images(run: Run, place: Place, dataset: str | None = None) -> ImageSet | None:
+def _images(run: Run, workspace: Workspace, dataset: str | None = None) -> ImageSet | None:
     """The clean test images where the data are at hand and those of the run."""
     name = _data_name(run, dataset)
     try:
         if dataset is None and ":" in name:
             raise BadData(f"the run's record says of its data {run.model['dataset']}; --dataset names where they lie")
-        splits = source(name, run.model.get("image_size")).load(place.data_dir)
+        splits = source(name, run.model.get("image_size")).load(workspace.data_dir)
         splits = for_supplied(splits) if SUPPLIED in run.model else splits
     except (BadData, UnknownName) as error:
-        place.progress.say(f"checked against the few clean images that the run keeps: {error}")
+        workspace.progress.say(f"checked against the few clean images that the run keeps: {error}")
         return None
     return splits.test if fingerprint(splits) == run.model["data_sha256"] else None
 
@@ -84,48 +84,48 @@ def show_audit(findings: Sequence[Finding], options: Options) -> None:
 
 
 def complete(
-    name: str, place: Place, command_line: Callable[[Sequence[str]], object], dataset: str | None = None
+    name: str, workspace: Workspace, command_line: Callable[[Sequence[str]], object], dataset: str | None = None
 ) -> None:
     """Run the commands of each check that was not run, in this place, on few images.
 
     What a command leaves is kept, so that a second call goes on. A command that cannot be run here is told and left.
     """
     done: set[tuple[str, ...]] = set()
-    while missing := [pair for pair in _missing(name, place, dataset) if pair[1] not in done]:
+    while missing := [pair for pair in _missing(name, workspace, dataset) if pair[1] not in done]:
         for check, words in missing:
             done.add(words)
-            place.progress.say(f"{check}: {Line.of(*words)}")
+            workspace.progress.say(f"{check}: {Line.of(*words)}")
             if words[0] not in RUN_HERE:  # `evaluate`: a run's record names that code, and a record runs none
-                place.progress.say("left out: it runs the code of the model, which only its user may name")
+                workspace.progress.say("left out: it runs the code of the model, which only its user may name")
                 continue
             told, left = filled(words, {"dataset": dataset})
             if left:
-                place.progress.say(f"left out: --dataset names where {', '.join(left)} lies")
+                workspace.progress.say(f"left out: --dataset names where {', '.join(left)} lies")
                 continue
             try:
                 with contextlib.redirect_stdout(sys.stderr):
-                    command_line([*told, *_place_words(place, told)])
+                    command_line([*told, *_workspace_words(workspace, told)])
             except (BadSetting, BadData, FailedCheck) as error:
-                place.progress.say(f"left out: {error}")
+                workspace.progress.say(f"left out: {error}")
 
 
-def _missing(name: str, place: Place, dataset: str | None) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _missing(name: str, workspace: Workspace, dataset: str | None) -> Iterator[tuple[str, tuple[str, ...]]]:
     """(check, words of a command) of each check that was not run and that a command of ours could close."""
-    for f in findings_of(name, place, dataset):
+    for f in findings_of(name, workspace, dataset):
         for words in f.command.commands if f.command and f.state == "not run" else ():
             if words[0] != "audit":
                 yield f"{f.requirement} {f.name}", words
 
 
-def _place_words(place: Place, words: Sequence[str]) -> list[str]:
+def _workspace_words(workspace: Workspace, words: Sequence[str]) -> list[str]:
     """What makes a command of a check run in this place, on few images."""
-    more = ["--runs-dir", str(place.runs_dir)]
+    more = ["--runs-dir", str(workspace.runs_dir)]
     if words[0] == "selftest":
         return more
-    more += ["--reports-dir", str(place.reports_dir)]
+    more += ["--reports-dir", str(workspace.reports_dir)]
     if words[0] == "attack":
         few = "--n" in words and int(words[list(words).index("--n") + 1]) <= ENOUGH
         more += [] if few else ["--n", str(SMALL)]
-        more += ["--device", str(place.device), "--batch-size", str(place.batch_size)]
-        more += [] if place.data_dir is None else ["--data-dir", str(place.data_dir)]
+        more += ["--device", str(workspace.device), "--batch-size", str(workspace.batch_size)]
+        more += [] if workspace.data_dir is None else ["--data-dir", str(workspace.data_dir)]
     return more

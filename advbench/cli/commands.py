@@ -15,7 +15,7 @@ from typer.exceptions import TyperException
 
 from advbench import catalog
 from advbench.cli import options as given
-from advbench.cli.context import detectors_of, found_by, place_of, study_of
+from advbench.cli.context import detectors_of, found_by, study_of, workspace_of
 from advbench.cli.limits import check_limits, refused
 from advbench.cli.option_groups import Options, takes
 from advbench.cli.output import emit
@@ -76,9 +76,9 @@ def verify(options: Options) -> None:
     """EERs of the detectors on every attacked model found, or on those selected."""
     from advbench.study.verify import verify_found
 
-    place = place_of(options)
-    found = found_by(options, place)
-    rows = verify_found(found, detectors_of(options, found), place.progress)
+    workspace = workspace_of(options)
+    found = found_by(options, workspace)
+    rows = verify_found(found, detectors_of(options, found), workspace.progress)
     emit("verify", rows, options)
 
 
@@ -90,12 +90,12 @@ def report(options: Options) -> None:
     from advbench.report import write
     from advbench.study.parsing import folder_name
 
-    place = place_of(options)
-    found = found_by(options, place)
+    workspace = workspace_of(options)
+    found = found_by(options, workspace)
     datasets = {f.run.model["dataset"] for f in found}
     default = f"{slug(datasets.pop()).lstrip('.')}-study" if len(datasets) == 1 else "all-data-sets"
     name = folder_name(default if options["name"] is None else options["name"])
-    page, rows = write.report(name, found, detectors_of(options, found), place, title=options["title"])
+    page, rows = write.report(name, found, detectors_of(options, found), workspace, title=options["title"])
     emit("report", rows, options, page)
 
 
@@ -154,11 +154,11 @@ def audit(
     """Which requirements of the protocol a run meets, with the evidence, and the command that closes each gap."""
     from advbench.cli.audit import complete, findings_of, rows_of, show_audit
 
-    place = place_of(options)
+    workspace = workspace_of(options)
     if options["complete"]:
         command_line = functools.partial(app, prog_name="advbench", standalone_mode=False)
-        complete(run, place, command_line, options["dataset"])
-    findings = findings_of(run, place, options["dataset"])
+        complete(run, workspace, command_line, options["dataset"])
+    findings = findings_of(run, workspace, options["dataset"])
     if options["json"]:
         emit("audit", rows_of(findings), options)
     else:

@@ -18,25 +18,31 @@ MOST_THREADS = 1024  # beyond, the system refuses them in the middle of the work
 if TYPE_CHECKING:
     from advbench.study.selection import Found, Selection
     from advbench.study.study import Study
-    from advbench.study.workspace import Place
+    from advbench.study.workspace import Workspace
 
 
 def study_of(table: Mapping[str, Any], options: Options) -> Study:
-    """A study of a spec's table, at the place that options name."""
+    """A study of a spec's table, in the workspace that options name."""
     from advbench.study.parsing import parse
     from advbench.study.study import Study
 
-    spec, place = parse(table), place_of(options)
-    if table.get("dataset") is None and place.data_dir is not None and (place.data_dir / "MNIST" / "raw").is_dir():
-        place.progress.say(f"data set {spec.dataset}; MNIST lies in {place.data_dir}: --dataset mnist takes it")
-    return Study(spec, place)
+    spec, workspace = parse(table), workspace_of(options)
+    if (
+        table.get("dataset") is None
+        and workspace.data_dir is not None
+        and (workspace.data_dir / "MNIST" / "raw").is_dir()
+    ):
+        workspace.progress.say(
+            f"data set {spec.dataset}; MNIST lies in {workspace.data_dir}: --dataset mnist takes it"
+        )
+    return Study(spec, workspace)
 
 
-def place_of(options: Options) -> Place:
+def workspace_of(options: Options) -> Workspace:
     """Folders, device and batch that options name; sets this process up to compute."""
     from advbench.device import resolve_device
     from advbench.progress import Terminal
-    from advbench.study.workspace import Place
+    from advbench.study.workspace import Workspace
 
     if options.get("threads") is not None:
         at_least("threads", options["threads"], 1)
@@ -53,7 +59,7 @@ def place_of(options: Options) -> Place:
             raise BadSetting(f"{name} = {options[name]!r} names no folder; write . for the current one")
     locks.in_use = not options.get("no_locks")
     data_dir = options.get("data_dir")
-    return Place(
+    return Workspace(
         runs_dir=Path(options["runs_dir"]),
         reports_dir=Path(options["reports_dir"]),
         data_dir=None if data_dir is None else Path(data_dir),
@@ -65,11 +71,11 @@ def place_of(options: Options) -> Place:
     )
 
 
-def found_by(options: Options, place: Place) -> list[Found]:
+def found_by(options: Options, workspace: Workspace) -> list[Found]:
     """The attacked models on disk that options select."""
     from advbench.study import selection
 
-    return selection.find(place.runs_dir, selection_of(options), place.progress.say)
+    return selection.find(workspace.runs_dir, selection_of(options), workspace.progress.say)
 
 
 def selection_of(options: Options) -> Selection:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advbench import catalog
-from advbench.cli.context import place_of
+from advbench.cli.context import workspace_of
 from advbench.cli.option_groups import Options
 from advbench.cli.spec_table import attack_entries, words
 from advbench.data.sources import label, slug
@@ -23,9 +23,9 @@ def evaluation_of(options: Options) -> Evaluation:
     from advbench.study.parsing import parse
 
     subject = subject_of(options)
-    spec, place = parse(table_of(options)), place_of(options)
+    spec, workspace = parse(table_of(options)), workspace_of(options)
     usual, usual_fpr = options["attack"] is None, options["fpr"] is None
-    return Evaluation(spec, place, subject, usual=usual, usual_fpr=usual_fpr)
+    return Evaluation(spec, workspace, subject, usual=usual, usual_fpr=usual_fpr)
 
 
 def subject_of(options: Options) -> EvaluatedModel:

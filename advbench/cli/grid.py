@@ -69,5 +69,7 @@ def go_through(study: Study, options: Options) -> None:
     if engine is None:
         return
     page_of(study)
-    device = device_of(options, str(study.place.device))
-    through([on_device(cell, device) for cell in cells_of(study, study.spec.detectors)], engine, study.place.progress)
+    device = device_of(options, str(study.workspace.device))
+    through(
+        [on_device(cell, device) for cell in cells_of(study, study.spec.detectors)], engine, study.workspace.progress
+    )

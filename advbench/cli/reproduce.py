@@ -1,6 +1,6 @@
 """`advbench reproduce`: go on with a reproduction, or check it against its kept weights."""
 
-from advbench.cli.context import place_of
+from advbench.cli.context import workspace_of
 from advbench.cli.grid import device_of, engine_of
 from advbench.cli.option_groups import Options
 from advbench.cli.output import emit
@@ -13,14 +13,14 @@ def reproduce_mnist(options: Options) -> None:
     """Raises FailedCheck where `--check` finds a figure further off than allowed."""
     if options["check"] and (options["on"] is not None or options["jobs"] is not None):
         raise BadSetting("--check computes in this process; leave --on and --jobs out")
-    place, names = place_of(options), words(options["cell"], "cell")
+    workspace, names = workspace_of(options), words(options["cell"], "cell")
     if not options["check"]:
         train, cells = not options["no_train"], not options["security"]
-        engine, device = engine_of(options), device_of(options, str(place.device))
-        page, rows = complete(place, names, train=train, cells=cells, engine=engine, device=device)
+        engine, device = engine_of(options), device_of(options, str(workspace.device))
+        page, rows = complete(workspace, names, train=train, cells=cells, engine=engine, device=device)
         emit("reproduce", rows, options, page)
         return
-    rows = check(place, names)
+    rows = check(workspace, names)
     emit("reproduce", rows, options, table="check")
     if missed := sum(not row["met"] for row in rows):
         raise FailedCheck(f"{missed} of {len(rows)} figures differ from the committed ones by more than allowed")

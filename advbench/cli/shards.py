@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from advbench.cli.context import place_of, study_of
+from advbench.cli.context import study_of, workspace_of
 from advbench.cli.option_groups import Options
 from advbench.device import take_gpu
 from advbench.errors import BadRun, BadSetting
@@ -44,9 +44,9 @@ def attack_shard(table: Mapping[str, Any], options: Options) -> list[Row]:
 
 def merge_shards(name: str, options: Options) -> list[Row]:
     """The attacks of a run of which there are shards, each merged; raises BadRun where there is none."""
-    place = place_of(options)
-    run = selection.by_name(place.runs_dir, name)
-    place, rows = replace(place, runs_dir=run.folder.parent), []
+    workspace = workspace_of(options)
+    run = selection.by_name(workspace.runs_dir, name)
+    workspace, rows = replace(workspace, runs_dir=run.folder.parent), []
     for path in sorted((run.folder / FOLDER).glob("*")):
         folder = folder_of(run, path.name)
         if not (notes := notes_of(folder)):
@@ -59,7 +59,7 @@ def merge_shards(name: str, options: Options) -> list[Row]:
         if (len(spec.models()), len(spec.attacks)) != (1, 1):
             raise BadRun(f"the shards in {folder} are of several models or attacks; delete them")
         (model,), (choice,) = spec.models(), spec.attacks
-        study = OfCell(spec, place, [], None)
+        study = OfCell(spec, workspace, [], None)
         if (model.run_name(study.fingerprint), choice.file_name) != (run.name, folder.name):
             raise BadRun(f"the shards in {folder} are of another model, data set or attack; delete them")
         with study.run_of(model) as held:

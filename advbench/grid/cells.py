@@ -19,7 +19,7 @@ from advbench.study.parsing import parse
 from advbench.study.spec import AttackChoice, Model, Spec, surrogate_of
 from advbench.study.study import READY, Study
 from advbench.study.verify import is_verified
-from advbench.study.workspace import Place
+from advbench.study.workspace import Workspace
 
 SCORED = "verify"  # the step that scores a run's attacks
 Key = tuple[str, str]  # run and step
@@ -101,7 +101,7 @@ def cells_of(study: Study, detectors: Sequence[str] = ()) -> list[Cell]:
 
     A surrogate that is none of the study's models has a cell of its own.
     """
-    place, found, made = place_table(study), [], set[str]()
+    place, found, made = workspace_table(study), [], set[str]()
     for model in study.models():
         assert isinstance(model, Model)
         name, attacks = model.run_name(study.fingerprint), []
@@ -209,9 +209,9 @@ def on_device(cell: Cell, device: str) -> Cell:
     return replace(cell, place={**cell.place, "device": device})
 
 
-def place_table(study: Study) -> dict[str, Any]:
+def workspace_table(study: Study) -> dict[str, Any]:
     """A study's place as JSON, its folders absolute."""
-    place = study.place
+    place = study.workspace
     return {
         "runs_dir": str(place.runs_dir.absolute()),
         "reports_dir": str(place.reports_dir.absolute()),
@@ -224,9 +224,9 @@ def place_table(study: Study) -> dict[str, Any]:
     }
 
 
-def place_from(table: Mapping[str, Any], progress: Progress) -> Place:
-    """The place that `place_table` described; sets this process up to lock runs, or not to."""
+def workspace_from(table: Mapping[str, Any], progress: Progress) -> Workspace:
+    """The place that `workspace_table` described; sets this process up to lock runs, or not to."""
     locks.in_use = table["locks"]
     folders = {k: None if table[k] is None else Path(table[k]) for k in ("runs_dir", "reports_dir", "data_dir")}
     plain = {k: table[k] for k in ("download", "batch_size")}
-    return Place(**folders, **plain, device=resolve_device(table["device"]), progress=progress)  # type: ignore[arg-type]
+    return Workspace(**folders, **plain, device=resolve_device(table["device"]), progress=progress)  # type: ignore[arg-type]

@@ -6,20 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from advbench.errors import Damaged
-from advbench.grid.cells import SCORED, Cell, Outcome, place_from
+from advbench.grid.cells import SCORED, Cell, Outcome, workspace_from
 from advbench.progress import Progress
 from advbench.study.parsing import parse
 from advbench.study.spec import Model, Spec
 from advbench.study.study import READY, Study
 from advbench.study.verify import verify
-from advbench.study.workspace import Place
+from advbench.study.workspace import Workspace
 from advbench.types import Splits
 
 
 class OfCell(Study):
     """The study of one cell's model, on data that are loaded already."""
 
-    def __init__(self, spec: Spec, place: Place, weights: list[Path], data: tuple[Splits, str] | None) -> None:
+    def __init__(self, spec: Spec, place: Workspace, weights: list[Path], data: tuple[Splits, str] | None) -> None:
         super().__init__(spec, place, weights=weights)
         if data is not None:
             self.splits, self.fingerprint = data
@@ -69,7 +69,7 @@ class Performer:
     def _study(self, spec: Spec, model: Model, cell: Cell) -> OfCell:
         key = model, spec.dataset, dict(cell.place)
         if self._last is None or self._last[0] != key:
-            place = place_from(cell.place, self.progress)
+            place = workspace_from(cell.place, self.progress)
             data = json.dumps([spec.dataset, spec.image_size, cell.place["data_dir"]])
             # an attack's own checks were made where the cell came from
             blank = replace(spec, attacks=(), detectors=())

@@ -34,7 +34,7 @@ def attack(study: Study, shard: Shard) -> list[Row]:
     rows = []
     for model in study.models():
         assert isinstance(model, Model)
-        say = study.place.progress.say
+        say = study.workspace.progress.say
         with study.run_of(model) as run:
             study.perform(run, model, None)
             for choice in study.attacks:
@@ -44,7 +44,9 @@ def attack(study: Study, shard: Shard) -> list[Row]:
                 _make(study, run, model, choice, shard)
             with study.run_of(model) as run:
                 if f"attack {choice.file_name}" not in run.steps and not _all_there(run, choice, shard.of, say):
-                    study.place.progress.say(f"{run.name}: {choice.file_name}: shard {shard} is done, not all are")
+                    study.workspace.progress.say(
+                        f"{run.name}: {choice.file_name}: shard {shard} is done, not all are"
+                    )
                     continue
                 rows.append(merge(study, run, model, choice))
     return rows
@@ -75,10 +77,10 @@ def merge(study: Study, run: Run, model: Model, choice: AttackChoice) -> Row:
 def _make(study: Study, run: Run, model: Model, choice: AttackChoice, shard: Shard) -> None:
     """Attack the shard's images and write its files, where they are not there."""
     images = len(study.splits.test.take(slice(choice.n)))
-    batch = study.place.batch_size
+    batch = study.workspace.batch_size
     part = shard.part(images, batch)
     folder, name = folder_of(run, choice.file_name), name_of(shard)
-    if _is_there(folder, shard, study.place.progress.say):
+    if _is_there(folder, shard, study.workspace.progress.say):
         return
     began = time.perf_counter()
     made, info = study.perturb(run, model, choice, part)

@@ -12,22 +12,22 @@ from advbench.runs import Row, check_folder, load, sealed_json, text_of, write_w
 from advbench.study.selection import Found
 from advbench.study.study import Study
 from advbench.study.verify import verify_found
-from advbench.study.workspace import Place
+from advbench.study.workspace import Workspace
 
 RUN_ON_PAGE = re.compile('<meta name="advbench.run" content="(.*?)">')
 
 
-def page_at(page: Path, runs: Collection[str], place: Place) -> Path:
+def page_at(page: Path, runs: Collection[str], workspace: Workspace) -> Path:
     """Where the page over `runs` is written: to `page`, unless what lies there would be lost.
 
-    A page is replaced by one over all its runs. What becomes of another file is the place's to say (`Place.others`);
+    A page is replaced by one over all its runs. `Workspace.others` says what becomes of another file;
     raises BadSetting where the page is refused.
     """
     check_folder(page.parent)
     before = {html.unescape(name) for name in RUN_ON_PAGE.findall(text_of(page))}
-    if place.others == "replaced" or not page.exists() or (before and before <= set(runs)):
+    if workspace.others == "replaced" or not page.exists() or (before and before <= set(runs)):
         return page
-    if place.others == "refused":
+    if workspace.others == "refused":
         raise BadSetting(
             f"{page} would be lost, which is over other models or not of this advbench; give the new page another "
             "name, or --overwrite (in Python: another path, or overwrite=True)"
@@ -35,14 +35,14 @@ def page_at(page: Path, runs: Collection[str], place: Place) -> Path:
     own = page.parent.with_name(
         min(runs) if len(runs) == 1 else f"{page.parent.name}-{sealed_json.digest(sorted(runs))}"
     )
-    place.progress.say(f"{page} is not over these models alone and stays; their page is written to {own}")
-    return page_at(own / page.name, runs, replace(place, others="refused"))
+    workspace.progress.say(f"{page} is not over these models alone and stays; their page is written to {own}")
+    return page_at(own / page.name, runs, replace(workspace, others="refused"))
 
 
 def page_of(study: Study) -> Path:
     """Where a study's page is written; raises BadSetting as `page_at` does."""
     about = [model.run_name(study.fingerprint) for model in study.models()]
-    return page_at(study.place.reports_dir / study.spec.name / "index.html", about, study.place)
+    return page_at(study.workspace.reports_dir / study.spec.name / "index.html", about, study.workspace)
 
 
 def run(study: Study) -> tuple[Path, list[Row]]:
@@ -50,10 +50,10 @@ def run(study: Study) -> tuple[Path, list[Row]]:
     with study.isolated():
         page = page_of(study)
         study.attack()
-        names, spec, place = tuple(choice.file_name for choice in study.attacks), study.spec, study.place
-        made = [load(place.runs_dir / model.run_name(study.fingerprint)) for model in study.models()]
+        names, spec, workspace = tuple(choice.file_name for choice in study.attacks), study.spec, study.workspace
+        made = [load(workspace.runs_dir / model.run_name(study.fingerprint)) for model in study.models()]
         own, shown = [Found(run, names) for run in made], [Found(run, study.shown(run, names)) for run in made]
-        page, rows = report(spec.name, shown, spec.detectors, place, page=page, title=spec.title, overwrite=True)
+        page, rows = report(spec.name, shown, spec.detectors, workspace, page=page, title=spec.title, overwrite=True)
         return page, rows if shown == own else verify_found(own, spec.detectors, Quiet())
 
 
@@ -61,7 +61,7 @@ def report(
     name: str,
     found: Sequence[Found],
     detectors: Sequence[str],
-    place: Place,
+    workspace: Workspace,
     *,
     page: Path | None = None,
     title: str | None = None,
@@ -69,18 +69,20 @@ def report(
 ) -> tuple[Path, list[Row]]:
     """Write the page of these runs, verifying what is missing; its path and the rows on it.
 
-    `page` None = `<name>/index.html` under the place's reports folder; `title` None = the name. Raises BadSetting
+    `page` None = `<name>/index.html` under the workspace's reports folder; `title` None = the name. Raises BadSetting
     where a page over other runs lies there and `overwrite` is not set.
     """
     from advbench.audit.protocol import audit
     from advbench.report.page import render
 
-    page = place.reports_dir / name / "index.html" if page is None else page
-    page = page_at(page, [o.run.name for o in found], replace(place, others="replaced") if overwrite else place)
-    rows = verify_found(found, detectors, place.progress)
+    page = workspace.reports_dir / name / "index.html" if page is None else page
+    page = page_at(
+        page, [o.run.name for o in found], replace(workspace, others="replaced") if overwrite else workspace
+    )
+    rows = verify_found(found, detectors, workspace.progress)
     reported = [one.run for one in found]
     audits = {}
-    with place.progress.bar(f"audit of {len(reported)} models", len(reported)) as advance:
+    with workspace.progress.bar(f"audit of {len(reported)} models", len(reported)) as advance:
         for done, run in enumerate(reported, start=1):
             audits[run.name] = audit(run, reported)
             advance(done, run.name)

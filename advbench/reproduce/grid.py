@@ -16,7 +16,7 @@ from advbench.study.selection import Found
 from advbench.study.study import Study
 from advbench.study.train import ensure_trained
 from advbench.study.verify import verify_found
-from advbench.study.workspace import Place
+from advbench.study.workspace import Workspace
 from advbench.types import Splits
 
 NAME = "reproduce-mnist"
@@ -29,7 +29,7 @@ class Grid:
     work   runs/reproduce-mnist: trainings, rounded weights that are not released, evaluated runs
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Workspace) -> None:
         self.place = place
         self.home = place.reports_dir / "mnist"
         self.work = place.runs_dir / NAME
@@ -86,7 +86,7 @@ class Grid:
         study = self.study(cell, "training")
         (model,) = study.spec.models()
         with study.run_of(model) as run:
-            ensure_trained(run, model, self.splits, study.place, [])
+            ensure_trained(run, model, self.splits, study.workspace, [])
             write_whole(self.weights(cell), released.pack(run))
 
     def evaluate(self, cell: Cell, attacks: list[Entry]) -> tuple[Run, list[dict[str, Any]]]:
@@ -94,7 +94,7 @@ class Grid:
         study = self.study(cell, "evaluated", attacks)
         study.attack() if attacks else study.train()
         (model,) = study.spec.models()
-        run = runs.load(study.place.runs_dir / model.run_name(study.fingerprint))
+        run = runs.load(study.workspace.runs_dir / model.run_name(study.fingerprint))
         if not attacks:
             return run, []
         names = tuple(choice.file_name for choice in study.attacks)
@@ -124,7 +124,7 @@ class Grid:
                 continue
             study = self.study(cell, "evaluated")
             (model,) = study.spec.models()
-            folder = study.place.runs_dir / model.run_name(study.fingerprint)
+            folder = study.workspace.runs_dir / model.run_name(study.fingerprint)
             if (folder / runs.MANIFEST).exists():
                 found[cell.name] = runs.load(folder)
         return found

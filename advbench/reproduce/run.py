@@ -12,11 +12,11 @@ from advbench.reproduce.cells import chosen
 from advbench.reproduce.grid import Grid, compare
 from advbench.reproduce.page import write_page, write_rows
 from advbench.runs import Row
-from advbench.study.workspace import Place
+from advbench.study.workspace import Workspace
 
 
 def complete(
-    place: Place,
+    place: Workspace,
     names: list[str] | None,
     *,
     train: bool,
@@ -53,7 +53,7 @@ def complete(
     return page, write_rows(grid)
 
 
-def check(place: Place, names: list[str] | None) -> list[Row]:
+def check(place: Workspace, names: list[str] | None) -> list[Row]:
     """Table 6 and the EERs, derived again from kept weights in a temporary folder, beside the committed figures."""
     committed = Grid(place)
     cells = [

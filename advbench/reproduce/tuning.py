@@ -140,9 +140,9 @@ def _row(grid: Grid, trial: Trial, part: str) -> Row:
     study = study_of(grid, trial)
     (model,) = study.spec.models()
     with study.run_of(model) as run:
-        ensure_trained(run, model, grid.splits, study.place, [])
+        ensure_trained(run, model, grid.splits, study.workspace, [])
         if not run.has("validation attacks"):
-            victim = victim_of(run, grid.splits, study.place)
+            victim = victim_of(run, grid.splits, study.workspace)
             rows = [_attacked(grid, victim, entry) for entry in READINGS]
             run.write("validation attacks", {}, info={"rows": rows})
         return {

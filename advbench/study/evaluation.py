@@ -26,7 +26,7 @@ from advbench.study.attack_rows import weakness
 from advbench.study.selection import attack_rows
 from advbench.study.spec import NO_SURROGATE, AttackChoice, Model, Spec, SuppliedModel
 from advbench.study.study import READY, Study
-from advbench.study.workspace import Place
+from advbench.study.workspace import Workspace
 from advbench.supplied.features import NoFeatures, Supplied, tap
 from advbench.supplied.inspection import MOST_IMAGES, gradient_at, inspect, same
 from advbench.supplied.isolation import borrowed, own_state
@@ -126,7 +126,7 @@ class Evaluation(Study):
     def __init__(
         self,
         spec: Spec,
-        place: Place,
+        workspace: Workspace,
         subject: EvaluatedModel,
         *,
         data: Splits | None = None,
@@ -134,7 +134,7 @@ class Evaluation(Study):
         usual_fpr: bool = True,
         classes_open: bool = False,
     ) -> None:
-        super().__init__(spec, place, weights=())
+        super().__init__(spec, workspace, weights=())
         for name in spec.detectors:
             detector = catalog.load("detector", name)
             if detector.fitted_on == "head":  # refused by itself, before anything is attacked
@@ -160,13 +160,13 @@ class Evaluation(Study):
     def _say_what_calibration_fixes(self, n: int) -> None:
         fpr = calibration.usual_fpr(n)
         if fpr is None:
-            self.place.progress.say(
+            self.workspace.progress.say(
                 f"{n} calibration images are too few to fix a threshold: the attacks that know a detector are left "
                 f"out; {least_calibration(calibration.ATTACK_FPRS[-1])} or more allow them, and twice as many "
                 "the usual threshold"
             )
         elif fpr != DEFAULT_FPR:
-            self.place.progress.say(
+            self.workspace.progress.say(
                 f"{n} calibration images are too few for a threshold at {DEFAULT_FPR:.0%} false positives; the "
                 f"attacks that know a detector are run at {fpr:.0%}"
             )
@@ -210,8 +210,8 @@ class Evaluation(Study):
 
     @cached_property
     def _brought(self) -> tuple[Supplied, dict[str, Any]]:
-        own, splits, device = self.subject, self.splits, self.place.device
-        module, identity = own.model.bring(splits, self.place.progress.say)
+        own, splits, device = self.subject, self.splits, self.workspace.device
+        module, identity = own.model.bring(splits, self.workspace.progress.say)
         kinds = {str(p.dtype).removeprefix("torch.") for p in module.parameters() if p.is_floating_point()}
         if kinds - {"float32"}:
             text = f"the model's {', '.join(sorted(kinds))} weights are used as float32"
@@ -227,9 +227,9 @@ class Evaluation(Study):
             fitted_on = {catalog.load("detector", name).fitted_on for name in self._detectors}
             if own.features is not None or "outputs" in fitted_on:
                 raise
-            self.place.progress.say(f"the logits stand for the features, which no detector asks for: {error}")
+            self.workspace.progress.say(f"the logits stand for the features, which no detector asks for: {error}")
             made = Supplied(module, None, mean=own.mean, std=own.std).to(device)
-        self.place.progress.say(f"features: {made.tap}")
+        self.workspace.progress.say(f"features: {made.tap}")
         if self.classes_open:
             self.splits = _with_classes(splits, made(sample).shape[1])
         return made, identity
@@ -257,7 +257,7 @@ class Evaluation(Study):
             model = SuppliedModel(name, record | variant, self.spec.image_size)
             if self._gives_what_is_stored(model):
                 return model
-            self.place.progress.say(
+            self.workspace.progress.say(
                 f"{model.run_name(self.fingerprint)} is of a model of the same weights and other outputs: the code "
                 "was changed, so this one gets a run of its own"
             )
@@ -272,7 +272,7 @@ class Evaluation(Study):
             return True  # what goes on from it says what is wrong
         if stored is None or len(stored) != len(self.splits.test):
             return True
-        batch = slice(min(len(stored), self.place.batch_size))  # as it was stored: some models look at the batch
+        batch = slice(min(len(stored), self.workspace.batch_size))  # as it was stored: some models look at the batch
         victim, images = self._victim(run, model), self.splits.test.take(batch).load_all()
         now, again = victim.outputs(images), victim.outputs(images)
         own = torch.tensor(self._slopes)
@@ -283,7 +283,7 @@ class Evaluation(Study):
     @property
     def _slopes(self) -> list[float]:
         """How steep the model is at a few test images: a stand-in for a gradient changes no output."""
-        few = self.splits.test.take(slice(SAMPLE)).load_all().to(self.place.device).requires_grad_()
+        few = self.splits.test.take(slice(SAMPLE)).load_all().to(self.workspace.device).requires_grad_()
         found = None
         with suppress(Exception):  # whatever a backward pass of the user's own raises: the inspection says it
             found = gradient_at(self._brought[0], few)
@@ -292,28 +292,33 @@ class Evaluation(Study):
         return slopes.nan_to_num(posinf=0, neginf=0).tolist()
 
     def _victim(self, run: Run, model: Model | SuppliedModel) -> Victim:  # noqa: ARG002
-        return train.victim(self._brought[0], self.splits, self.place)
+        return train.victim(self._brought[0], self.splits, self.workspace)
 
     def _ensure_ready(self, run: Run, model: Model | SuppliedModel) -> None:
         """The model inspected, and its outputs stored."""
         followed = run.has("door") and run.info("door").get("gradients", True)
         splits = self.splits
         if not run.has("door") or (self._needs_gradients and not followed):
-            found = (*splits.findings, *duplicates(splits, self.place.progress), *self.findings, *self._inspected())
+            found = (
+                *splits.findings,
+                *duplicates(splits, self.workspace.progress),
+                *self.findings,
+                *self._inspected(),
+            )
             info = {"findings": [asdict(one) for one in found], "gradients": self._needs_gradients}
             run.write("door", {}, info={**info, "test_part": splits.test_part, "slopes": self._slopes})
         self.findings = tuple(Diagnostic(**finding) for finding in run.info("door")["findings"])
         for finding in self.findings:
-            self.place.progress.say(f"{finding.severity}: {finding.text}")
+            self.workspace.progress.say(f"{finding.severity}: {finding.text}")
         parts = {"train": splits.train, "calibration": splits.calibration, "test": splits.test}
-        train.ensure_outputs(run, parts, lambda: self._victim(run, model), splits, self.place.progress)
+        train.ensure_outputs(run, parts, lambda: self._victim(run, model), splits, self.workspace.progress)
 
     def _inspected(self) -> Sequence[Diagnostic]:
         """What is doubtful about the model, on calibration images; raises BadSetting for what is wrong."""
         some = self.splits.calibration
         some = some.take(torch.linspace(0, len(some) - 1, min(len(some), MOST_IMAGES)).long())
-        settings: dict[str, Any] = {"batch_size": self.place.batch_size, "gradients": self._needs_gradients}
-        with self.place.progress.bar("check of the model", len(some)) as advance:
+        settings: dict[str, Any] = {"batch_size": self.workspace.batch_size, "gradients": self._needs_gradients}
+        with self.workspace.progress.bar("check of the model", len(some)) as advance:
             told = Meter(self._brought[0], lambda done: advance(done, ""), PASSES)
             with told.batch(slice(0, len(some))):
                 found = inspect(self._brought[0], some.load_all(), some.labels, len(some.classes), **settings)

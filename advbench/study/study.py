@@ -20,7 +20,7 @@ from advbench.study.attack_rows import AttackedModel, check, row_of, weakness
 from advbench.study.spec import AttackChoice, Model, Spec, SuppliedModel, surrogate_of
 from advbench.study.train import ensure_outputs, ensure_trained, parts_of, training_row, victim_of
 from advbench.study.verify import checked_attack
-from advbench.study.workspace import Place
+from advbench.study.workspace import Workspace
 from advbench.types import Adversarials, Splits
 from advbench.victim import Victim
 
@@ -36,10 +36,12 @@ class Study:
 
     waits = False
 
-    def __init__(self, spec: Spec, place: Place, *, weights: Sequence[Path] | None = None) -> None:
+    def __init__(self, spec: Spec, workspace: Workspace, *, weights: Sequence[Path] | None = None) -> None:
         self.spec = spec
-        self.place = place
-        self.weights = released.folders(place.reports_dir, slug(label(spec.dataset))) if weights is None else weights
+        self.workspace = workspace
+        self.weights = (
+            released.folders(workspace.reports_dir, slug(label(spec.dataset))) if weights is None else weights
+        )
         self._last: tuple[tuple[str, str], AttackedModel] | None = None
 
     def models(self) -> Sequence[Model | SuppliedModel]:
@@ -54,7 +56,7 @@ class Study:
             raise BadData(splits.untrainable)
         if splits.excluded:
             left_out = ", ".join(f"{n:,} {why}" for why, n in splits.excluded.items())
-            self.place.progress.say(f"{label(self.spec.dataset)}: left out {left_out}")
+            self.workspace.progress.say(f"{label(self.spec.dataset)}: left out {left_out}")
         for choice in self.attacks_for(splits):
             check(choice, splits)
             if isinstance(choice.attack, FromSurrogate):
@@ -64,12 +66,12 @@ class Study:
 
     def _loaded(self) -> Splits:
         data = source(self.spec.dataset, self.spec.image_size)
-        return data.load(self.place.data_dir, download=self.place.download, progress=self.place.progress)
+        return data.load(self.workspace.data_dir, download=self.workspace.download, progress=self.workspace.progress)
 
     @cached_property
     def fingerprint(self) -> str:
         """Of the data itself."""
-        return fingerprint(self.splits, self.place.progress)
+        return fingerprint(self.splits, self.workspace.progress)
 
     @property
     def attacks(self) -> list[AttackChoice]:
@@ -84,10 +86,10 @@ class Study:
     @contextmanager
     def run_of(self, model: Model | SuppliedModel, step: str | None = None) -> Iterator[Run]:
         """The model's run, held for this process; with `step`, for that step alone, others at work beside it."""
-        folder = self.place.runs_dir / model.run_name(self.fingerprint)
+        folder = self.workspace.runs_dir / model.run_name(self.fingerprint)
         with locks.hold(folder, step=step, wait=self.waits):
             if step is None:
-                repair.forget_manifest(folder, self.place.progress.say)
+                repair.forget_manifest(folder, self.workspace.progress.say)
             run = self.opened(model)
             if step is None:
                 run.sweep()
@@ -96,7 +98,7 @@ class Study:
     def opened(self, model: Model | SuppliedModel) -> Run:
         """The model's run as it lies on disk, or a new one; held by nobody."""
         record = model.record(self.fingerprint)
-        run = runs.open_or_new(self.place.runs_dir, model.run_name(self.fingerprint), record, self._environment)
+        run = runs.open_or_new(self.workspace.runs_dir, model.run_name(self.fingerprint), record, self._environment)
         if sealed_json.digest(run.model) != sealed_json.digest(record):
             raise BadRun(
                 f"{run.folder / runs.MANIFEST} was altered: it describes another model than its folder is named "
@@ -106,7 +108,7 @@ class Study:
 
     @cached_property
     def _environment(self) -> dict[str, Any]:
-        return describe(str(self.place.device))
+        return describe(str(self.workspace.device))
 
     def perform(self, run: Run, model: Model | SuppliedModel, choice: AttackChoice | None) -> None:
         """One cell, in the model's held run: the model and its outputs (choice None), or one attack on it.
@@ -116,7 +118,7 @@ class Study:
         """
         if choice is None:
             self._ensure_ready(run, model)
-        elif not repair.is_whole(run, f"attack {choice.file_name}", self.place.progress.say) or (
+        elif not repair.is_whole(run, f"attack {choice.file_name}", self.workspace.progress.say) or (
             attack_row(run, choice.file_name).get("norm") != choice.attack.norm  # an older version's of ART
         ):
             self._attack(run, model, choice)
@@ -141,7 +143,7 @@ class Study:
                     self.perform(run, model, choice)
                 rows += [attack_row(run, choice.file_name) for choice in self.attacks]
         for weak in filter(None, map(weakness, rows)):
-            self.place.progress.say(weak)
+            self.workspace.progress.say(weak)
         return rows
 
     def isolated(self) -> AbstractContextManager[None]:
@@ -155,13 +157,13 @@ class Study:
     def _ensure_ready(self, run: Run, model: Model | SuppliedModel) -> None:
         """The model at hand, and its outputs stored."""
         assert isinstance(model, Model)
-        ensure_trained(run, model, self.splits, self.place, self.weights)
+        ensure_trained(run, model, self.splits, self.workspace, self.weights)
         parts = parts_of(self.splits, model)
-        ensure_outputs(run, parts, lambda: self._victim(run, model), self.splits, self.place.progress)
+        ensure_outputs(run, parts, lambda: self._victim(run, model), self.splits, self.workspace.progress)
 
     def _victim(self, run: Run, model: Model | SuppliedModel) -> Victim:  # noqa: ARG002
         """The model, ready to be attacked."""
-        return victim_of(run, self.splits, self.place)
+        return victim_of(run, self.splits, self.workspace)
 
     def _target(self, run: Run, model: Model | SuppliedModel) -> AttackedModel:
         """The run's model, kept until another is asked for."""
@@ -169,7 +171,7 @@ class Study:
         if self._last is None or self._last[0] != key:
             victim, clean = self._victim(run, model), artifacts.read_part(run, "test").outputs
             guard = cache(partial(calibration.guard, run))
-            self._last = key, AttackedModel(victim, clean, self.splits.test, guard, self.place.progress)
+            self._last = key, AttackedModel(victim, clean, self.splits.test, guard, self.workspace.progress)
         return self._last[1]
 
     def _attack(self, run: Run, model: Model | SuppliedModel, choice: AttackChoice) -> None:
@@ -186,9 +188,9 @@ class Study:
             other = surrogate_of(model, attack.source)
             surrogate, info = self._trained(other), {"surrogate": other.run_name(self.fingerprint)}
         images = self.splits.test.take(part)
-        self.place.progress.say(f"{run.name}: {choice.file_name} on {len(images)} images")
+        self.workspace.progress.say(f"{run.name}: {choice.file_name} on {len(images)} images")
         guard = target.guard_of(choice)
-        with self.place.progress.bar(choice.file_name, len(images)) as advance:
+        with self.workspace.progress.bar(choice.file_name, len(images)) as advance:
             attacked = attack, target.victim, images, target.clean
             made = batches.perturb(*attacked, lambda done: advance(done, ""), guard, surrogate, part.start)
         return made, info
@@ -223,4 +225,4 @@ class Study:
         if not whole:
             with self.run_of(model) as run:
                 self.perform(run, model, None)
-        return victim_of(run, self.splits, self.place)
+        return victim_of(run, self.splits, self.workspace)

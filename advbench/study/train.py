@@ -9,7 +9,7 @@ from advbench.data import join
 from advbench.progress import Progress
 from advbench.runs import Row, Run, artifacts, model_row, released, repair, to_json, write_whole
 from advbench.study.spec import Model
-from advbench.study.workspace import Place
+from advbench.study.workspace import Workspace
 from advbench.training.checkpoint import Checkpoint, Epoch
 from advbench.training.loop import Trainer
 from advbench.types import ImageSet, Splits
@@ -22,14 +22,14 @@ def parts_of(splits: Splits, model: Model) -> dict[str, ImageSet]:
     return {"train": train, "validation": splits.validation, "calibration": splits.calibration, "test": splits.test}
 
 
-def ensure_trained(run: Run, model: Model, splits: Splits, place: Place, weights: Iterable[Path]) -> None:
+def ensure_trained(run: Run, model: Model, splits: Splits, workspace: Workspace, weights: Iterable[Path]) -> None:
     """Do the step `train` where it is not done or damaged: adopt weights released under `weights`, else train."""
-    if not repair.is_whole(run, "train", place.progress.say):
+    if not repair.is_whole(run, "train", workspace.progress.say):
         if "checkpoint" not in run.steps and (found := released.find(weights, run.model)) is not None:
-            place.progress.say(f"{run.name}: released weights {found.path}")
+            workspace.progress.say(f"{run.name}: released weights {found.path}")
             released.adopt(run, found)
         else:
-            train(run, model, splits, place)
+            train(run, model, splits, workspace)
     run.drop("checkpoint")  # here, so that one that an interruption left behind goes too
 
 
@@ -66,11 +66,11 @@ def untrained(model: Model, splits: Splits) -> tuple[Any, Any]:
     return build(model.network, model.feature_dim, loss.name, loss.settings, **own)
 
 
-def train(run: Run, model: Model, splits: Splits, place: Place) -> None:
+def train(run: Run, model: Model, splits: Splits, workspace: Workspace) -> None:
     """Train from the run's checkpoint, or from the start."""
-    say = place.progress.say
+    say = workspace.progress.say
     parts = parts_of(splits, model)
-    how: dict[str, Any] = {"seed": model.seed, "device": place.device, "adversarial": model.adversarial}
+    how: dict[str, Any] = {"seed": model.seed, "device": workspace.device, "adversarial": model.adversarial}
     trainer = Trainer(*untrained(model, splits), parts["train"], parts["validation"], model.training, **how)
     if repair.is_whole(run, "checkpoint", say):
         try:
@@ -82,9 +82,9 @@ def train(run: Run, model: Model, splits: Splits, place: Place) -> None:
     else:
         say(f"{run.name}: training {model.training.epochs} epochs on {len(parts['train'])} images")
     if trainer.arithmetic != model.training.precision:
-        say(f"{run.name}: in float32, because this {place.device.type} does not compute bf16 natively")
+        say(f"{run.name}: in float32, because this {workspace.device.type} does not compute bf16 natively")
     images_per_epoch = len(parts["train"]) + len(parts["validation"])
-    with place.progress.bar(run.name, model.training.epochs * images_per_epoch) as advance:
+    with workspace.progress.bar(run.name, model.training.epochs * images_per_epoch) as advance:
 
         def on_batch(images: float, loss: float, accuracy: float) -> None:
             epoch = len(trainer.epochs)
@@ -99,14 +99,18 @@ def train(run: Run, model: Model, splits: Splits, place: Place) -> None:
     run.write("train", files, seconds=seconds, info={**info, "arithmetic": trainer.arithmetic})
 
 
-def victim_of(run: Run, splits: Splits, place: Place) -> Victim:
+def victim_of(run: Run, splits: Splits, workspace: Workspace) -> Victim:
     """The run's trained model, ready to be attacked."""
-    return victim(rebuilt(run, **images_of(splits)), splits, place)
+    return victim(rebuilt(run, **images_of(splits)), splits, workspace)
 
 
-def victim(model: Classifier, splits: Splits, place: Place) -> Victim:
+def victim(model: Classifier, splits: Splits, workspace: Workspace) -> Victim:
     """A model on the workspace's device, ready to be attacked."""
-    here: dict[str, Any] = {"device": place.device, "batch_size": place.batch_size, "say": place.progress.say}
+    here: dict[str, Any] = {
+        "device": workspace.device,
+        "batch_size": workspace.batch_size,
+        "say": workspace.progress.say,
+    }
     return Victim(model, **images_of(splits), **here, reuse_gradients=True)
 
 

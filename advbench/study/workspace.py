@@ -10,7 +10,7 @@ from advbench.progress import Progress, Quiet
 
 
 @dataclass(frozen=True)
-class Place:
+class Workspace:
     """Where and on what to work; nothing here changes a result beyond the float noise of the kernels.
 
     others   what becomes of a page over other models where one is to be written: the new one is refused, written

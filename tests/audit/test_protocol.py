@@ -11,7 +11,7 @@ import torch
 from advbench import runs
 from advbench.audit import Finding
 from advbench.audit.protocol import CHECKS, audit, evidence_of
-from advbench.cli.audit import _images, _place_words, complete, findings_of, rows_of
+from advbench.cli.audit import _images, _workspace_words, complete, findings_of, rows_of
 from advbench.errors import BadRun, BadSetting, UnknownName
 from advbench.progress import Quiet
 from advbench.runs import Run, artifacts, digest, sealed, sealed_json, write_whole
@@ -19,31 +19,31 @@ from advbench.study import selection
 from advbench.study.parsing import parse
 from advbench.study.study import Study
 from advbench.study.verify import verify_run
-from advbench.study.workspace import Place
+from advbench.study.workspace import Workspace
 from tests.helpers.command_line import Result, advbench
 
 N = 40
 SMALL = {"training": {"epochs": 2}, "dataset": "digits", "losses": ["lgm"], "n": N}
 
 
-def study(place: Place, attacks: list[dict[str, Any]], **more: Any) -> Run:
+def study(workspace: Workspace, attacks: list[dict[str, Any]], **more: Any) -> Run:
     spec = {**SMALL, "attacks": attacks, **more}
-    rows = Study(parse(spec), place, weights=()).attack()
-    return runs.load(place.runs_dir / rows[0]["run"])
+    rows = Study(parse(spec), workspace, weights=()).attack()
+    return runs.load(workspace.runs_dir / rows[0]["run"])
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     folder = tmp_path_factory.mktemp("audit")
-    return Place(runs_dir=folder / "runs", reports_dir=folder / "reports", device=torch.device("cpu"))
+    return Workspace(runs_dir=folder / "runs", reports_dir=folder / "reports", device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
-def attacked(place: Place) -> Run:
+def attacked(workspace: Workspace) -> Run:
     """A run with FGSM, noise, PGD and a quick ensemble, verified; another seed and a softmax model beside it."""
     against = {"detector": "likelihood", "budget": "quick"}
     run = study(
-        place,
+        workspace,
         [
             {"name": "fgsm", "eps": 0.3},
             {"name": "pgd", "eps": [0.1, 0.3]},
@@ -52,8 +52,8 @@ def attacked(place: Place) -> Run:
             {"name": "detector-aware", "eps": 0.3, **against},
         ],
     )
-    study(place, [{"name": "detector-aware", "eps": 0.3, **against}], seeds=[1])
-    study(place, [{"name": "pgd", "eps": 0.3}], losses=["softmax"])
+    study(workspace, [{"name": "detector-aware", "eps": 0.3, **against}], seeds=[1])
+    study(workspace, [{"name": "pgd", "eps": 0.3}], losses=["softmax"])
     fgsm = [name for name in selection.attack_rows(run) if name.startswith("fgsm")]
     verify_run(run, fgsm, ["likelihood"], Quiet())
     return runs.load(run.folder)
@@ -115,7 +115,7 @@ def test_the_selftest_beside_the_runs_is_read(attacked: Run) -> None:
 
 
 def test_images_are_checked_against_all_clean_ones_where_the_data_are_at_hand(attacked: Run) -> None:
-    found = findings_of(attacked.name, Place(runs_dir=attacked.folder.parent))
+    found = findings_of(attacked.name, Workspace(runs_dir=attacked.folder.parent))
     text = by_name(found)["rechecked"].evidence
     attacks = selection.attack_rows(attacked)
     assert text.startswith(f"{len(attacks) * N} of {len(attacks) * N} stored images")
@@ -142,9 +142,9 @@ def test_runs_of_other_data_are_no_controls(attacked: Run, tmp_path: Path) -> No
     assert by_name(audit(attacked, [runs.load(copy)]))["undefended"].state == "not run"
 
 
-def test_complete_cuts_commands_that_name_no_number_of_images_or_a_large_one(place: Place) -> None:
+def test_complete_cuts_commands_that_name_no_number_of_images_or_a_large_one(workspace: Workspace) -> None:
     for given, images in (([], ["--n", "100"]), (["--n", "5000"], ["--n", "100"]), (["--n", "200"], [])):
-        more = _place_words(place, ["attack", *given])
+        more = _workspace_words(workspace, ["attack", *given])
         assert more[4 : 4 + len(images)] == images
         assert ("--n" in more) == bool(images)
 
@@ -152,23 +152,23 @@ def test_complete_cuts_commands_that_name_no_number_of_images_or_a_large_one(pla
 # The command line
 
 
-def command(*words: str, place: Place) -> Result:
-    return advbench("audit", *words, "--runs-dir", place.runs_dir, "--threads", "1")
+def command(*words: str, workspace: Workspace) -> Result:
+    return advbench("audit", *words, "--runs-dir", workspace.runs_dir, "--threads", "1")
 
 
-def test_json_has_a_row_for_each_finding(attacked: Run, place: Place) -> None:
-    done = command(attacked.name, "--json", place=place)
+def test_json_has_a_row_for_each_finding(attacked: Run, workspace: Workspace) -> None:
+    done = command(attacked.name, "--json", workspace=workspace)
     assert done.code == 0
     assert json.loads(done.out)["command"] == "audit"
     assert [set(r) for r in done.rows] == [{"requirement", "name", "title", "state", "evidence", "command"}] * len(
         CHECKS
     )
-    expected = audit(attacked, others(attacked), images=_images(attacked, place))
+    expected = audit(attacked, others(attacked), images=_images(attacked, workspace))
     assert done.rows == rows_of(expected)
 
 
-def test_the_table_shows_state_evidence_and_the_whole_command(attacked: Run, place: Place) -> None:
-    done = command(str(attacked.folder), place=place)
+def test_the_table_shows_state_evidence_and_the_whole_command(attacked: Run, workspace: Workspace) -> None:
+    done = command(str(attacked.folder), workspace=workspace)
     assert done.code == 0
     lines = done.out.splitlines()
     for finding in audit(attacked, others(attacked)):
@@ -179,12 +179,12 @@ def test_the_table_shows_state_evidence_and_the_whole_command(attacked: Run, pla
     assert all(len(line) <= 80 for line in lines if "$ " not in line)
 
 
-def test_a_run_that_does_not_exist_is_refused_with_those_there_are(attacked: Run, place: Place) -> None:
-    done = command(attacked.name[:-1], "--json", place=place)
+def test_a_run_that_does_not_exist_is_refused_with_those_there_are(attacked: Run, workspace: Workspace) -> None:
+    done = command(attacked.name[:-1], "--json", workspace=workspace)
     assert (done.code, done.out) == (2, "")
     assert f"Did you mean '{attacked.name}'?" in done.err
     with pytest.raises(UnknownName, match="Known: none"):
-        selection.by_name(place.reports_dir, "anything")
+        selection.by_name(workspace.reports_dir, "anything")
 
 
 @pytest.fixture
@@ -223,7 +223,9 @@ def test_an_altered_run_is_refused_in_one_sentence(spoil: Any, word: str, copied
     assert word in done.err
 
 
-def test_complete_runs_the_missing_commands_here_and_goes_on_where_it_stopped(attacked: Run, place: Place) -> None:
+def test_complete_runs_the_missing_commands_here_and_goes_on_where_it_stopped(
+    attacked: Run, workspace: Workspace
+) -> None:
     tried: list[list[str]] = []
 
     def command_line(words: Any) -> None:
@@ -234,14 +236,14 @@ def test_complete_runs_the_missing_commands_here_and_goes_on_where_it_stopped(at
             assert advbench(*words).code == 0
 
     before = by_name(audit(attacked, others(attacked)))
-    complete(attacked.name, place, command_line)
+    complete(attacked.name, workspace, command_line)
     after = by_name(audit(runs.load(attacked.folder), others(attacked)))
     assert before["targeted"].state == "not run"
     assert after["targeted"].state == "met"
     assert len({" ".join(words) for words in tried}) == len(tried)
-    assert all(str(place.runs_dir) in words for words in tried)
+    assert all(str(workspace.runs_dir) in words for words in tried)
     # commands that name no number of images, or a large one, are cut; the ensemble's 40 stay
     assert {w[w.index("--n") + 1] for w in tried if w[0] == "attack" and "--loss lgm" in " ".join(w)} <= {"40", "100"}
     tried.clear()
-    complete(attacked.name, place, command_line)
+    complete(attacked.name, workspace, command_line)
     assert not any("targeted-fgsm" in words for words in tried)

@@ -18,7 +18,7 @@ from advbench.grid.perform import Performer
 from advbench.progress import Quiet
 from advbench.study.parsing import parse
 from advbench.study.study import Study
-from advbench.study.workspace import Place
+from advbench.study.workspace import Workspace
 from tests.bench.timing import by_turns, medians, row
 
 SECONDS = 10.0  # of a cell
@@ -52,7 +52,7 @@ def _steps() -> int:
                 "training": {"epochs": 1},
                 "attacks": {"name": "pgd", "steps": 100, "eps": EPS},
             }
-            place = Place(Path(folder) / "runs", Path(folder) / "reports", device=torch.device("cpu"))
+            place = Workspace(Path(folder) / "runs", Path(folder) / "reports", device=torch.device("cpu"))
             ready, first, again, *_ = cells_of(Study(parse(table), place, weights=[]))
             performer = Performer(Quiet())
             for cell in (ready, first):  # the first attack loads what the next finds loaded

@@ -19,7 +19,7 @@ from advbench.study.parsing import parse
 from advbench.study.selection import Found
 from advbench.study.study import Study
 from advbench.study.verify import verify_found
-from advbench.study.workspace import Place
+from advbench.study.workspace import Workspace
 from tests.bench.mnist_training import mnist
 from tests.bench.timing import by_turns, row
 
@@ -76,7 +76,7 @@ def on_gpu() -> tuple[float, float] | None:
         "detectors": ["likelihood"],
     }
     with tempfile.TemporaryDirectory() as home:
-        place = Place(Path(home) / "runs", Path(home) / "reports", Path(folder), batch_size=2500)
+        place = Workspace(Path(home) / "runs", Path(home) / "reports", Path(folder), batch_size=2500)
         study = Study(parse(table), place, weights=[])
         _ = study.fingerprint
         trained = sum(r["seconds"] for r in study.train())

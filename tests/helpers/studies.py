@@ -16,7 +16,7 @@ from advbench.progress import Advance, Progress, Quiet
 from advbench.runs import Run
 from advbench.study.parsing import parse
 from advbench.study.study import READY, Study
-from advbench.study.workspace import Place
+from advbench.study.workspace import Workspace
 
 SMALL: dict[str, Any] = {
     "losses": ["softmax", "lgm"],
@@ -38,7 +38,7 @@ GRID: dict[str, Any] = {
 
 def study(folder: Path, *, batch_size: int = 256, progress: Progress | None = None, **table: Any) -> Study:
     more: dict[str, Any] = {"batch_size": batch_size, "progress": progress or Quiet()}
-    place = Place(folder / "runs", folder / "reports", device=torch.device("cpu"), **more)
+    place = Workspace(folder / "runs", folder / "reports", device=torch.device("cpu"), **more)
     return Study(parse({**SMALL, **table}), place, weights=[])
 
 

@@ -17,7 +17,7 @@ from advbench.study.command_lines import attacking
 from advbench.study.parsing import parse
 from advbench.study.study import Study
 from advbench.study.train import victim_of
-from advbench.study.workspace import Place
+from advbench.study.workspace import Workspace
 from advbench.training.loop import Trainer
 from advbench.types import Splits
 from advbench.victim import build
@@ -145,14 +145,14 @@ def test_an_attacked_training_image_does_not_depend_on_those_beside_it(digits: S
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a trained digits model under `runs` and its released weights under `reports`."""
     folder = tmp_path_factory.mktemp("resnet20")
-    Study(parse(SPEC), Place(folder / "runs", device=CPU), weights=[]).train()
+    Study(parse(SPEC), Workspace(folder / "runs", device=CPU), weights=[]).train()
     (run,) = runs.find(folder / "runs")
     write_whole(folder / "reports" / "digits" / "weights" / "lgm.safetensors", released.pack(run))
     return folder
 
 
 def test_released_weights_keep_statistics_and_counters(home: Path, tmp_path: Path) -> None:
-    study = Study(parse(SPEC), Place(tmp_path / "runs", home / "reports", device=CPU))
+    study = Study(parse(SPEC), Workspace(tmp_path / "runs", home / "reports", device=CPU))
     row = study.attack()[0]
     (run,) = runs.find(tmp_path / "runs")
     assert run.info("train")["released"]["file"] == "lgm.safetensors"
@@ -181,7 +181,7 @@ def test_its_command_line_names_network_and_augmentation(home: Path, monkeypatch
 
 def test_the_model_under_test_uses_its_statistics_and_leaves_them_alone(home: Path, digits: Splits) -> None:
     (run,) = runs.find(home / "runs")
-    victim = victim_of(run, digits, Place(home / "runs", device=CPU))
+    victim = victim_of(run, digits, Workspace(home / "runs", device=CPU))
     before = {k: v.clone() for k, v in victim.model.state_dict().items()}
     images = digits.test.load_all()[:20]
     together, alone = victim.outputs(images), victim.outputs(images[:1])

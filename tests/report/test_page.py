@@ -21,7 +21,7 @@ from advbench.report.page import render
 from advbench.report.write import page_at
 from advbench.runs import artifacts, sealed
 from advbench.study import selection
-from advbench.study.workspace import Place
+from advbench.study.workspace import Workspace
 from tests.helpers.command_line import contents
 from tests.helpers.page_reader import (
     Element,
@@ -300,16 +300,16 @@ def test_a_page_is_replaced_by_one_over_all_its_models_and_by_no_other(page: Pag
     lgm, softmax = (run.name for run in runs.find(page.folder / "runs"))
     there = tmp_path / "study" / "index.html"
     there.parent.mkdir()
-    assert page_at(there, [lgm], Place()) == there
+    assert page_at(there, [lgm], Workspace()) == there
     there.write_text(page.source)
-    assert page_at(there, [softmax, "more", lgm], Place()) == there
+    assert page_at(there, [softmax, "more", lgm], Workspace()) == there
     for text in (page.source, "somebody's own"):
         there.write_text(text)
         with pytest.raises(BadSetting, match="--overwrite"):
-            page_at(there, [lgm], Place())
-        assert page_at(there, [lgm], Place(others="replaced")) == there
-        assert page_at(there, [lgm], Place(others="beside")) == tmp_path / lgm / "index.html"
-    assert page_at(there, ["a", "b"], Place(others="beside")).parent.name.startswith("study-")
+            page_at(there, [lgm], Workspace())
+        assert page_at(there, [lgm], Workspace(others="replaced")) == there
+        assert page_at(there, [lgm], Workspace(others="beside")) == tmp_path / lgm / "index.html"
+    assert page_at(there, ["a", "b"], Workspace(others="beside")).parent.name.startswith("study-")
 
 
 # -- parts -------------------------------------------------------------------------------------------------------

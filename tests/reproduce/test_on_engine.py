@@ -21,7 +21,7 @@ from advbench.reproduce.probes import Probe
 from advbench.study import train
 from advbench.study.parsing import parse
 from advbench.study.spec import Spec
-from advbench.study.workspace import Place
+from advbench.study.workspace import Workspace
 
 MODELS = [Cell("softmax", 100, 0), Cell("lgm1.0", 100, 0)]
 PROBES = [Probe("noise", model.loss, "fgsm", eps, 20, blind=True) for model in MODELS for eps in (0.1, 0.3)] + [
@@ -49,7 +49,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def at(folder: Path) -> Grid:
-    grid = Grid(Place(runs_dir=folder / "runs", reports_dir=folder / "reports", device=torch.device("cpu")))
+    grid = Grid(Workspace(runs_dir=folder / "runs", reports_dir=folder / "reports", device=torch.device("cpu")))
     grid.splits = Digits().load(None, download=False)
     return grid
 

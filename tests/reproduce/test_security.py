@@ -21,7 +21,7 @@ from advbench.reproduce.security_drawings import security_drawings
 from advbench.reproduce.security_rows import LOST_OR_REJECTED, REJECTED, rows
 from advbench.reproduce.verdict import verdict
 from advbench.runs import to_json
-from advbench.study.workspace import Place
+from advbench.study.workspace import Workspace
 from advbench.types import Adversarials, ImageSet, Outputs, Splits
 
 Share = Callable[[Probe], float]
@@ -234,7 +234,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Grid:
 
 
 def at(folder: Path) -> Grid:
-    return Grid(Place(runs_dir=folder / "runs", reports_dir=folder / "reports", device=torch.device("cpu")))
+    return Grid(Workspace(runs_dir=folder / "runs", reports_dir=folder / "reports", device=torch.device("cpu")))
 
 
 @pytest.fixture

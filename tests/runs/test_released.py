@@ -13,7 +13,7 @@ from advbench.runs import artifacts, released, write_whole
 from advbench.study.parsing import parse
 from advbench.study.spec import Spec
 from advbench.study.study import Study
-from advbench.study.workspace import Place
+from advbench.study.workspace import Workspace
 
 SPEC = {"losses": ["lgm"], "attacks": [{"name": "fgsm", "eps": 0.3}], "training": {"epochs": 1}}
 
@@ -22,14 +22,14 @@ SPEC = {"losses": ["lgm"], "attacks": [{"name": "fgsm", "eps": 0.3}], "training"
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a trained digits model under `runs` and its released weights under `reports`."""
     folder = tmp_path_factory.mktemp("released")
-    Study(parse(SPEC), Place(folder / "runs"), weights=[]).train()
+    Study(parse(SPEC), Workspace(folder / "runs"), weights=[]).train()
     (run,) = runs.find(folder / "runs")
     write_whole(folder / "reports" / "digits" / "weights" / "lgm.safetensors", released.pack(run))
     return folder
 
 
 def study(home: Path, folder: Path, spec: Spec) -> Study:
-    return Study(spec, Place(folder / "runs", home / "reports"))
+    return Study(spec, Workspace(folder / "runs", home / "reports"))
 
 
 def test_floating_point_weights_are_rounded_to_16_bits_and_read_as_float32(home: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_damaged_file_is_named(home: Path, tmp_path: Path) -> None:
     path = folder / "lgm.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(BadRun, match=r"lgm\.safetensors cannot be read"):
-        Study(parse(SPEC), Place(tmp_path / "runs", tmp_path / "reports")).train()
+        Study(parse(SPEC), Workspace(tmp_path / "runs", tmp_path / "reports")).train()
 
 
 def test_weights_beyond_16_bits_are_refused(home: Path, tmp_path: Path) -> None:

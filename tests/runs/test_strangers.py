@@ -16,7 +16,7 @@ from advbench import cli, runs
 from advbench.cli import audit
 from advbench.errors import BadRun, BadSetting
 from advbench.runs import Run, digest, locks, sealed
-from advbench.study.workspace import Place
+from advbench.study.workspace import Workspace
 
 SOFTMAX, SUPPLIED = "digits-softmax-seed0-1612b01f", "digits-m.py-build-fd8d400c"
 
@@ -64,7 +64,7 @@ def test_a_recorded_source_runs_nothing(here: Path, source: str) -> None:
         tried.append(words)
         raise BadSetting("not here")
 
-    audit.complete(run.name, Place(), noted)
+    audit.complete(run.name, Workspace(), noted)
     assert {words[0] for words in tried} == {"attack", "selftest"}
     assert not [
         word for words in tried for word in words if "evil" in word or "EXECUTED" in word or word == "--model"

@@ -26,7 +26,7 @@ from advbench.errors import BadSetting
 from advbench.runs import Run, artifacts
 from advbench.study.evaluation import Evaluation
 from advbench.study.study import Study
-from advbench.study.workspace import Place
+from advbench.study.workspace import Workspace
 from advbench.types import Splits
 from tests.helpers.command_line import VERIFY_FIELDS, Result, advbench, assert_refused
 from tests.helpers.supplied import MODEL, weights_of
@@ -515,7 +515,7 @@ def test_an_audit_completes_no_run_by_code_that_its_record_names(
     monkeypatch.chdir(bench.folder)
     (run,) = bench.runs
     asked: list[str] = []
-    complete(run.name, Place(runs_dir=Path("runs")), lambda words: asked.append(words[0]))
+    complete(run.name, Workspace(runs_dir=Path("runs")), lambda words: asked.append(words[0]))
     assert asked
     assert "evaluate" not in asked
     assert not (bench.folder / "it-ran").exists()

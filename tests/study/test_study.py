@@ -22,7 +22,7 @@ from advbench.runs import artifacts, locks
 from advbench.study.selection import Found
 from advbench.study.study import Study
 from advbench.study.verify import verify_found
-from advbench.study.workspace import Place
+from advbench.study.workspace import Workspace
 from advbench.types import Splits
 from tests.helpers import studies
 from tests.helpers.command_line import contents
@@ -306,7 +306,7 @@ def test_the_batch_size_of_evaluation_changes_no_result_beyond_noise(copy: Path,
 
 def test_a_batch_of_nothing_is_refused() -> None:
     with pytest.raises(BadSetting, match="batch_size = 0"):
-        Place(batch_size=0, device=CPU)
+        Workspace(batch_size=0, device=CPU)
 
 
 def test_more_images_than_there_are_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from advbench.study.parsing import parse
 from advbench.study.selection import Found
 from advbench.study.study import Study
 from advbench.study.verify import cell_of, counts, verify, verify_found
-from advbench.study.workspace import Place
+from advbench.study.workspace import Workspace
 from advbench.types import Splits
 from advbench.victim import Composed, Victim, head_of
 
@@ -59,7 +59,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Result:
             "training": {"epochs": 3},
             "n": n,
         })  # fmt: skip
-        one = Study(spec, Place(runs_dir=folder, reports_dir=folder / "reports", device=CPU))
+        one = Study(spec, Workspace(runs_dir=folder, reports_dir=folder / "reports", device=CPU))
         attack_rows += one.attack()
         for model in spec.models():
             run = runs.load(folder / model.run_name(one.fingerprint))

@@ -20,7 +20,7 @@ from advbench.device import CPU
 from advbench.errors import BadSetting
 from advbench.study.evaluation import EvaluatedModel, Evaluation, Given
 from advbench.study.parsing import parse
-from advbench.study.workspace import Place
+from advbench.study.workspace import Workspace
 from advbench.supplied.features import NoFeatures, tap
 from advbench.supplied.isolation import borrowed, own_state
 from advbench.types import Splits
@@ -178,7 +178,7 @@ def test_an_evaluation_can_be_run_twice(net: nn.Sequential, digits: Splits, tmp_
     part = splits_of(*pair(digits), None, None, None, "data")
     spec = parse({"name": "x", "attacks": [{"name": "fgsm", "eps": 0.1}], "detectors": ["energy"], "n": 9})
     net.train()
-    study = Evaluation(spec, Place(tmp_path), EvaluatedModel(Given(net)), data=part)
+    study = Evaluation(spec, Workspace(tmp_path), EvaluatedModel(Given(net)), data=part)
     before = state(net)
     first, second = study.attack(), study.attack()
     assert first == second

@@ -25,7 +25,7 @@ from advbench.runs import sealed_json
 from advbench.study.parsing import parse
 from advbench.study.study import Study
 from advbench.study.verify import verify_run
-from advbench.study.workspace import Place
+from advbench.study.workspace import Workspace
 
 GRID: dict[str, Any] = {
     "losses": ["softmax", "center", "lgm"],
@@ -42,7 +42,7 @@ Made = TypeVar("Made")
 def study(folder: Path, table: dict[str, Any], **more: Any) -> Study:
     """Of that spec, below a folder."""
     reports = more.pop("reports", folder / "reports")
-    return Study(parse(table), Place(folder / "runs", reports, device=torch.device("cpu"), **more), weights=None)
+    return Study(parse(table), Workspace(folder / "runs", reports, device=torch.device("cpu"), **more), weights=None)
 
 
 def timed(work: Callable[[], Made]) -> tuple[float, Made]:

@@ -19,7 +19,7 @@ from advbench.runs import released, sealed_json, write_whole
 from advbench.study.command_lines import regime_options
 from advbench.study.parsing import parse
 from advbench.study.study import Study
-from advbench.study.workspace import Place
+from advbench.study.workspace import Workspace
 from advbench.training.adversarial import attacked, frozen
 from advbench.training.loop import Trainer
 from advbench.types import ImageSet, Splits
@@ -297,7 +297,7 @@ def test_options_lead_back_to_their_record(given: dict[str, Any]) -> None:
 def test_released_adversarial_weights_are_adopted_by_their_record_alone(tmp_path: Path) -> None:
     def study(adversarial: object, place: str) -> Study:
         spec = parse({"losses": [{"name": "lgm", "adversarial": adversarial}], "training": {"epochs": 1}})
-        return Study(spec, Place(tmp_path / place, tmp_path / "reports"))
+        return Study(spec, Workspace(tmp_path / place, tmp_path / "reports"))
 
     study(True, "first").train()
     (run,) = runs.find(tmp_path / "first")

@@ -12,7 +12,7 @@ from advbench.networks import Network
 from advbench.recipes import Training
 from advbench.study.parsing import parse
 from advbench.study.study import Study
-from advbench.study.workspace import Place
+from advbench.study.workspace import Workspace
 from advbench.training.loop import Trainer
 from advbench.types import ImageSet, Splits
 from tests.helpers.studies import Heard
@@ -86,7 +86,7 @@ def test_without_native_bf16_a_bf16_training_ends_in_the_bits_of_a_float32_one(
 def test_the_manifest_and_one_line_say_what_was_computed_in(tmp_path: Path, precision: Arithmetic) -> None:
     heard = Heard()
     spec = parse({"losses": ["softmax"], "training": {"epochs": 1, "precision": precision}})
-    Study(spec, Place(tmp_path, progress=heard, device=CPU), weights=[]).train()
+    Study(spec, Workspace(tmp_path, progress=heard, device=CPU), weights=[]).train()
     (run,) = runs.find(tmp_path)
     used = arithmetic_of(precision, CPU)
     assert run.model["training"]["precision"] == precision
