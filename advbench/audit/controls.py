@@ -181,7 +181,7 @@ CHECKS = (
     Check(
         "R12",
         "adversarially-trained",
-        "On an adversarially trained model, agreement with AutoAttack",
+        "On a hardened model, agreement with AutoAttack",
         positive_control,
     ),
     Check("R13", "half-eps", "No robustness at eps / 2 that nobody has", half_eps),
