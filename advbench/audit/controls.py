@@ -178,12 +178,7 @@ CHECKS = (
     Check("R11", "noise", "Noise is flagged less often than attacks", noise),
     Check("R11", "sees-the-clean-image", "A change below a grey level sets no detector off", sees_the_clean_image),
     Check("R12", "undefended", "The attack leaves an undefended model nothing", undefended),
-    Check(
-        "R12",
-        "adversarially-trained",
-        "On a hardened model, agreement with AutoAttack",
-        positive_control,
-    ),
+    Check("R12", "adversarially-trained", "On a hardened model, agreement with AutoAttack", positive_control),
     Check("R13", "half-eps", "No robustness at eps / 2 that nobody has", half_eps),
     Check("R14", "learned-detectors", "Detectors that learn from attacks meet other attacks", learned),
     Check("R22", "forced-rejection", "What rejection costs, at radii below eps", forced_rejection),
