@@ -73,9 +73,8 @@ class Result:
                 attack = next(r for r in self.attacks.values() if _same(r, row))
                 aimed = attack if attack.get("detector") == row["detector"] else {}
                 known = {k: aimed.get(k) for k in ("undetected_error_rate", *_ENDS, "clean_rejected")}
-                knows = row["settings"].get("detector")
                 errors = {k: attack[k] for k in ("clean_error_rate", "error_rate")}
-                lines.append({**row, "knows": knows, **errors, **known})
+                lines.append({**row, "knows": row["settings"].get("detector"), **errors, **known})
         frame = pd.DataFrame(lines)
         return frame.astype({c: float for c in frame.columns if c.startswith(_FIGURES)})
 
@@ -201,11 +200,7 @@ def evaluate(
 
 
 Channels = float | Sequence[float] | None
-
-
 Entry = str | Mapping[str, Any]
-
-
 Entries = Entry | Sequence[Entry] | None
 
 

@@ -117,7 +117,6 @@ def large_eps(e: Evidence) -> Verdict:
 
 
 def _rate(result: Result, n: int) -> float:
-    """Share of the first n images that are wrong."""
     return float(result.wrong[:n].mean())
 
 

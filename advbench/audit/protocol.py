@@ -69,16 +69,9 @@ def evidence_of(run: Run, others: tuple[Evidence, ...] = (), images: ImageSet | 
     )
 
 
-CHECKS: tuple[Check, ...] = tuple(
-    sorted(
-        (
-            check
-            for part in (threat_model, attack_strength, gradient_masking, controls, detector_figures, provenance)
-            for check in part.CHECKS
-        ),
-        key=lambda check: int(check.requirement.removeprefix("R")),
-    )
-)
+_PARTS = (threat_model, attack_strength, gradient_masking, controls, detector_figures, provenance)
+_FOUND = (check for part in _PARTS for check in part.CHECKS)
+CHECKS: tuple[Check, ...] = tuple(sorted(_FOUND, key=lambda check: int(check.requirement.removeprefix("R"))))
 
 
 def findings(evidence: Evidence) -> list[Finding]:

@@ -21,7 +21,7 @@ SELFTEST = Line.of("selftest")
 
 def eight_bit(e: Evidence) -> Verdict:
     """R15: images are kept in float32; what is left of the attack once they are rounded to 255ths stands beside."""
-    found = e.headline or next(iter(sorted(e.results, key=lambda r: -float(r.row["eps"]))), None)
+    found = e.headline or max(e.results, key=lambda r: float(r.row["eps"]), default=None)
     if found is None or e.victim is None:
         return not_run("no attacked images and model at hand", e.aware(ENSEMBLE))
     made, n = found.made, min(found.n, ENOUGH)
@@ -70,10 +70,8 @@ def rechecked(e: Evidence) -> Verdict:
         return not_run(why, again if e.results else e.aware(ENSEMBLE))
     held, failed = 0, []
     for r in e.results:
-        n = min(r.n, len(e.images))
-        part = replace(
-            r.made, images=r.made.images[:n], index=r.made.index[:n], labels=r.made.labels[:n], targets=None
-        )
+        made, n = r.made, min(r.n, len(e.images))
+        part = replace(made, images=made.images[:n], index=made.index[:n], labels=made.labels[:n], targets=None)
         try:
             check_perturbation(r.choice.attack, e.images.take(slice(n)), part)
             held += n

@@ -50,25 +50,23 @@ def rows_of(findings: Sequence[Finding]) -> list[Row]:
 
 
 def _images(run: Run, workspace: Workspace, dataset: str | None = None) -> ImageSet | None:
-    """The clean test images where the data are at hand and those of the run."""
-    name = _data_name(run, dataset)
+    """The clean test images where the data are at hand and those of the run.
+
+    Raises BadSetting where `dataset` is recorded under another name.
+    """
+    recorded = str(run.model["dataset"])
+    if dataset is not None and label(dataset) != recorded:
+        raise BadSetting(f"--dataset {dataset} is recorded as {label(dataset)}, this run's data as {recorded}")
+    name = dataset or option(recorded)
     try:
         if dataset is None and ":" in name:
-            raise BadData(f"the run's record says of its data {run.model['dataset']}; --dataset names where they lie")
+            raise BadData(f"the run's record says of its data {recorded}; --dataset names where they lie")
         splits = source(name, run.model.get("image_size")).load(workspace.data_dir)
         splits = for_supplied(splits) if SUPPLIED in run.model else splits
     except (BadData, UnknownName) as error:
         workspace.progress.say(f"checked against the few clean images that the run keeps: {error}")
         return None
     return splits.test if fingerprint(splits) == run.model["data_sha256"] else None
-
-
-def _data_name(run: Run, dataset: str | None) -> str:
-    """What `--dataset` takes for the run's data; raises BadSetting where `dataset` is recorded under another name."""
-    recorded = str(run.model["dataset"])
-    if dataset is not None and label(dataset) != recorded:
-        raise BadSetting(f"--dataset {dataset} is recorded as {label(dataset)}, this run's data as {recorded}")
-    return dataset or option(recorded)
 
 
 def show_audit(findings: Sequence[Finding], options: Options) -> None:

@@ -78,8 +78,7 @@ def verify(options: Options) -> None:
 
     workspace = workspace_of(options)
     found = found_by(options, workspace)
-    rows = verify_found(found, detectors_of(options, found), workspace.progress)
-    emit("verify", rows, options)
+    emit("verify", verify_found(found, detectors_of(options, found), workspace.progress), options)
 
 
 @app.command()

@@ -27,14 +27,9 @@ def study_of(table: Mapping[str, Any], options: Options) -> Study:
     from advbench.study.study import Study
 
     spec, workspace = parse(table), workspace_of(options)
-    if (
-        table.get("dataset") is None
-        and workspace.data_dir is not None
-        and (workspace.data_dir / "MNIST" / "raw").is_dir()
-    ):
-        workspace.progress.say(
-            f"data set {spec.dataset}; MNIST lies in {workspace.data_dir}: --dataset mnist takes it"
-        )
+    data_dir = workspace.data_dir
+    if table.get("dataset") is None and data_dir is not None and (data_dir / "MNIST" / "raw").is_dir():
+        workspace.progress.say(f"data set {spec.dataset}; MNIST lies in {data_dir}: --dataset mnist takes it")
     return Study(spec, workspace)
 
 
@@ -103,10 +98,9 @@ def selection_of(options: Options) -> Selection:
         wanted["seed"] = tuple(whole(s, "seed") for s in seeds)
     if options["covariance"] is not None:
         wanted["covariance"] = (options["covariance"],)
-    regimes = words(options["training"], "training") or []
-    for regime in set(regimes) - set(REGIMES):
-        raise UnknownName("training regime", regime, REGIMES)
-    if regimes:
+    if regimes := words(options["training"], "training"):
+        for regime in set(regimes) - set(REGIMES):
+            raise UnknownName("training regime", regime, REGIMES)
         wanted["training"] = tuple(regimes)
     return Selection(wanted)
 

@@ -70,6 +70,5 @@ def go_through(study: Study, options: Options) -> None:
         return
     page_of(study)
     device = device_of(options, str(study.workspace.device))
-    through(
-        [on_device(cell, device) for cell in cells_of(study, study.spec.detectors)], engine, study.workspace.progress
-    )
+    cells = [on_device(cell, device) for cell in cells_of(study, study.spec.detectors)]
+    through(cells, engine, study.workspace.progress)

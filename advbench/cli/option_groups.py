@@ -11,8 +11,6 @@ from advbench.settings import number, whole
 
 Options = Mapping[str, Any]
 Group = dict[str, Any]
-
-
 # kinds of options beside str, int and float, which are None where they are not given
 FLAG, SWITCH, MANY, FOLDER = "a flag", "on or off", "KEY=VALUE, repeated", "a folder"
 _DEFAULTS = {"runs_dir": "runs", "reports_dir": "reports"}

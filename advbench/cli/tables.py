@@ -45,8 +45,7 @@ def model(row: Row) -> str:
 
 def attack(row: Row) -> str:
     """Name, eps, and the settings that are not the default."""
-    against = f" against {guard(row)}" if "detector" in row["settings"] else ""
-    return unguarded(row) + against
+    return unguarded(row) + (f" against {guard(row)}" if "detector" in row["settings"] else "")
 
 
 def unguarded(row: Row) -> str:

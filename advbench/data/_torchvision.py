@@ -5,7 +5,7 @@ import sys
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -87,10 +87,8 @@ class OfficialSet(DataSource):
             return f"{', '.join(missing)} packed as .gz (gunzip unpacks them)"
         if missing:
             return f"{', '.join(missing)} missing"
-        found = {name: (at / name).stat().st_size for name, size in self.files.items() if size is not None}
-        wrong = [
-            f"{n} has {b:,} bytes where {self.files[n]:,} belong" for n, b in found.items() if b != self.files[n]
-        ]
+        sizes = [(name, (at / name).stat().st_size, size) for name, size in self.files.items() if size is not None]
+        wrong = [f"{name} has {found:,} bytes where {size:,} belong" for name, found, size in sizes if found != size]
         said = " ".join(str(error).partition(". ")[0].split()) or type(error).__name__
         return f"unreadable, truncated or altered ({', '.join(wrong) or said})"
 
@@ -129,6 +127,5 @@ class CIFAR(OfficialSet):
         """By the torchvision class of this class's name."""
         from torchvision import datasets
 
-        reader: Any = getattr(datasets, self.title.replace("-", ""))
-        part = reader(root=str(folder), train=train, download=download)
+        part = getattr(datasets, self.title.replace("-", ""))(root=str(folder), train=train, download=download)
         return torch.from_numpy(part.data).permute(0, 3, 1, 2), torch.tensor(part.targets)

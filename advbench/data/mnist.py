@@ -1,7 +1,8 @@
 """MNIST: 70,000 handwritten digits, 28x28 grey levels, read from IDX files through torchvision."""
 
-from advbench.data._torchvision import IDXSet
-from advbench.recipes import Recipe
+from dataclasses import replace
+
+from advbench.data._torchvision import GREY, IDXSet
 
 
 class MNIST(IDXSet):
@@ -12,12 +13,7 @@ class MNIST(IDXSet):
 
     # adversarial training: one step an image is what two cores can afford; it is learned too well (softmax, eps 0.3,
     # 200 validation images: FGSM errs 0.5 %, APGD 33 %), more steps are stronger and cost a pass each
-    recipe = Recipe(
-        "mnist-cnn",
-        {"epochs": 8, "batch_size": 64, "learning_rate": 0.05, "precision": "bf16"},
-        {"eps": 0.3, "ramp": 0.3},
-        {"epochs": 6},
-    )
+    recipe = replace(GREY, adversarial={"eps": 0.3, "ramp": 0.3})
     name = "mnist"
     title = "MNIST"
     place = "MNIST/raw"

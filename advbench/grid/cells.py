@@ -107,7 +107,10 @@ def cells_of(study: Study, detectors: Sequence[str] = ()) -> list[Cell]:
         name, attacks = model.run_name(study.fingerprint), []
         found += _making(study, model, place, made)
         for choice in study.attacks:
-            models = {name: model} | _surrogate(study, model, choice)
+            models = {name: model}
+            if isinstance(choice.attack, FromSurrogate):
+                surrogate = surrogate_of(model, choice.attack.source)
+                models[surrogate.run_name(study.fingerprint)] = surrogate
             for other in models.values():
                 found += _making(study, other, place, made)
             table = model_table(study.spec, model) | {"attacks": [attack_table(choice)]}
@@ -172,14 +175,6 @@ def _making(study: Study, model: Model, place: Mapping[str, Any], made: set[str]
         return []
     made.add(name)
     return [Cell(name, READY, model_table(study.spec, model), place)]
-
-
-def _surrogate(study: Study, model: Model, choice: AttackChoice) -> dict[str, Model]:
-    attack = choice.attack
-    if not isinstance(attack, FromSurrogate):
-        return {}
-    other = surrogate_of(model, attack.source)
-    return {other.run_name(study.fingerprint): other}
 
 
 def model_table(spec: Spec, model: Model) -> dict[str, Any]:

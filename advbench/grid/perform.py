@@ -60,8 +60,7 @@ class Performer:
         with study.run_of(model, None if cell.step == READY else cell.step) as run:
             made = not cell.done_in(run)
             if cell.step == SCORED:
-                attacks = [choice.file_name for choice in spec.attacks]
-                verify(run, attacks, spec.detectors, self.progress)
+                verify(run, [choice.file_name for choice in spec.attacks], spec.detectors, self.progress)
             else:
                 study.perform(run, model, None if cell.step == READY else spec.attacks[0])
         return made

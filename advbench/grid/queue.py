@@ -149,10 +149,7 @@ class Queue:
             self._after.setdefault(missing, []).append(cell.key)
             return
         open_ones = self._open.setdefault(cell.run, deque())
-        if first:
-            open_ones.appendleft(cell)
-        else:
-            open_ones.append(cell)
+        open_ones.insert(0 if first else len(open_ones), cell)
 
     def _begin(self, cell: Cell) -> None:
         self._at_work[cell.run] += 1
@@ -165,8 +162,7 @@ class Queue:
         if sentence not in self._refused:
             self._progress.say(f"{cell.name}: failed")
         self._refused[sentence] = exit_code
-        untried = self._drop_after(cell.key)
-        self._count(failed=1, not_tried=untried)
+        self._count(failed=1, not_tried=self._drop_after(cell.key))
 
     def _drop_after(self, key: Key) -> int:
         """Forget all cells that need this one; how many."""
@@ -177,11 +173,9 @@ class Queue:
 
     def check(self) -> None:
         """Raise FailedCells with every different sentence once, where there is one."""
-        if not self._refused:
-            return
-        tally = self.tally
-        done = f"({tally.before + tally.done} of {self._total} cells are done)"
-        raise FailedCells(f"{'; '.join(self._refused)} {done}", max(self._refused.values()))
+        if self._refused:
+            done = f"({self.tally.before + self.tally.done} of {self._total} cells are done)"
+            raise FailedCells(f"{'; '.join(self._refused)} {done}", max(self._refused.values()))
 
     def _count(self, **more: int) -> None:
         self.tally = replace(self.tally, **{k: getattr(self.tally, k) + v for k, v in more.items()})

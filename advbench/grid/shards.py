@@ -44,9 +44,7 @@ def attack(study: Study, shard: Shard) -> list[Row]:
                 _make(study, run, model, choice, shard)
             with study.run_of(model) as run:
                 if f"attack {choice.file_name}" not in run.steps and not _all_there(run, choice, shard.of, say):
-                    study.workspace.progress.say(
-                        f"{run.name}: {choice.file_name}: shard {shard} is done, not all are"
-                    )
+                    say(f"{run.name}: {choice.file_name}: shard {shard} is done, not all are")
                     continue
                 rows.append(merge(study, run, model, choice))
     return rows
@@ -66,8 +64,7 @@ def merge(study: Study, run: Run, model: Model, choice: AttackChoice) -> Row:
         if len({tuple((name, t.shape[1:]) for name, t in part.items()) for part in tensors}) > 1:
             raise BadRun(f"the shards in {folder} are of images or models of different sizes; delete them")
         made = _joined(tensors, notes)
-        n = len(study.splits.test.take(slice(choice.n)))
-        _check_complete(folder, notes, made.index, n)
+        _check_complete(folder, notes, made.index, len(study.splits.test.take(slice(choice.n))))
         began -= sum(note["seconds"] for note in notes)
         study.keep(run, model, choice, made, notes[0]["info"], began=began)
     delete(folder)
@@ -76,9 +73,8 @@ def merge(study: Study, run: Run, model: Model, choice: AttackChoice) -> Row:
 
 def _make(study: Study, run: Run, model: Model, choice: AttackChoice, shard: Shard) -> None:
     """Attack the shard's images and write its files, where they are not there."""
-    images = len(study.splits.test.take(slice(choice.n)))
     batch = study.workspace.batch_size
-    part = shard.part(images, batch)
+    part = shard.part(len(study.splits.test.take(slice(choice.n))), batch)
     folder, name = folder_of(run, choice.file_name), name_of(shard)
     if _is_there(folder, shard, study.workspace.progress.say):
         return

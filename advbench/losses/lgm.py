@@ -56,9 +56,8 @@ class LGM(Head):
         self.lam = lam
         self.log_var_floor = log_var_floor
         self.mu = nn.Parameter(nn.init.xavier_normal_(torch.empty(classes, feature_dim)))
-        self.register_parameter(
-            "log_var", nn.Parameter(torch.zeros(classes, feature_dim)) if covariance == "diagonal" else None
-        )
+        log_var = nn.Parameter(torch.zeros(classes, feature_dim)) if covariance == "diagonal" else None
+        self.register_parameter("log_var", log_var)
         log_prior = torch.zeros(classes) if priors is None else (priors / priors.sum() * classes).log()
         self.register_buffer("log_prior", log_prior, persistent=priors is not None)
 
@@ -79,15 +78,13 @@ class LGM(Head):
 
     def margin_logits(self, features: Tensor, labels: Tensor) -> Tensor:
         """Logits in which the true class stands `alpha * d_z` lower (Eq. 17)."""
+        return self._with_margin(features, labels)[0]
+
+    def _with_margin(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Training logits [b k], `d_z` [b], and what the logits hold beyond `-d_k` [k]."""
         logits, offset = self._scores(features)
-        return self._with_margin(logits, self._own_distance(logits, offset, labels), labels)
-
-    def _with_margin(self, logits: Tensor, d_z: Tensor, labels: Tensor) -> Tensor:
-        return logits.scatter_add(1, labels[:, None], -self.alpha * d_z[:, None])
-
-    @staticmethod
-    def _own_distance(logits: Tensor, offset: Tensor, labels: Tensor) -> Tensor:
-        return offset[labels] - logits.gather(1, labels[:, None]).squeeze(1)
+        d_z = offset[labels] - logits.gather(1, labels[:, None]).squeeze(1)
+        return logits.scatter_add(1, labels[:, None], -self.alpha * d_z[:, None]), d_z, offset
 
     def regularizer(self, features: Tensor, labels: Tensor) -> Tensor:
         """`lam * (d_z + log|L_z| / 2)` [b] (the second term of Eq. 17)."""
@@ -95,10 +92,8 @@ class LGM(Head):
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Eq. 17, batch mean; the distances are computed once for both terms."""
-        logits, offset = self._scores(features)
-        d_z = self._own_distance(logits, offset, labels)
-        cross_entropy = F.cross_entropy(self._with_margin(logits, d_z, labels), labels)
-        return cross_entropy + self.lam * (d_z + (self.log_prior - offset)[labels]).mean()
+        logits, d_z, offset = self._with_margin(features, labels)
+        return F.cross_entropy(logits, labels) + self.lam * (d_z + (self.log_prior - offset)[labels]).mean()
 
     def log_likelihood(self, features: Tensor, classes: Tensor) -> Tensor:
         """`-d - log|L| / 2` of class `classes` [b], the constant `D/2 log 2 pi` left out (Eq. 10)."""

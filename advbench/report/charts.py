@@ -28,16 +28,14 @@ def charts(
     sections = []
     for name in shown.values():
         holders = [s for s in subjects if name in s.attacks]
-        section: dict[str, Any] = {"attack": describe(known[name]), "posteriors": [], "likelihoods": [], "rocs": []}
+        rocs = [_roc([s for s in holders if s.scored_by(d)], name, d, f"{key}-r-{name}-{d}") for d in detectors]
+        section: dict[str, Any] = {"attack": describe(known[name]), "posteriors": [], "likelihoods": [], "rocs": rocs}
         for i, s in enumerate(holders):
             about = f"{s.label}, {describe(known[name])}"
             if s.scored_by("max-posterior"):
                 section["posteriors"].append(_posterior(s, name, about, f"{key}-p-{name}-{i}"))
             if s.scored_by("likelihood"):
                 section["likelihoods"].append(_likelihood(s, name, about, f"{key}-l-{name}-{i}"))
-        for detector in detectors:
-            scored = [s for s in holders if s.scored_by(detector)]
-            section["rocs"].append(_roc(scored, name, detector, f"{key}-r-{name}-{detector}"))
         sections.append(section)
     return sections
 
@@ -65,10 +63,8 @@ def _likelihood(s: ReportedModel, name: str, about: str, key: str) -> dict[str, 
 
 
 def _roc(holders: Sequence[ReportedModel], name: str, detector: str, key: str) -> dict[str, Any]:
-    curves = []
-    for s in holders:
-        attacked = s.score(detector, name)
-        curves.append(plots.Curve(s.label, metrics.roc(s.score(detector, "test")[: len(attacked)], attacked)))
+    scored = [(s, s.score(detector, name)) for s in holders]
+    curves = [plots.Curve(s.label, metrics.roc(s.score(detector, "test")[: len(a)], a)) for s, a in scored]
     eers = ", ".join(f"{c.label} EER {percent(c.roc.eer)}" for c in curves)
     label = f"ROC curves of the {detector} detector: {eers}"
     return {"title": detector, "svg": plots.to_svg(plots.roc_chart(curves), label, key), "note": ""}

@@ -135,13 +135,9 @@ def _rejection_cost(key: str, subjects: Sequence[ReportedModel]) -> Iterator[dic
         (r["detector"], r["fpr"]) for s in subjects for r in s.attacks.values() if r["attack"] == REJECTION
     )
     for number, (detector, fpr) in enumerate(aims):
-        lines, notes, about = [], [], ""
+        lines, notes, about, own = [], [], "", (detector, fpr, "linf")
         for i, s in enumerate(subjects):
-            aimed = {
-                a: r
-                for a, r in s.attacks.items()
-                if (r.get("detector"), r.get("fpr"), r["norm"]) == (detector, fpr, "linf")
-            }
+            aimed = {a: r for a, r in s.attacks.items() if (r.get("detector"), r.get("fpr"), r["norm"]) == own}
             ensemble = {a: r for a, r in aimed.items() if r["attack"] == AWARE}
             if detector == NO_DETECTOR or not ensemble:
                 continue

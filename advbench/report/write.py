@@ -32,9 +32,8 @@ def page_at(page: Path, runs: Collection[str], workspace: Workspace) -> Path:
             f"{page} would be lost, which is over other models or not of this advbench; give the new page another "
             "name, or --overwrite (in Python: another path, or overwrite=True)"
         )
-    own = page.parent.with_name(
-        min(runs) if len(runs) == 1 else f"{page.parent.name}-{sealed_json.digest(sorted(runs))}"
-    )
+    name = min(runs) if len(runs) == 1 else f"{page.parent.name}-{sealed_json.digest(sorted(runs))}"
+    own = page.parent.with_name(name)
     workspace.progress.say(f"{page} is not over these models alone and stays; their page is written to {own}")
     return page_at(own / page.name, runs, replace(workspace, others="refused"))
 
@@ -76,11 +75,10 @@ def report(
     from advbench.report.page import render
 
     page = workspace.reports_dir / name / "index.html" if page is None else page
-    page = page_at(
-        page, [o.run.name for o in found], replace(workspace, others="replaced") if overwrite else workspace
-    )
-    rows = verify_found(found, detectors, workspace.progress)
     reported = [one.run for one in found]
+    chosen = replace(workspace, others="replaced") if overwrite else workspace
+    page = page_at(page, [run.name for run in reported], chosen)
+    rows = verify_found(found, detectors, workspace.progress)
     audits = {}
     with workspace.progress.bar(f"audit of {len(reported)} models", len(reported)) as advance:
         for done, run in enumerate(reported, start=1):

@@ -94,11 +94,8 @@ def _check(path: Path, tensors: dict[str, Tensor], sizes: dict[str, tuple[torch.
 def _outputs(path: Path, tensors: dict[str, Tensor], first: int) -> Outputs:
     """Features and logits that belong to the labels and the index beside them, images `first` and following."""
     n = len(labels) if (labels := tensors.get("labels")) is not None and labels.ndim else 0
-    _check(
-        path,
-        tensors,
-        {"features": (FLOAT, 2, n), "logits": (FLOAT, 2, n)} | dict.fromkeys(("labels", "index"), (WHOLE, 1, n)),
-    )
+    kinds = {"features": (FLOAT, 2, n), "logits": (FLOAT, 2, n)} | dict.fromkeys(("labels", "index"), (WHOLE, 1, n))
+    _check(path, tensors, kinds)
     if n and not 0 <= int(tensors["labels"].min()) <= int(tensors["labels"].max()) < tensors["logits"].shape[1]:
         raise unsound(path, "labels are not those of its classes")
     if not torch.equal(tensors["index"], torch.arange(first, first + n)):
@@ -217,8 +214,7 @@ def read_metrics(run: Run) -> dict[tuple[str, str], dict[str, Any]]:
         value = shapes.parsed(run.read(METRICS))
     except ValueError as error:
         raise unsound(path, str(error)) from error
-    found = shapes.fault(value, shapes.METRICS, "metrics")
-    if found is not None:
+    if (found := shapes.fault(value, shapes.METRICS, "metrics")) is not None:
         raise unsound(path, found)
     return {(cell["source"], cell["detector"]): cell for cell in value["cells"]}
 

@@ -133,8 +133,7 @@ def read_note(path: Path, shape: Any, cure: str = "delete it", *, is_sealed: boo
         return None
     except ValueError as error:
         raise Damaged(f"{path} cannot be read ({error}); {cure}") from error
-    found = shapes.fault(value, shape, path.stem)
-    if found is not None:
+    if (found := shapes.fault(value, shape, path.stem)) is not None:
         raise Damaged(f"{path} was altered: {found}; {cure}")
     if (is_sealed and DIGEST not in value) or not is_intact(value):
         raise Damaged(f"{path} was altered; {cure}")

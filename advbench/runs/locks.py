@@ -41,10 +41,8 @@ def _is_locked(path: Path) -> bool:
     try:
         with open(os.open(path, os.O_RDONLY | UNFOLLOWED), "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
     return False
 
 

@@ -61,8 +61,7 @@ def read(path: Path) -> Released:
             found = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         said = {key: shapes.parsed(found[key]) for key in shapes.RELEASED}
-        wrong = shapes.fault(said, shapes.RELEASED, "metadata")
-        if wrong is not None:
+        if (wrong := shapes.fault(said, shapes.RELEASED, "metadata")) is not None:
             raise ValueError(wrong)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise BadRun(
@@ -79,12 +78,8 @@ def folders(reports_dir: Path, dataset: str) -> list[Path]:
 
 def find(places: Iterable[Path], model: Mapping[str, Any]) -> Released | None:
     """The first file in these folders that was trained as `model` says, to the last setting."""
-    for folder in places:
-        for path in sorted(folder.glob("*.safetensors")):
-            released = read(path)
-            if released.model == model:
-                return released
-    return None
+    every = (read(path) for folder in places for path in sorted(folder.glob("*.safetensors")))
+    return next((released for released in every if released.model == model), None)
 
 
 def adopt(run: Run, released: Released) -> None:

@@ -14,12 +14,8 @@ Say = Callable[[str], object]
 
 def faults(run: Run, steps: Collection[str]) -> dict[str, dict[str, str]]:
     """Step -> file -> what is wrong with it (missing, truncated, altered), of those whose files are not whole."""
-    found = {}
-    for step in steps:
-        files = {name: why for name in run.steps[step]["files"] if (why := run.fault(name))}
-        if files:
-            found[step] = files
-    return found
+    found = {step: {name: why for name in run.steps[step]["files"] if (why := run.fault(name))} for step in steps}
+    return {step: files for step, files in found.items() if files}
 
 
 def came_of(run: Run, bad: Collection[str]) -> list[str]:
@@ -50,14 +46,10 @@ def is_whole(run: Run, step: str, say: Say) -> bool:
     except Damaged:
         found = faults(run, [step]).get(step, {})
     gone = forget(run, [step])
-    damage = ", ".join(f"{name} {_past(why)}" for name, why in found.items())
+    damage = ", ".join(f"{name} {'is' if why == 'missing' else 'was'} {why}" for name, why in found.items())
     also = f" with all that came of it ({', '.join(gone)})" if len(gone) > 1 else ""
     say(f"{run.name}: {damage}; {step} is made again{also}")
     return False
-
-
-def _past(why: str) -> str:
-    return f"is {why}" if why == "missing" else f"was {why}"
 
 
 def forget_manifest(folder: Path, say: Say) -> bool:

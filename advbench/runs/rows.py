@@ -5,15 +5,12 @@ from typing import Any
 from advbench.runs.run import SUPPLIED, Run
 
 Row = dict[str, Any]
-
-
 ATTACK_KEYS = ("attack", "settings", "norm", "eps")
 
 
 def attack_row(run: Run, file_name: str) -> Row:
     """The `attack` row of a done attack."""
-    row: Row = run.info(f"attack {file_name}")["row"]
-    return model_row(run) | row
+    return {**model_row(run), **run.info(f"attack {file_name}")["row"]}
 
 
 def model_row(run: Run) -> Row:

@@ -204,8 +204,7 @@ def load(folder: Path) -> Run:
     system does not let it be read, and where a file or folder in it is a link.
     """
     path, manifest = folder / MANIFEST, _read(folder)
-    links = [entry for entry in folder.iterdir() if entry.is_symlink()]
-    if links:
+    if links := [entry for entry in folder.iterdir() if entry.is_symlink()]:
         raise linked(min(links))
     found = shapes.fault_of_manifest(manifest)
     if found is None and manifest["name"] != folder.absolute().name:
@@ -224,7 +223,7 @@ def _read(folder: Path) -> dict[str, Any]:
     """What a manifest says, of this schema and as it was sealed."""
     path = folder / MANIFEST
     try:
-        manifest = shapes.parsed(read_regular(path, MOST_JSON, _cure(folder)))
+        manifest: dict[str, Any] = shapes.parsed(read_regular(path, MOST_JSON, _cure(folder)))
         known = manifest["schema"]
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{path} cannot be read ({type(error).__name__}: {error}); {_cure(folder)}") from error
@@ -235,8 +234,7 @@ def _read(folder: Path) -> dict[str, Any]:
         )
     if manifest.keys() != KEYS or known != SCHEMA or not is_intact(manifest):
         raise Damaged(f"{path} was altered: it is not what its digest was taken of; {_cure(folder)}")
-    checked: dict[str, Any] = manifest
-    return checked
+    return manifest
 
 
 def _cure(folder: Path) -> str:

@@ -12,14 +12,8 @@ from advbench.runs.run import Run
 from advbench.types import Adversarials
 
 FOLDER = "shards"
-
-
 CURE = "make the shard again with: advbench attack --shard"
-
-
 OWN = re.compile(r"\d+-of-\d+\.(json|safetensors)|\..*\.part")
-
-
 Note = dict[str, Any]
 
 

@@ -50,8 +50,7 @@ def _supplied_words(model: Mapping[str, Any]) -> list[str]:
     own = model[SUPPLIED]
     words = [*data_words(model), "--model", own["source"]]
     for key in ("weights", "features", "mean", "std"):
-        if own.get(key) is not None:
-            value = own[key]
+        if (value := own.get(key)) is not None:
             words += [f"--{key}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]
     return words
 
@@ -61,18 +60,14 @@ def _trained_words(model: Mapping[str, Any]) -> list[str]:
     recipe = recipe_of(model["dataset"])
     usual_loss = defaults(catalog.load("loss", model["loss"]["name"]))
     usual_training = defaults(Training) | recipe.training_of(model.get("adversarial"))
-    if model["network"] != recipe.network:
-        words += ["--network", model["network"]]
-    if model["feature_dim"] != 100:
-        words += ["--feature-dim", str(model["feature_dim"])]
+    usual = {"network": recipe.network, "feature_dim": 100}
+    words += _options({k: model[k] for k in usual if model[k] != usual[k]})
     words += _options({k: v for k, v in model["loss"].items() if k != "name" and usual_loss.get(k) != v})
     recorded = defaults(Training) | model["training"]  # a record may leave out what is at its default
     training = {k: v for k, v in recorded.items() if usual_training[k] != v}
     if "batch_size" in training:
         training["train_batch_size"] = training.pop("batch_size")
-    words += _options(training)
-    words += _options(regime_options(model.get("adversarial"), recipe.adversarial))
-    return words
+    return words + _options(training) + _options(regime_options(model.get("adversarial"), recipe.adversarial))
 
 
 def data_words(model: Mapping[str, Any]) -> list[str]:

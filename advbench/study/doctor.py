@@ -34,8 +34,7 @@ def examine(runs_dir: Path, *, mend: bool = False) -> list[Row]:
     """
     if runs_dir.exists() and not runs_dir.is_dir():
         raise BadSetting(f"{runs_dir} is a file, not a folder of runs; name another with --runs-dir")
-    folders = sorted(_folders(runs_dir))
-    return [_examined(folder, str(folder.relative_to(runs_dir)), mend=mend) for folder in folders]
+    return [_examined(at, str(at.relative_to(runs_dir)), mend=mend) for at in sorted(_folders(runs_dir))]
 
 
 def _folders(runs_dir: Path) -> Iterator[Path]:
@@ -66,8 +65,7 @@ def _examined(folder: Path, name: str, *, mend: bool) -> Row:
 
 def _state_of(folder: Path) -> Row:
     if not (folder / MANIFEST).exists():
-        left = _left(Run(folder, {"steps": {}}))
-        return {"state": "empty", "broken": [], "redone": [EVERYTHING], "left": left}
+        return {"state": "empty", "broken": [], "redone": [EVERYTHING], "left": _left(Run(folder, {"steps": {}}))}
     try:
         run = load(folder)
     except Renamed as error:

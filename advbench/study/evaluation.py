@@ -297,21 +297,16 @@ class Evaluation(Study):
     def _ensure_ready(self, run: Run, model: Model | SuppliedModel) -> None:
         """The model inspected, and its outputs stored."""
         followed = run.has("door") and run.info("door").get("gradients", True)
-        splits = self.splits
+        splits, progress = self.splits, self.workspace.progress
         if not run.has("door") or (self._needs_gradients and not followed):
-            found = (
-                *splits.findings,
-                *duplicates(splits, self.workspace.progress),
-                *self.findings,
-                *self._inspected(),
-            )
+            found = (*splits.findings, *duplicates(splits, progress), *self.findings, *self._inspected())
             info = {"findings": [asdict(one) for one in found], "gradients": self._needs_gradients}
             run.write("door", {}, info={**info, "test_part": splits.test_part, "slopes": self._slopes})
         self.findings = tuple(Diagnostic(**finding) for finding in run.info("door")["findings"])
         for finding in self.findings:
-            self.workspace.progress.say(f"{finding.severity}: {finding.text}")
+            progress.say(f"{finding.severity}: {finding.text}")
         parts = {"train": splits.train, "calibration": splits.calibration, "test": splits.test}
-        train.ensure_outputs(run, parts, lambda: self._victim(run, model), splits, self.workspace.progress)
+        train.ensure_outputs(run, parts, lambda: self._victim(run, model), splits, progress)
 
     def _inspected(self) -> Sequence[Diagnostic]:
         """What is doubtful about the model, on calibration images; raises BadSetting for what is wrong."""

@@ -77,7 +77,7 @@ def parse(table: Mapping[str, Any]) -> Spec:
     for name in detectors:
         catalog.load("detector", name)
     return Spec(
-        name=folder_name(given["name"] if given["name"] is not None else study_name(dataset)),
+        name=folder_name(f"{slug(label(dataset)).lstrip('.')}-study" if given["name"] is None else given["name"]),
         title=None if given["title"] is None else text(given["title"], "title"),
         dataset=dataset,
         image_size=image_size,
@@ -206,11 +206,6 @@ def seed(value: object) -> int:
     if not 0 <= result < 2**32:
         raise BadSetting(f"seed = {value!r} is out of range; it must be a whole number from 0 to 2^32 - 1")
     return int(result)
-
-
-def study_name(dataset: str) -> str:
-    """What a study of a data set is called unless told otherwise."""
-    return f"{slug(label(dataset)).lstrip('.')}-study"
 
 
 def folder_name(value: object) -> str:

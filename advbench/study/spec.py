@@ -59,9 +59,8 @@ class Model:
         recipe = recipe_of(self.dataset)
         hardened = {} if self.adversarial is None else recipe.hardened
         usual = Training(**recipe.training)
-        return replace(
-            self.training, **{k: getattr(usual, k) for k, v in hardened.items() if getattr(self.training, k) == v}
-        )
+        undone = {k: getattr(usual, k) for k, v in hardened.items() if getattr(self.training, k) == v}
+        return replace(self.training, **undone)
 
     def record(self, data_fingerprint: str) -> dict[str, Any]:
         """As JSON; a standard model's has no field `adversarial`, nor has `image_size` where images keep theirs."""
@@ -128,10 +127,8 @@ class AttackChoice:
     @cached_property
     def attack(self) -> Attack | AdaptiveAttack | FromSurrogate:
         """The attack itself."""
-        attack: Attack | AdaptiveAttack | FromSurrogate = catalog.load("attack", self.choice.name)(
-            **self.choice.settings
-        )
-        return attack
+        cls: type[Attack | AdaptiveAttack | FromSurrogate] = catalog.load("attack", self.choice.name)
+        return cls(**self.choice.settings)
 
     @property
     def settings(self) -> dict[str, Any]:

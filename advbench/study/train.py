@@ -138,7 +138,6 @@ def history(epochs: Sequence[Epoch]) -> bytes:
 def training_row(run: Run) -> Row:
     """A model's row: settings, size of the training part, and its errors on validation and test."""
     test = artifacts.read_part(run, "test")
-    wrong = test.outputs.predictions != test.labels
     info = run.info("train")
     return model_row(run) | {
         **{key: run.model[key] for key in ("network", "feature_dim")},
@@ -146,6 +145,6 @@ def training_row(run: Run) -> Row:
         "n_train": info["n_train"],
         "validation_error_rate": info["validation_error"],
         "n": len(test),
-        "clean_error_rate": float(wrong.double().mean()),
+        "clean_error_rate": float((test.outputs.predictions != test.labels).double().mean()),
         "seconds": run.steps["train"]["seconds"],
     }

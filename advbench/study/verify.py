@@ -213,8 +213,7 @@ def cell_of(
             curve = metrics.roc(clean, scores)
             row |= {"eer": curve.eer, "auroc": curve.auroc}
             if intervals:
-                pairs = np.flatnonzero(members)
-                spread = metrics.bootstrap(clean, scores, pairs, rng=np.random.default_rng(0))
+                spread = metrics.bootstrap(clean, scores, np.flatnonzero(members), rng=np.random.default_rng(0))
                 row |= {"eer_low": spread.eer.low, "eer_high": spread.eer.high}
                 row |= {"auroc_low": spread.auroc.low, "auroc_high": spread.auroc.high}
             eer_threshold = curve.eer_threshold if population == "all" else eer_threshold

@@ -140,11 +140,10 @@ def tap(
     made = Supplied(module, None, mean=mean, std=std).to(sample.device)
     with torch.no_grad():
         made(sample)
-    if features is None:
-        made.layer, made.at_input = last_layer(made, sample), True
-    else:
-        made.layer = known_layer(module, features)
-    with torch.no_grad():
+        if features is None:
+            made.layer, made.at_input = last_layer(made, sample), True
+        else:
+            made.layer = known_layer(module, features)
         made.tapped(sample)
     return made
 
@@ -167,8 +166,7 @@ def known_layer(module: nn.Module, name: str) -> str:
     if name in names:
         return name
     near = get_close_matches(name, names, n=3, cutoff=0.4)
-    others = [own for own in names if own not in near]
-    listed = (near + others)[:MOST_NAMES]
+    listed = [*near, *(own for own in names if own not in near)][:MOST_NAMES]
     more = f" and {len(names) - len(listed)} more" if len(names) > len(listed) else ""
     raise BadSetting(f"the model has no layer {name!r}; its layers: {', '.join(listed) or 'none'}{more}")
 
@@ -191,8 +189,7 @@ def last_layer(model: Supplied, sample: Tensor) -> str:
     open_ = [part for part in named if not isinstance(part, torch.jit.ScriptModule)]  # TorchScript takes no hook
     handles = [part.register_forward_hook(note, with_kwargs=True) for part in open_]
     try:
-        with torch.no_grad():
-            classes = model(sample).shape[1]
+        classes = model(sample).shape[1]
     finally:
         for handle in handles:
             handle.remove()
@@ -202,9 +199,10 @@ def last_layer(model: Supplied, sample: Tensor) -> str:
         why = f" ({found[0]!r} has the sizes, but does not decide the logits)" if found else ""
         why += ", as in a quantised model" if is_quantised(model.module) else ""
         why += ", beside its TorchScript parts" if len(open_) < len(named) else ""
+        likely = ", ".join(reversed(list(named.values())[-MOST_NAMES:])) or "(the model has no layers with names)"
         raise NoFeatures(
             f"no layer was found that makes the {classes} logits of a vector of features{why}; name the layer whose "
-            f"output is the features by --features, one of: {listing(named.values())}"
+            f"output is the features by --features, one of: {likely}"
         )
     return chosen
 
@@ -236,21 +234,11 @@ def decides(model: Supplied, layer: str, sample: Tensor) -> bool:
     return float((put_in - wanted).abs().max()) <= 0.01 * float((plain - wanted).abs().max()) + noise
 
 
-def listing(names: Iterable[str]) -> str:
-    """The last names of a model's layers, which are the likely ones."""
-    kept = list(names)
-    return ", ".join(reversed(kept[-MOST_NAMES:])) or "(the model has no layers with names)"
-
-
 def may_be_last(part: nn.Module, given: Tensor, output: Tensor) -> bool:
     """Whether a layer maps [n d] to [n k] (or maps, position by position) by a weight of its own."""
     if given.ndim not in (2, 4) or output.ndim != given.ndim or given.shape[2:] != output.shape[2:]:
         return False
     own = [*part.parameters(recurse=False), *part.buffers(recurse=False), getattr(part, "weight", None)]
+    weights = [tensor for tensor in own if isinstance(tensor, Tensor)]
     sizes = sorted((given.shape[1], output.shape[1]))
-    return any(
-        isinstance(weight, Tensor)
-        and sorted(weight.shape[:2]) == sizes
-        and all(size == 1 for size in weight.shape[2:])
-        for weight in own
-    )
+    return any(sorted(weight.shape[:2]) == sizes and weight.shape[2:].numel() == 1 for weight in weights)

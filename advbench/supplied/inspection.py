@@ -7,7 +7,7 @@ those that need labels in `normalisation.py`.
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from advbench.device import is_out_of_memory, own_streams
 from advbench.errors import BadSetting
@@ -48,7 +48,8 @@ def inspect(
             return found
         before = {name: tensor.detach().clone() for name, tensor in tensors_of(model.module)}
         try:
-            logits = in_batches(model, images, batch_size)
+            with torch.no_grad():
+                logits = torch.cat([model(part) for part in torch.split(images, batch_size)])
         except BadSetting as error:
             return [refuse("answer", str(error))]
         if found := list(changes(model.module, before)):
@@ -67,12 +68,6 @@ def inspect(
                 found += agreement(model, images, labels, logits, batch_size)
             found += [] if random else unsteady(model, images[:FEW], first)
         return found
-
-
-@torch.no_grad()
-def in_batches(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
-    """Logits [n k] of all images."""
-    return torch.cat([model(part) for part in torch.split(images, batch_size)])
 
 
 def of_logits(logits: Tensor, classes: int, *, from_one: bool = False) -> Iterator[Diagnostic]:
@@ -148,15 +143,14 @@ def wrong_count(k: int, classes: int, *, from_one: bool) -> str:
 def as_probabilities(logits: Tensor, *, coarse: bool) -> Iterator[Diagnostic]:
     """Outputs that are softmax, log-softmax or sigmoid values where logits are wanted."""
     tolerance = 1e-2 if coarse else 1e-4
-    zero, one = logits.new_tensor(0.0), logits.new_tensor(1.0)
     inside = bool(((logits >= 0) & (logits <= 1)).all())
-    if inside and torch.allclose(logits.sum(dim=1), one, atol=tolerance):
+    if inside and torch.allclose(logits.sum(dim=1), logits.new_ones(()), atol=tolerance):
         yield refuse(
             "probabilities",
             "the model's outputs add up to 1: they are probabilities (softmax), and logits are wanted, or gradients "
             "and scores mean something else; leave its softmax out",
         )
-    elif torch.allclose(logits.logsumexp(dim=1), zero, atol=tolerance):
+    elif torch.allclose(logits.logsumexp(dim=1), logits.new_zeros(()), atol=tolerance):
         yield warn(
             "log-probabilities",
             "the exponentials of the model's outputs add up to 1: they are log-probabilities (log-softmax); attacks "
@@ -235,12 +229,8 @@ def _elsewhere(model: Supplied, images: Tensor, batch_size: int) -> Iterator[Out
 
 def same(first: Outputs, second: Outputs) -> bool:
     """Equal within the noise of the kernels."""
-    return alike(first.logits, second.logits) and alike(first.features, second.features)
-
-
-def alike(first: Tensor, second: Tensor) -> bool:
-    """Equal within the noise of the kernels."""
-    return torch.allclose(first, second, rtol=1e-3, atol=1e-4 * max(1.0, float(first.abs().max())))
+    pairs = ((first.logits, second.logits), (first.features, second.features))
+    return all(torch.allclose(a, b, rtol=1e-3, atol=1e-4 * max(1.0, float(a.abs().max()))) for a, b in pairs)
 
 
 def gradient_at(model: Supplied, images: Tensor) -> Tensor | None:
@@ -256,16 +246,16 @@ def gradient_at(model: Supplied, images: Tensor) -> Tensor | None:
 def of_gradients(model: Supplied, images: Tensor, batch_size: int, *, required: bool) -> Iterator[Diagnostic]:
     """No gradient at the pixels, zero for all images, or NaN for some."""
     state = refuse if required else warn
-    gradients: list[Tensor | None] = []
+    found: list[Tensor] = []
     for part in torch.split(images, batch_size):
         try:
-            gradients.append(gradient_at(model, part.clone().requires_grad_()))
+            gradient = gradient_at(model, part.clone().requires_grad_())
         except Exception as error:  # whatever a backward pass of the user's own raises
             if is_out_of_memory(error):
                 raise
             yield state("gradient-fails", f"the model's backward pass raised {in_words(error)}; mend it")
             return
-    found = [gradient for gradient in gradients if gradient is not None]
+        found += [] if gradient is None else [gradient]
     gradient = torch.cat(found) if found else None
     way = "let a module with a stand-in gradient do that step, or use an attack without gradients, for example square"
     if gradient is None:

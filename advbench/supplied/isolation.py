@@ -21,11 +21,10 @@ def own_state() -> Iterator[None]:
     Afterwards, an exception included, these are as before, and so are the random streams of torch, NumPy and Python
     and the current GPU.
     """
-    streams = np.random.get_state(), random.getstate()  # noqa: NPY002
     with ExitStack() as back:
         back.callback(torch.set_default_dtype, torch.get_default_dtype())
-        back.callback(np.random.set_state, streams[0])
-        back.callback(random.setstate, streams[1])
+        back.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002
+        back.callback(random.setstate, random.getstate())
         back.callback(make_current, current())
         back.enter_context(torch.random.fork_rng(devices=gpus_in_use()))
         back.enter_context(torch.inference_mode(mode=False))

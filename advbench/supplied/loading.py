@@ -3,7 +3,6 @@
 import hashlib
 import importlib.util
 import json
-from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -44,13 +43,13 @@ def load_model(
     one is given `classes`; nothing else is passed. Raises BadSetting for a source that cannot be used and BadData for
     a weights file that cannot.
     """
-    opener, rest = opener_of(source)
+    check_form(source)
     folder = folder_of(source)
     with contained(folder):
-        if opener is open_archive:
-            module = open_archive(Path(rest), trust=trust, shape=shape)
-        elif opener is build_timm:
-            module = build_timm(rest, classes=classes, channels=shape[0])
+        if source.startswith("timm:"):
+            module = build_timm(source.removeprefix("timm:"), classes=classes, channels=shape[0])
+        elif source.endswith(ARCHIVE):
+            module = open_archive(Path(source), trust=trust, shape=shape)
         else:
             module = build(source, classes=classes)
         module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
@@ -61,12 +60,10 @@ def load_model(
     return module
 
 
-def opener_of(source: str) -> tuple[Callable[..., nn.Module], str]:
-    """Who opens a source, and the part of it that matters to them; raises BadSetting for one of no known form."""
-    if source.startswith("timm:"):
-        return build_timm, source.removeprefix("timm:")
-    if source.endswith(ARCHIVE):
-        return open_archive, source
+def check_form(source: str) -> None:
+    """Raise BadSetting for a source of no known form."""
+    if source.startswith("timm:") or source.endswith(ARCHIVE):
+        return
     left, colon, name = source.rpartition(":")
     if Path(source).suffix.lower() in WEIGHTS:
         if Path(source).is_file():
@@ -80,7 +77,6 @@ def opener_of(source: str) -> tuple[Callable[..., nn.Module], str]:
         meant = f"timm:{source}" if timm and timm.is_model(source) else f"{source}:build"
         example = f"; did you mean {meant}?" if source.endswith(".py") or meant.startswith("timm:") else "."
         raise BadSetting(f"model {source!r} names no way to make a model{example} Write {FORMS}")
-    return build, source
 
 
 def is_file(source: str) -> bool:
@@ -127,10 +123,8 @@ def build_timm(name: str, *, classes: int, channels: int) -> nn.Module:
 
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
-        raise BadSetting(
-            f"timm has no architecture {name!r}; "
-            + (f"nearest: {', '.join(near)}" if near else "timm.list_models() lists them")
-        )
+        cure = f"nearest: {', '.join(near)}" if near else "timm.list_models() lists them"
+        raise BadSetting(f"timm has no architecture {name!r}; {cure}")
     with explained(f"timm:{name}", None):
         module: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, in_chans=channels)
     return module
@@ -172,8 +166,7 @@ def check_exported_shape(program: torch.export.ExportedProgram, name: str, shape
             f"{name} was exported for batches of exactly {value.shape[0]}, and here batches have many sizes; export "
             "it again with dynamic_shapes=({0: torch.export.Dim('batch')},)"
         )
-    fixed = [(want, have) for want, have in zip(value.shape[1:], shape, strict=True) if isinstance(want, int)]
-    if any(want != have for want, have in fixed):
+    if any(isinstance(want, int) and want != have for want, have in zip(value.shape[1:], shape, strict=True)):
         wanted = "x".join(str(size) if isinstance(size, int) else "?" for size in value.shape[1:])
         raise BadSetting(
             f"{name} was exported for images of {wanted} (channels x height x width), and these are "

@@ -96,9 +96,8 @@ def better_scale(
         if screened is None or screened.sum() <= right[:SCREEN].sum():
             continue
         won = correct(model, scale, images, labels, batch_size)
-        if won is None or not (makes_sense(won, right, chance) and clearly_better(won, right, LEVEL / len(offered))):
-            continue
-        wins.append((int(won.sum()), scale))
+        if won is not None and makes_sense(won, right, chance) and clearly_better(won, right, LEVEL / len(offered)):
+            wins.append((int(won.sum()), scale))
     if not wins:
         return None
     n, count, (most, best) = len(right), int(right.sum()), max(wins, key=lambda win: win[0])

@@ -161,9 +161,8 @@ def put(module: nn.Module, given: Path, say: Say = lambda text: None) -> None:
         fault += f"; not in the model: {few(unexpected)}" if unexpected else ""
     if fault:
         heads = dict.fromkeys(name.partition(".")[0] for name in tensors)
-        parts = [
-            within(given.name, where, head) for head in heads if all(f"{head}.{name}" in tensors for name in own)
-        ]
+        whole = [head for head in heads if all(f"{head}.{name}" in tensors for name in own)]
+        parts = [within(given.name, where, head) for head in whole]
         usual = "the weights of this architecture with this number of classes"
         cure = f"--weights {few(parts, ' or ')}" if parts else usual
         raise BadData(f"{where} does not fit the model{fault}; give {cure}")

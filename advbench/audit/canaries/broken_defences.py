@@ -61,9 +61,8 @@ def noise_detector(splits: Splits, softmax: Victim) -> Canary:
     subject = CanaryModel(model_row("softmax", 0), victim, Grain(), "grain")
     attacks = [entry("fgsm"), entry("pgd"), entry("uniform-noise"), entry("gaussian-noise")]
     evidence = evaluate(subject, splits, attacks, verified=("fgsm",))
-    return Canary(
-        "noise detector", "scores the grain of an image", evidence, {"noise": "not met", "better-than-chance": "met"}
-    )
+    expected: dict[str, State] = {"noise": "not met", "better-than-chance": "met"}
+    return Canary("noise detector", "scores the grain of an image", evidence, expected)
 
 
 def constant(splits: Splits, softmax: Victim) -> Canary:
@@ -101,13 +100,9 @@ def oracle(splits: Splits, softmax: Victim) -> Canary:
     evidence = evaluate(subject, splits, attacks, verified=("fgsm",))
     row = evidence.results[0].row
     moved = row["undetected_error_rate"] - row["members"]["clean"]
-    return Canary(
-        "oracle",
-        "compares an image with the clean ones",
-        evidence,
-        {"sees-the-clean-image": "not met", "better-than-chance": "met"},
-        (Figure("0 undetected beyond clean errors", f"{percent(moved)} of {row['n']}", moved == 0),),
-    )
+    expected: dict[str, State] = {"sees-the-clean-image": "not met", "better-than-chance": "met"}
+    figure = Figure("0 undetected beyond clean errors", f"{percent(moved)} of {row['n']}", moved == 0)
+    return Canary("oracle", "compares an image with the clean ones", evidence, expected, (figure,))
 
 
 BROKEN_DEFENCES = (masked, noise_detector, constant, random_score, oracle)  # each on a softmax model of the digits

@@ -55,9 +55,8 @@ def honest(splits: Splits, softmax: Victim) -> Evidence:
         beside.append(evaluate(subject_of(victim, model_row("lgm", seed, run=f"seed {seed}")), splits, few))
     plain = subject_of(softmax, model_row("softmax", 0, run="undefended"))
     beside.append(evaluate(plain, splits, [entry("apgd", objective="margin")]))
-    hard = subject_of(
-        trained(splits, "softmax", adversarial=EPS / 2), model_row("softmax", 0, "adversarial", "hardened")
-    )
+    hardened = trained(splits, "softmax", adversarial=EPS / 2)
+    hard = subject_of(hardened, model_row("softmax", 0, "adversarial", "hardened"))
     both = [aware(NO_DETECTOR, n=20), entry("autoattack", n=20), entry("apgd", eps=EPS / 2)]
     beside.append(evaluate(hard, splits, both))
     subject = subject_of(trained(splits, "lgm", alpha=0.3), model_row("lgm", 0))

@@ -46,10 +46,9 @@ def trained(splits: Splits, loss: str, *, seed: int = 0, adversarial: float | No
         network, head = Dense(), catalog.load("loss", loss)(FEATURES, CLASSES, **own)
     hardened = None if adversarial is None else AdversarialTraining(eps=adversarial)
     settings = Training(epochs=12, batch_size=50, learning_rate=0.1)
-    trainer = Trainer(
+    Trainer(
         network, head, splits.train, splits.validation, settings, seed=seed, device=CPU, adversarial=hardened
-    )
-    trainer.run()
+    ).run()
     return victim_of(network, head)
 
 

@@ -44,7 +44,5 @@ def label(name: str) -> str:
 
 def recipe_of(name: str) -> Recipe:
     """What a data set, by its name or its label, is trained with unless told otherwise; raises UnknownName."""
-    if parted(name)[0] is not None:
-        return COLOUR
-    recipe: Recipe = catalog.load("data set", name).recipe
+    recipe: Recipe = COLOUR if parted(name)[0] is not None else catalog.load("data set", name).recipe
     return recipe

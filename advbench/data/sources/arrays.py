@@ -148,8 +148,6 @@ def _type(values: Tensor) -> str:
 
 
 Images = Tensor | ArrayLike
-
-
 Pair = tuple[Images, Images]
 
 
@@ -171,7 +169,7 @@ def splits_of(
     test = check(images, labels, classes, name, found)
     nothing = test.take(slice(0))
     fitting, fixing = (
-        nothing if pair is None else _like(_set(pair, part, test, found), test)
+        nothing if pair is None else _set(pair, part, test, found)
         for part, pair in (("train", train), ("calibration", calibration))
     )
     parts = Splits(fitting, nothing, fixing, test, calibration_given=calibration is not None, findings=tuple(found))
@@ -193,10 +191,7 @@ def _is_pair(pair: Any) -> TypeGuard[Pair]:
 def _set(pair: Pair, part: str, test: ImageSet, found: list[Diagnostic]) -> ImageSet:
     if not _is_pair(pair):
         raise BadSetting(f"{part} is no pair; write {part}=(images, labels)")
-    return check(*pair, test.classes, f"{part} part of {test.name}", found)
-
-
-def _like(part: ImageSet, test: ImageSet) -> ImageSet:
-    if part.shape != test.shape:
-        raise BadData(f"{part.name}: images are {part.shape}, the test images {test.shape}; give images of one shape")
-    return ImageSet(test.name, part.pixels, part.labels, test.classes)
+    made = check(*pair, test.classes, f"{part} part of {test.name}", found)
+    if made.shape != test.shape:
+        raise BadData(f"{made.name}: images are {made.shape}, the test images {test.shape}; give images of one shape")
+    return ImageSet(test.name, made.pixels, made.labels, test.classes)

@@ -66,9 +66,7 @@ def decode(path: Path, image_size: int | None = None) -> Pixels | Unusable:
 
 
 def _pixels(image: Image.Image, image_size: int | None) -> Pixels | Unusable:
-    upright: Image.Image = image
-    if image.getexif().get(ORIENTATION, 1) != 1:
-        upright = ImageOps.exif_transpose(image)
+    upright = image if image.getexif().get(ORIENTATION, 1) == 1 else ImageOps.exif_transpose(image)
     if upright.mode.startswith("I;16") or (upright.mode == "I" and image.format == "PPM"):  # both reach to 65535
         deep = Image.fromarray(np.asarray(upright).astype(np.float32) / 65535)
         return np.asarray(_fitted(deep, image_size))

@@ -59,7 +59,10 @@ class ImageFolder(DataSource):
         splits = parts_of(parts, excluded)
         if "test" in parts and not splits.untrainable:
             splits = replace(splits, untrainable=lacking(splits.test, "test", excluded))
-        return splits if scan.kept is None else _in_memory(splits)
+        if scan.kept is not None:
+            held = {name: getattr(splits, name) for name in SHARES}
+            splits = replace(splits, **{name: replace(part, pixels=part.load_all()) for name, part in held.items()})
+        return splits
 
 
 @dataclass(frozen=True)
@@ -136,8 +139,3 @@ def scanned(root: Path, found: Listing, image_size: int | None, limit: int, prog
 
 def _inside(path: Path, root: Path) -> str:
     return shown(printable(str(path.relative_to(root))))
-
-
-def _in_memory(splits: Splits) -> Splits:
-    parts = {name: getattr(splits, name) for name in SHARES}
-    return replace(splits, **{name: replace(part, pixels=part.load_all()) for name, part in parts.items()})
