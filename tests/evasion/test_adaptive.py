@@ -379,23 +379,6 @@ def test_an_infinite_score_is_most_suspicious_and_no_error(victims: Any, digits:
     assert (made.first_success == -1).all()
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "word"),
-    [
-        ("joint", {"sweep": 0}, "sweep"),
-        ("joint", {"sweep": 6}, "sweep"),
-        ("feature-matching", {"targets": 0}, "targets"),
-        ("selective", {"steps": 0}, "steps"),
-        ("orthogonal", {"restarts": 0}, "restarts"),
-        ("detector-square", {"queries": 0}, "queries"),
-        *((name, {"eps": 0.0}, "8/255") for name in AWARE),
-    ],
-)
-def test_a_setting_outside_its_range_is_refused_by_name(name: str, options: dict[str, Any], word: str) -> None:
-    with pytest.raises(BadSetting, match=word):
-        attack(name, **options)
-
-
 # The attack whose success is a rejection
 
 

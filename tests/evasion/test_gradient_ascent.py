@@ -377,6 +377,12 @@ def test_logits_that_are_nan_are_refused() -> None:
         ("mim", {"steps": 0}, "steps"),
         ("apgd", {"targets": -1}, "targets"),
         ("apgd", {"steps": 0}, "steps"),
+        ("joint", {"sweep": 0}, "sweep"),
+        ("joint", {"sweep": 6}, "sweep"),
+        ("joint", {"eps": 0.0}, "8/255"),
+        ("feature-matching", {"targets": 0}, "targets"),
+        ("orthogonal", {"restarts": 0}, "restarts"),
+        ("detector-square", {"queries": 0}, "queries"),
     ],
 )
 def test_a_setting_outside_its_range_is_refused_by_name(name: str, options: dict[str, Any], word: str) -> None:

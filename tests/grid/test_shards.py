@@ -96,6 +96,7 @@ def test_merge_joins_the_shards_of_two_machines(
     for path in there.rglob("*-of-*"):
         target = only_run(tmp_path / "a").folder / FOLDER / path.relative_to(there)
         target.write_bytes(path.read_bytes())
+        assert str(tmp_path).encode() not in path.read_bytes()
     assert merge(tmp_path / "a") == 0
     assert json.loads(capsys.readouterr().out)["rows"] == study(whole, fgsm).attack()
     assert_some_of(whole, tmp_path / "a")
@@ -164,9 +165,3 @@ def test_what_shards_are_made_from_and_merged_to_is_made_again_too(whole: Path, 
     assert rows == [[], study(whole, ATTACKS[0]).attack()]
     assert len([line for line in heard.said if file.name in line]) == 1
     assert_some_of(whole, tmp_path)
-
-
-def test_a_shard_names_no_folder_of_this_machine(tmp_path: Path) -> None:
-    attack(study(tmp_path, ATTACKS[0]), Shard(1, 2))
-    (note,) = tmp_path.rglob("1-of-2.json")
-    assert str(tmp_path) not in note.read_text()

@@ -298,11 +298,8 @@ def left(folder: Path, value: object = None) -> Batch:
     "value",
     [None, b"no pickle", ("error", "a trace"), ("success", "no JSON"), ("success", "[1]"), ("success", "[{}]")],
 )
-def test_a_result_that_cannot_be_read_is_none(value: object, tmp_path: Path) -> None:
+def test_a_result_is_read_and_one_that_cannot_be_is_none(value: object, tmp_path: Path) -> None:
     assert left(tmp_path, value).messages() == []
-
-
-def test_a_result_is_read(tmp_path: Path) -> None:
     message = {"said": ["a line"], "done": ["a", "outputs"]}
     assert left(tmp_path, ("success", json.dumps([message]))).messages() == [message]
 
@@ -342,17 +339,13 @@ def test_a_cell_that_the_runs_folder_does_not_show_is_not_done_whatever_its_job_
         ("mem_gb=much", "not a number"),
         ("mem_gb=0", "at least"),
         ("mem_gb=inf", "not finite"),
+        ("partition=a|partition=b", "partition is given twice: a and b; leave one"),
         ("cluster=moon", r"no choice for --slurm cluster named 'moon'.*Known: local, slurm"),
     ],
 )
 def test_what_a_job_cannot_ask_for_is_refused_in_a_sentence(text: str, said: str) -> None:
     with pytest.raises(BadSetting, match=said):
-        resources([text])
-
-
-def test_a_key_is_given_once() -> None:
-    with pytest.raises(BadSetting, match="partition is given twice: a and b; leave one"):
-        resources(["partition=a", "partition=b"])
+        resources(text.split("|"))
 
 
 @pytest.mark.parametrize(

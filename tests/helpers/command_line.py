@@ -1,7 +1,5 @@
 """Command lines in this process, and what they said."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -1,7 +1,5 @@
 """Ways to damage a file, and writes that fail."""
 
-from __future__ import annotations
-
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager

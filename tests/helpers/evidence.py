@@ -1,7 +1,5 @@
 """Evidence for the checks, made by hand."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Guards fitted for tests, and detectors made for them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """How much memory an operation takes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Models small enough to know everything about."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """Ray as a user has it."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """A training that is cut off and goes on."""
 
-from __future__ import annotations
-
 import torch
 from safetensors.torch import load
 

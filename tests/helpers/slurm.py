@@ -1,7 +1,5 @@
 """A cluster's commands, played by scripts."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 

@@ -1,7 +1,5 @@
 """Studies of a few cells, and what they left behind."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A user's model for tests."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -93,13 +93,6 @@ def test_tracing_finds_the_last_of_three_linear_layers() -> None:
     assert model.tapped(IMAGES).features.shape == (2, 4096)
 
 
-def test_tracing_finds_the_last_layer_of_a_vision_transformer() -> None:
-    sizes = {"image_size": 32, "patch_size": 16, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 8}
-    model = tap(zoo.VisionTransformer(**sizes, num_classes=10).eval(), IMAGES)
-    assert model.layer == "heads.head"
-    assert model.outputs(IMAGES).features.shape == (2, 8)
-
-
 @pytest.mark.parametrize(("name", "layer"), [("resnet10t", "fc"), ("mobilenetv3_small_050", "classifier")])
 def test_tracing_finds_the_last_layer_of_timms_networks(name: str, layer: str) -> None:
     timm = pytest.importorskip("timm")
@@ -152,6 +145,8 @@ def test_a_named_map_is_averaged_over_its_positions_and_tokens_over_the_tokens()
     sizes = {"image_size": 32, "patch_size": 16, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 8}
     vit = zoo.VisionTransformer(**sizes, num_classes=10).eval()
     assert tap(vit, IMAGES, features="encoder").outputs(IMAGES).features.shape == (2, 8)
+    assert (traced := tap(vit, IMAGES)).layer == "heads.head"
+    assert traced.outputs(IMAGES).features.shape == (2, 8)
 
 
 def test_features_and_logits_carry_one_graph_twice_over() -> None:

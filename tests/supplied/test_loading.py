@@ -91,22 +91,17 @@ def test_a_model_from_an_installed_module(monkeypatch: pytest.MonkeyPatch) -> No
     assert isinstance(load("some_package:build"), Net)
 
 
-def test_a_file_sees_its_siblings_only_while_it_runs_and_leaves_nothing_behind(write: Write, tmp_path: Path) -> None:
-    (tmp_path / "sibling_of_m.py").write_text(NET, encoding="utf-8")
+def test_two_models_each_get_their_own_sibling_and_leave_nothing_behind(tmp_path: Path) -> None:
     before = list(sys.path)
-    load(write("from sibling_of_m import build"))
-    assert sys.path == before
-    assert "sibling_of_m" not in sys.modules
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.py", "sibling_of_m.py"]
-
-
-def test_two_models_each_get_their_own_sibling(tmp_path: Path) -> None:
     for folder, classes in (("a", 10), ("b", 4)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "my_layers.py").write_text(NET, encoding="utf-8")
         text = f"from my_layers import Net\ndef build(): return Net(classes={classes})"
         (tmp_path / folder / "m.py").write_text(text, encoding="utf-8")
         assert load(f"{tmp_path / folder / 'm.py'}:build")(torch.rand(1, *SHAPE)).shape == (1, classes)
+        assert sys.path == before
+        assert "my_layers" not in sys.modules
+        assert sorted(path.name for path in (tmp_path / folder).iterdir()) == ["m.py", "my_layers.py"]
 
 
 def test_random_weights_are_the_same_each_time_and_the_callers_generator_stays(write: Write) -> None:
@@ -118,14 +113,12 @@ def test_random_weights_are_the_same_each_time_and_the_callers_generator_stays(w
     assert identity_of(first, "m.py:build", None) == identity_of(second, "m.py:build", None)
 
 
-def test_what_a_users_file_prints_stays_off_stdout(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
-    load(write(NET + "\nprint('hello')"))
+def test_prints_stay_off_stdout_and_a_default_dtype_does_not_stay(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load(write("import torch\ntorch.set_default_dtype(torch.float64)\nprint('hello')\n" + NET))
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "hello\n")
-
-
-def test_a_default_dtype_set_by_a_users_file_does_not_stay(write: Write) -> None:
-    load(write("import torch\ntorch.set_default_dtype(torch.float64)\n" + NET))
     assert torch.get_default_dtype() == torch.float32
 
 

@@ -60,10 +60,7 @@ def test_an_attacked_batch_stays_in_its_ball_and_in_the_pixel_range(
     assert moved.shape == few.load_all().shape
     assert float((moved - few.load_all()).abs().max()) <= eps + 1e-7
     assert torch.equal(moved, moved.clamp(0, 1))
-
-
-def test_a_ball_of_radius_0_holds_the_images_alone(victim: Victim, few: ImageSet) -> None:
-    assert torch.equal(attack(victim, few, AdversarialTraining(), eps=0.0), few.load_all())
+    assert torch.equal(attack(victim, few, settings, eps=0.0), few.load_all())
 
 
 def test_a_step_across_the_ball_ends_in_the_corner_that_a_linear_model_fears_most(

@@ -82,11 +82,7 @@ def test_train_gives_a_twelfth_each_to_validation_and_calibration_and_test_is_te
     assert all(torch.bincount(part.labels).tolist() == [len(part) // 2] * 2 for part in parts(splits))
 
 
-def test_classes_directly_in_the_folder_are_split_10_1_1_2(make: Make) -> None:
-    assert [len(part) for part in parts(load(make("", n=28)))] == [40, 4, 4, 8]
-
-
-def test_a_calibration_folder_is_the_calibration_part(make: Make) -> None:
+def test_a_calibration_folder_is_the_calibration_part_of_a_supplied_model_too(make: Make) -> None:
     make("test", n=5)
     make("calibration", n=3)
     splits = load(make(n=22))
@@ -96,6 +92,7 @@ def test_a_calibration_folder_is_the_calibration_part(make: Make) -> None:
         bytes(picture(salt("calibration") + 1000 * c + i).transpose(2, 0, 1)) for c in (0, 1) for i in range(3)
     }
     assert pixels_of(splits.calibration) == expected
+    assert [len(part) for part in parts(for_supplied(splits))] == [44, 0, 6, 10]
 
 
 def test_the_first_images_are_of_all_classes_and_always_the_same(make: Make) -> None:
@@ -130,13 +127,6 @@ def test_a_supplied_models_thresholds_come_from_half_of_test_and_never_from_trai
     assert fingerprint(for_supplied(splits)) == fingerprint(own)
 
 
-def test_a_supplied_models_calibration_folder_is_kept(make: Make) -> None:
-    make("test", n=11)
-    make("calibration", n=3)
-    own = for_supplied(load(make()))
-    assert [len(part) for part in parts(own)] == [48, 0, 6, 22]
-
-
 def test_classes_of_one_test_image_are_halved_but_not_one_image_in_all(make: Make, tmp_path: Path) -> None:
     make("test", n=1)
     own = for_supplied(load(make()))
@@ -168,9 +158,10 @@ def test_images_that_came_for_training_alone_are_not_measured_and_those_in_one_p
     assert (own.test_part, "in one piece" in own.findings[0].text) == ("split", True)
 
 
-def test_classes_may_have_the_names_of_parts_where_these_hold_images_and_no_folders(make: Make) -> None:
-    splits = load(make("", ("bus", "train"), n=14))
-    assert (splits.test.classes, len(splits.test), splits.given) == (("bus", "train"), 4, ())
+def test_classes_directly_in_the_folder_are_split_10_1_1_2_even_with_names_of_parts(make: Make) -> None:
+    splits = load(make("", ("bus", "train"), n=28))
+    assert [len(part) for part in parts(splits)] == [40, 4, 4, 8]
+    assert (splits.test.classes, splits.given) == (("bus", "train"), ())
 
 
 @pytest.mark.parametrize(("depth", "said"), [("*", "no class"), ("*/*", "no usable image")])
