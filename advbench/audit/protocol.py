@@ -45,7 +45,7 @@ def audit(run: Run, others: Sequence[Run] = (), *, images: ImageSet | None = Non
 def evidence_of(run: Run, others: tuple[Evidence, ...] = (), images: ImageSet | None = None) -> Evidence:
     """What a run holds, to be read by the checks; its arrays are read when they are asked for."""
     clean = artifacts.read_part(run, "test")
-    results = tuple(Result(row, partial(checked_attack, run, n), n) for n, row in attack_rows(run).items())
+    results = tuple(Result(row, partial(checked_attack, run, n, clean), n) for n, row in attack_rows(run).items())
     verify = tuple(known(run))
     aware = [r.detector for r in results if r.detector is not None]
     assert clean.examples is not None  # the test part has some

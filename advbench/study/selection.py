@@ -59,7 +59,7 @@ def left_out(run: Run) -> list[str]:
 
 def _stored(run: Run) -> dict[str, dict[str, Any]]:
     """The row of every attack; none where the weights that were attacked are forgotten."""
-    if "train" not in run.steps and "supplied" not in run.model:
+    if "train" not in run.steps and SUPPLIED not in run.model:
         return {}
     names = [step.removeprefix(ATTACK_STEP) for step in run.steps if step.startswith(ATTACK_STEP)]
     rows = {name: attack_row(run, name) for name in names}

@@ -123,7 +123,7 @@ class Study:
         ):
             self._attack(run, model, choice)
         else:
-            checked_attack(run, choice.file_name)
+            checked_attack(run, choice.file_name, artifacts.read_part(run, "test"))
 
     def train(self) -> list[Row]:
         """Every model of the spec trained, with its outputs stored; a row each."""

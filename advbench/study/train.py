@@ -106,12 +106,14 @@ def victim_of(run: Run, splits: Splits, workspace: Workspace) -> Victim:
 
 def victim(model: Classifier, splits: Splits, workspace: Workspace) -> Victim:
     """A model on the workspace's device, ready to be attacked."""
-    here: dict[str, Any] = {
-        "device": workspace.device,
-        "batch_size": workspace.batch_size,
-        "say": workspace.progress.say,
-    }
-    return Victim(model, **images_of(splits), **here, reuse_gradients=True)
+    return Victim(
+        model,
+        **images_of(splits),
+        device=workspace.device,
+        batch_size=workspace.batch_size,
+        say=workspace.progress.say,
+        reuse_gradients=True,
+    )
 
 
 def write_checkpoint(run: Run, trainer: Trainer) -> None:

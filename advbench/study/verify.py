@@ -34,12 +34,13 @@ def verify(run: Run, attacks: Sequence[str], detectors: Sequence[str], progress:
     """
     for step in ("train", "outputs"):
         run.has(step)
-    groups = {attack: _groups(checked_attack(run, attack), artifacts.read_part(run, "test")) for attack in attacks}
+    test = artifacts.read_part(run, "test")
+    groups = {attack: _groups(checked_attack(run, attack, test), test) for attack in attacks}
     known = read_metrics(run) if repair.is_whole(run, "verify", progress.say) else {}
     hashes = {a: run.steps[f"attack {a}"]["files"][f"attacks/{a}.safetensors"]["sha256"] for a in attacks}
     wanted = [(a, d) for a in attacks for d in detectors]
     missing = [(a, d) for a, d in wanted if known.get((a, d), {}).get("sha256") != hashes[a]]
-    _check_cells(run, {pair: known[pair] for pair in wanted if pair not in missing}, groups)
+    _check_cells(run, {pair: known[pair] for pair in wanted if pair not in missing}, groups, len(test))
     if missing:
         with progress.bar("scores", len(missing) + 2 * len({d for _, d in missing})) as advance:
             cells, table = _compute(run, missing, groups, advance)
@@ -72,9 +73,9 @@ def known(run: Run) -> list[Row]:
     return [model_row(run) | row for _, c in readable for row in c["rows"]]
 
 
-def checked_attack(run: Run, attack: str) -> Adversarials:
+def checked_attack(run: Run, attack: str, test: artifacts.Part) -> Adversarials:
     """A stored attack; raises BadRun where its row is not what its outputs say, or its labels are not the test's."""
-    made, test = artifacts.read_adversarials(run, attack), artifacts.read_part(run, "test")
+    made = artifacts.read_adversarials(run, attack)
     n = len(made.labels)
     if not torch.equal(made.labels, test.labels[:n]) or made.outputs.logits.shape[1] != test.outputs.logits.shape[1]:
         path = run.folder / f"attacks/{attack}.safetensors"
@@ -85,18 +86,21 @@ def checked_attack(run: Run, attack: str) -> Adversarials:
 
 
 def _check_cells(
-    run: Run, cells: Mapping[tuple[str, str], dict[str, Any]], groups: Mapping[str, Mapping[str, metrics.Mask]]
+    run: Run,
+    cells: Mapping[tuple[str, str], dict[str, Any]],
+    groups: Mapping[str, Mapping[str, metrics.Mask]],
+    n_test: int,
 ) -> None:
     """Raise BadRun where verify rows are not what scores.parquet and each attack's populations say."""
     if not cells:
         return
-    clean = [len(artifacts.read_part(run, part)) for part in ("calibration", "test")]
+    n_calibration = len(artifacts.read_part(run, "calibration"))
     table = artifacts.read_scores(run).sort_values("index")
     columns = {key: part["score"].to_numpy() for key, part in table.groupby(["detector", "source"])}
     for (attack, detector), cell in cells.items():
         row = attack_row(run, attack)
         scores = [columns.get((detector, source), np.empty(0)) for source in ("calibration", "test", attack)]
-        if [len(s) for s in scores] != [*clean, row["n"]]:
+        if [len(s) for s in scores] != [n_calibration, n_test, row["n"]]:
             raise artifacts.unsound(run.folder / artifacts.SCORES, f"it is of other images than {attack}")
         again = cell_of(row, detector, scores[0], scores[1][: row["n"]], scores[2], groups[attack], intervals=False)
         if len(cell["rows"]) != len(again["rows"]):

@@ -1,23 +1,15 @@
 """Adversarial images that break the terms of their attack are refused."""
 
 from collections.abc import Callable
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from advbench.attacks.fgsm import FGSM
 from advbench.errors import FailedCheck
 from advbench.evasion import check_perturbation
 from advbench.types import Adversarials, ImageSet, Outputs
-
-CPU = torch.device("cpu")
-Row = dict[str, Any]
-Mask = NDArray[np.bool_]
-DETECTORS = ("likelihood", "max-posterior")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import torch
 from advbench import catalog, runs
 from advbench.errors import BadRun, BadSetting
 from advbench.progress import Advance, Quiet
-from advbench.report import write as reporting
+from advbench.report import write
 from advbench.runs import artifacts, locks
 from advbench.study.selection import Found
 from advbench.study.study import Study
@@ -88,7 +88,7 @@ def times(folder: Path) -> dict[str, int]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study run to its end; do not write here."""
     folder = tmp_path_factory.mktemp("finished")
-    reporting.run(study(folder))
+    write.run(study(folder))
     return folder
 
 
@@ -199,7 +199,7 @@ def test_progress_counts_images_to_the_end_of_training_and_attack(tmp_path: Path
 
 def test_a_second_run_writes_nothing_but_the_page(copy: Path) -> None:
     before, stamps = contents(copy), times(copy / "runs")
-    page, rows = reporting.run(study(copy))
+    page, rows = write.run(study(copy))
     assert contents(copy) == before
     assert times(copy / "runs") == stamps
     assert page == copy / "reports" / "digits-study" / "index.html"
@@ -207,7 +207,7 @@ def test_a_second_run_writes_nothing_but_the_page(copy: Path) -> None:
 
 
 def test_the_same_settings_and_seed_give_the_same_bytes(finished: Path, tmp_path: Path) -> None:
-    reporting.run(study(tmp_path))
+    write.run(study(tmp_path))
     one, other = only_run(finished), only_run(tmp_path)
     names = {"model.safetensors", "attacks/fgsm-eps0.1.safetensors", "scores.parquet", "metrics.json"}
     found, expected = contents(other.folder), contents(one.folder)
@@ -310,7 +310,7 @@ def test_a_batch_of_nothing_is_refused() -> None:
 
 
 def test_more_images_than_there_are_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    for work in (study(tmp_path, n=301).attack, partial(reporting.run, study(tmp_path, n=301))):
+    for work in (study(tmp_path, n=301).attack, partial(write.run, study(tmp_path, n=301))):
         with pytest.raises(BadSetting, match=r"301.*300"):
             work()
     assert list(tmp_path.iterdir()) == []
@@ -343,9 +343,9 @@ def test_a_study_stopped_before_any_write_ends_the_same(
 ) -> None:
     stop_at_write(monkeypatch, last, KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
-        reporting.run(study(tmp_path))
+        write.run(study(tmp_path))
     monkeypatch.undo()
-    reporting.run(study(tmp_path))
+    write.run(study(tmp_path))
     found, expected = contents(tmp_path / "runs"), contents(finished / "runs")
     assert set(found) == set(expected)
     timed = ("manifest.json", "training.jsonl")  # these two hold seconds
@@ -373,7 +373,7 @@ def test_a_damaged_checkpoint_is_named_and_training_begins_anew(tmp_path: Path, 
 def test_a_run_in_use_is_refused_and_untouched(copy: Path) -> None:
     before = contents(copy)
     with locks.hold(only_run(copy).folder):
-        for work in (study(copy).train, study(copy).attack, partial(reporting.run, study(copy))):
+        for work in (study(copy).train, study(copy).attack, partial(write.run, study(copy))):
             with pytest.raises(BadRun, match="in use"):
                 work()
         with pytest.raises(BadRun, match="in use"):
