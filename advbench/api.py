@@ -9,23 +9,23 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import nn
 
 from advbench import catalog, metrics, runs
 from advbench.data.sources.arrays import Images, Pair, splits_of
-from advbench.detection import DEFAULT_FPR
 from advbench.device import Device, resolve_device
 from advbench.errors import BadSetting, UnknownName
-from advbench.evasion import AdaptiveAttack
 from advbench.progress import Quiet, Terminal
 from advbench.report import write
 from advbench.runs import Row, artifacts
 from advbench.settings import convert, number
-from advbench.study.evaluation import DETECTORS, EPS, EvaluatedModel, Evaluation, Given, usual_attacks
-from advbench.study.parsing import entries, listed, parse, text
+from advbench.study.evaluation import DETECTORS, EPS, Given
+from advbench.study.options import Entry, Evaluate
+from advbench.study.parsing import entry, listed, text
+from advbench.study.request import evaluation_of
 from advbench.study.selection import Found, attack_rows
 from advbench.study.verify import verify_found
 from advbench.study.workspace import Workspace
@@ -178,15 +178,19 @@ def evaluate(
             batch_size=convert(batch_size, int, "batch_size"),
             progress=Terminal() if verbose else Quiet(),
         )
-        names = _detectors_of(detectors, train is not None)
-        chosen = _attacks_of(attacks, eps, DEFAULT_FPR if fpr is None else fpr, names)
-        layer = None if features is None else str(features)
-        subject = EvaluatedModel(Given(model), layer, _channels(mean, "mean"), _channels(std, "std"))
-        spec = parse({"name": name, "attacks": chosen, "detectors": names, "n": n})
-        open_ = classes is None and train is None
-        study = Evaluation(
-            spec, workspace, subject, data=splits, usual=attacks is None, usual_fpr=fpr is None, classes_open=open_
+        asked = Evaluate(
+            name=text(name, "name"),
+            attacks=None if attacks is None else tuple(entry(one, "attack") for one in listed(attacks, "attack")),
+            detectors=_detectors_of(detectors, train is not None),
+            eps=(number(eps, "eps"),),
+            fpr=None if fpr is None else (number(fpr, "fpr"),),
+            n=convert(n, int | None, "n"),
+            features=None if features is None else str(features),
+            mean=_channels(mean, "mean"),
+            std=_channels(std, "std"),
         )
+        open_ = classes is None and train is None
+        study = evaluation_of(asked, workspace, Given(model), data=splits, classes_open=open_)
         study.attack()
         (supplied,) = study.models()
         run = runs.load(workspace.runs_dir / supplied.run_name(study.fingerprint))
@@ -200,32 +204,21 @@ def evaluate(
 
 
 Channels = float | Sequence[float] | None
-Entry = str | Mapping[str, Any]
 Entries = Entry | Sequence[Entry] | None
 
 
-def _detectors_of(detectors: str | Sequence[str] | None, trained: bool) -> list[str]:
+def _detectors_of(detectors: str | Sequence[str] | None, trained: bool) -> tuple[str, ...]:
     """The detectors; of the default ones those that can be fitted, which takes a training part for some."""
     if detectors is None:
-        return [d for d in DETECTORS if trained or catalog.load("detector", d).fitted_on == "nothing"]
-    return [text(name, "detectors") for name in listed(detectors, "detectors")]
+        return tuple(d for d in DETECTORS if trained or catalog.load("detector", d).fitted_on == "nothing")
+    return tuple(text(name, "detectors") for name in listed(detectors, "detectors"))
 
 
-def _attacks_of(attacks: Entries, eps: float, fpr: float, detectors: Sequence[str]) -> list[dict[str, Any]]:
-    """An entry of a spec for each attack, with what it leaves open: eps, of an adaptive one the detectors and fpr."""
-    chosen = []
-    for name, given in entries(usual_attacks() if attacks is None else attacks, "attack"):
-        adaptive = issubclass(catalog.load("attack", name), AdaptiveAttack)
-        aim = {"detector": list(detectors), "fpr": fpr} if adaptive else {}
-        chosen.append({"name": name, "eps": eps, **aim, **given})
-    return chosen
-
-
-def _channels(values: Channels, name: str) -> list[float] | None:
+def _channels(values: Channels, name: str) -> tuple[float, ...] | None:
     """One finite number, or one a channel."""
     if values is None:
         return None
-    return [number(value, name) for value in np.ravel(np.asarray(values)).tolist()]
+    return tuple(number(value, name) for value in np.ravel(np.asarray(values)).tolist())
 
 
 def _device_of(model: nn.Module, name: str | None) -> Device:

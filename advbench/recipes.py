@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from advbench.errors import BadSetting
-from advbench.settings import at_least, fill
+from advbench.settings import at_least, fill, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,16 +20,18 @@ class Training:
     training image mirrored or not and shifted by up to 4 pixels, at random (`advbench.training.augmentation`).
     """
 
-    epochs: int = 30
-    batch_size: int = 64
-    learning_rate: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    warmup: float = 1.0
-    max_gradient_norm: float = 2.0
-    precision: Literal["fp32", "bf16"] = "fp32"
-    full_train: bool = False
-    augmentation: Literal["none", "mirror-crop"] = "none"
+    epochs: int = setting(30, "Passes over the training part.")
+    batch_size: int = setting(64, "Images a training step.", flag="train_batch_size")
+    learning_rate: float = setting(0.05, "Peak learning rate.")
+    momentum: float = setting(0.9, "Nesterov momentum.")
+    weight_decay: float = setting(5e-4, "Weight decay.")
+    warmup: float = setting(1.0, "Epochs of linear warm-up.")
+    max_gradient_norm: float = setting(2.0, "Longer gradients are shortened.")
+    precision: Literal["fp32", "bf16"] = setting("fp32", "fp32, or bf16 (autocast) where the device has it.")
+    full_train: bool = setting(False, "Join validation to the training part.")
+    augmentation: Literal["none", "mirror-crop"] = setting(
+        "none", "none, or mirror-crop: mirrored, shifted at random."
+    )
 
     def __post_init__(self) -> None:
         at_least("epochs", self.epochs, 1)
@@ -60,10 +62,10 @@ class AdversarialTraining:
     all steps, a share: large networks may otherwise never leave chance level.
     """
 
-    eps: float = 0.3
-    steps: int = 1
-    step: float | None = None
-    ramp: float = 0.0
+    eps: float = setting(0.3, "L-inf radius of their attack.")
+    steps: int = setting(1, "Gradients it takes, from a random start.")
+    step: float | None = setting(None, "Size of a step (1.25 eps, or 2.5 eps / steps).")
+    ramp: float = setting(0.0, "Share of the training in which its eps rises from 0.")
 
     def __post_init__(self) -> None:
         at_least("adversarial eps", self.eps, 0, above=True)

@@ -9,10 +9,18 @@ import sys
 import types
 import typing
 from collections.abc import Mapping
+from dataclasses import field
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from advbench.errors import BadSetting, UnknownName
+
+T = TypeVar("T")
+
+
+def setting(default: T, text: str, **more: object) -> T:
+    """A field of a settings record: its default, and what `--help` says of it."""
+    return field(default=default, metadata={"help": text, **more})
 
 
 def number(value: object, name: str) -> float:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from advbench import runs
 from advbench.audit import Finding
 from advbench.audit.protocol import audit
-from advbench.cli.option_groups import Options
 from advbench.cli.output import filled, pasteable
 from advbench.data import fingerprint, for_supplied
 from advbench.data.sources import label, option, source
@@ -17,6 +16,7 @@ from advbench.errors import BadData, BadRun, BadSetting, FailedCheck, UnknownNam
 from advbench.runs import SUPPLIED, Row, Run
 from advbench.study import selection
 from advbench.study.command_lines import Line
+from advbench.study.options import Audit, Output
 from advbench.study.selection import lacking_for_model
 from advbench.study.workspace import Workspace
 from advbench.types import ImageSet
@@ -69,7 +69,7 @@ def _images(run: Run, workspace: Workspace, dataset: str | None = None) -> Image
     return splits.test if fingerprint(splits) == run.model["data_sha256"] else None
 
 
-def show_audit(findings: Sequence[Finding], options: Options) -> None:
+def show_audit(findings: Sequence[Finding], options: Output) -> None:
     """Print the findings for a terminal of 80 columns; command lines stay whole, to be copied."""
     indent = " " * 6
     for f in findings:
@@ -96,7 +96,7 @@ def complete(
             if words[0] not in RUN_HERE:  # `evaluate`: a run's record names that code, and a record runs none
                 workspace.progress.say("left out: it runs the code of the model, which only its user may name")
                 continue
-            told, left = filled(words, {"dataset": dataset})
+            told, left = filled(words, Audit(run=name, dataset=dataset))
             if left:
                 workspace.progress.say(f"left out: --dataset names where {', '.join(left)} lies")
                 continue

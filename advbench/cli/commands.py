@@ -7,20 +7,32 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
 
 from advbench import catalog
-from advbench.cli import options as given
 from advbench.cli.context import detectors_of, found_by, study_of, workspace_of
 from advbench.cli.limits import check_limits, refused
-from advbench.cli.option_groups import Options, takes
 from advbench.cli.output import emit
-from advbench.cli.spec_table import attack_entries, model_table, study_table
-from advbench.errors import AdvbenchError, FailedCheck, UnknownName, one_line
+from advbench.cli.takes import takes
+from advbench.errors import AdvbenchError, BadSetting, FailedCheck, UnknownName, one_line
+from advbench.study.options import (
+    Attack,
+    Audit,
+    Doctor,
+    Evaluate,
+    Listed,
+    Merge,
+    Output,
+    Report,
+    Reproduce,
+    Run,
+    Train,
+    Verify,
+)
 
 app = typer.Typer(
     help="How far can an image classifier and its adversarial-example detector be trusted?",
@@ -39,40 +51,41 @@ KINDS = {
 
 
 @app.command()
-@takes(given.MODEL, given.MACHINE, given.PLACE, given.JSON)
-def train(options: Options) -> None:
+@takes
+def train(options: Train) -> None:
     """Train one model, or find it trained."""
-    table = model_table(options) | {"attacks": ["fgsm"]}  # none is run; the built-in ones want 200 test images
-    emit("train", study_of(table, options).train(), options)
+    from advbench.study.request import training_table
+
+    emit("train", study_of(training_table(options), options).train(), options)
 
 
 @app.command()
-@takes(given.MODEL, given.ATTACK, given.AWARE, given.MACHINE, given.SHARD, given.PLACE, given.JSON)
-def attack(options: Options) -> None:
+@takes
+def attack(options: Attack) -> None:
     """Attack one model at one eps or several; it is trained first where it does not exist yet."""
-    table = model_table(options) | {"attacks": attack_entries(options, ["fgsm"]), "n": options["n"]}
-    if options["shard"] is not None:
+    from advbench.study.request import attacking_table
+
+    table = attacking_table(options)
+    if options.shard is not None:
         from advbench.cli.shards import attack_shard
 
-        emit("attack", attack_shard(table, options), options)
+        emit("attack", attack_shard(table, options.shard, options), options)
         return
     emit("attack", study_of(table, options).attack(), options)
 
 
 @app.command()
-@takes(given.DATA, given.MACHINE, given.PLACE, given.JSON)
-def merge(
-    options: Options, run: Annotated[str, typer.Argument(help="A run's name under --runs-dir, or its folder.")]
-) -> None:
+@takes
+def merge(options: Merge) -> None:
     """Join the shards of a run's attacks, once every image is in one of them."""
     from advbench.cli.shards import merge_shards
 
-    emit("attack", merge_shards(run, options), options)
+    emit("attack", merge_shards(options), options)
 
 
 @app.command()
-@takes(given.SELECT, given.PLACE, given.JSON)
-def verify(options: Options) -> None:
+@takes
+def verify(options: Verify) -> None:
     """EERs of the detectors on every attacked model found, or on those selected."""
     from advbench.study.verify import verify_found
 
@@ -82,8 +95,8 @@ def verify(options: Options) -> None:
 
 
 @app.command()
-@takes(given.SELECT, given.PLACE, given.NAMED, given.JSON)
-def report(options: Options) -> None:
+@takes
+def report(options: Report) -> None:
     """Write an HTML page about every attacked model found, or about those selected."""
     from advbench.data.sources import slug
     from advbench.report import write
@@ -93,85 +106,83 @@ def report(options: Options) -> None:
     found = found_by(options, workspace)
     datasets = {f.run.model["dataset"] for f in found}
     default = f"{slug(datasets.pop()).lstrip('.')}-study" if len(datasets) == 1 else "all-data-sets"
-    name = folder_name(default if options["name"] is None else options["name"])
-    page, rows = write.report(name, found, detectors_of(options, found), workspace, title=options["title"])
+    name = folder_name(default if options.name is None else options.name)
+    page, rows = write.report(name, found, detectors_of(options, found), workspace, title=options.title)
     emit("report", rows, options, page)
 
 
 @app.command()
-@takes(given.PLURAL, given.MODEL, given.ATTACK, given.MACHINE, given.GRID, given.PLACE, given.JSON)
-def run(
-    options: Options,
-    spec: Annotated[Path | None, typer.Argument(help="A TOML file; options override what it says.")] = None,
-) -> None:
+@takes
+def run(options: Run) -> None:
     """Train, attack, verify and report: a whole study."""
     from advbench.report import write
-    from advbench.study.parsing import read_toml
+    from advbench.study.parsing import read, read_toml
+    from advbench.study.request import study_table
 
-    table = {} if spec is None else read_toml(spec)
-    table |= {k: v for k, v in study_table(options, table).items() if v is not None}
-    study = study_of(table, options)
-    if options["on"] is not None or options["jobs"] is not None:
+    spec = read({} if options.spec is None else read_toml(Path(options.spec)))
+    study = study_of(study_table(options, spec), options)
+    if options.on is not None or options.jobs is not None:
         from advbench.cli.grid import go_through
 
         go_through(study, options)
     page, rows = write.run(study)
-    emit("run", rows, {**options, "dataset": study.spec.dataset}, page)
+    emit("run", rows, replace(options, dataset=study.spec.dataset), page)
 
 
 @app.command()
-@takes(given.SUPPLIED, given.DATA, given.ATTACK, given.AWARE, given.NAMED, given.MACHINE, given.PLACE, given.JSON)
-def evaluate(options: Options) -> None:
+@takes
+def evaluate(options: Evaluate) -> None:
     """Attack and score a model of your own, on data of your own, and write its report."""
-    from advbench.cli.evaluate import evaluation_of
     from advbench.report import write
+    from advbench.study.evaluation import Named
+    from advbench.study.request import evaluation_of
 
+    if options.model is None:
+        raise BadSetting(
+            "no model is named; write for example --model m.py:build, where build() in m.py returns a torch.nn.Module"
+        )
+    model = Named(options.model, None if options.weights is None else Path(options.weights), options.trust)
     with contextlib.redirect_stdout(sys.stderr):  # whatever the user's model prints as it runs
-        page, rows = write.run(evaluation_of(options))
+        page, rows = write.run(evaluation_of(options, workspace_of(options), model))
     emit("evaluate", rows, options, page)
 
 
 @app.command()
-@takes(given.REPRODUCE, given.MACHINE, given.GRID, given.PLACE, given.JSON)
-def reproduce(
-    options: Options, what: Annotated[str, typer.Argument(help="mnist: the MNIST experiments of Wan et al. 2018")]
-) -> None:
+@takes
+def reproduce(options: Reproduce) -> None:
     """Reproduce a paper's experiments cell by cell, or check a reproduction against its kept weights."""
-    if what != "mnist":
-        raise UnknownName("reproduction", what, ["mnist"])
+    if options.what != "mnist":
+        raise UnknownName("reproduction", options.what, ["mnist"])
     from advbench.cli.reproduce import reproduce_mnist
 
     reproduce_mnist(options)
 
 
 @app.command()
-@takes(given.AUDIT, given.MACHINE, given.PLACE, given.JSON)
-def audit(
-    options: Options,
-    run: Annotated[str, typer.Argument(help="A run's name under --runs-dir (`advbench list runs`), or its folder.")],
-) -> None:
+@takes
+def audit(options: Audit) -> None:
     """Which requirements of the protocol a run meets, with the evidence, and the command that closes each gap."""
     from advbench.cli.audit import complete, findings_of, rows_of, show_audit
 
     workspace = workspace_of(options)
-    if options["complete"]:
+    if options.complete:
         command_line = functools.partial(app, prog_name="advbench", standalone_mode=False)
-        complete(run, workspace, command_line, options["dataset"])
-    findings = findings_of(run, workspace, options["dataset"])
-    if options["json"]:
+        complete(options.run, workspace, command_line, options.dataset)
+    findings = findings_of(options.run, workspace, options.dataset)
+    if options.json:
         emit("audit", rows_of(findings), options)
     else:
         show_audit(findings, options)
 
 
 @app.command()
-@takes(given.RUNS, given.JSON)
-def selftest(options: Options) -> None:
+@takes
+def selftest(options: Output) -> None:
     """Evaluate models and detectors made to fool an evaluation, and see whether it finds out."""
     from advbench.audit.canaries.selftest import selftest as found_in
     from advbench.progress import Terminal
 
-    rows = found_in(Path(options["runs_dir"]), Terminal())
+    rows = found_in(Path(options.runs_dir), Terminal())
     emit("selftest", rows, options)
     if missed := [row for row in rows if not row["met"]]:
         raise FailedCheck(
@@ -181,14 +192,14 @@ def selftest(options: Options) -> None:
 
 
 @app.command()
-@takes(given.DOCTOR, given.RUNS, given.JSON)
-def doctor(options: Options) -> None:
+@takes
+def doctor(options: Doctor) -> None:
     """What of a runs folder is whole, what is not, and what would be done again."""
     from advbench.runs import locks
     from advbench.study.doctor import examine
 
-    locks.in_use = not options["no_locks"]
-    rows = examine(Path(options["runs_dir"]), mend=options["mend"])
+    locks.in_use = not options.no_locks
+    rows = examine(Path(options.runs_dir), mend=options.mend)
     emit("doctor", rows, options)
     if broken := [r["run"] for r in rows if r["state"] == "unread" or (r["broken"] and not r["mended"])]:
         raise FailedCheck(
@@ -199,17 +210,15 @@ def doctor(options: Options) -> None:
 
 
 @app.command("list")
-@takes(given.RUNS, given.JSON)
-def list_(
-    options: Options,
-    what: Annotated[str, typer.Argument(help="losses, attacks, detectors, networks, datasets or runs")],
-) -> None:
+@takes
+def list_(options: Listed) -> None:
     """What there is: losses, attacks, detectors, networks, data sets, runs."""
+    what = options.what
     if what == "runs":
         from advbench.progress import Terminal
         from advbench.study.selection import listing
 
-        rows = listing(Path(options["runs_dir"]), Terminal().say)
+        rows = listing(Path(options.runs_dir), Terminal().say)
     elif what in KINDS:
         rows = [{"name": n, "summary": catalog.summary(KINDS[what], n)} for n in catalog.names(KINDS[what])]
     else:

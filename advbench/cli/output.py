@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from advbench.cli.option_groups import Options
 from advbench.errors import printable
 from advbench.runs import Row
+from advbench.study.options import Evaluate, Output
 
 if TYPE_CHECKING:
     from advbench.report.adaptive import Shown
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 NAMED_BY_FILE = ("--dataset", "--model", "--weights")
 
 
-def emit(command: str, rows: list[Row], options: Options, page: Path | None = None, table: str | None = None) -> None:
+def emit(command: str, rows: list[Row], options: Output, page: Path | None = None, table: str | None = None) -> None:
     """Rows as JSON (and nothing else on stdout), or as a table (the command's own) and the page's path."""
-    if options["json"]:
+    if options.json:
         sys.stdout.write(json.dumps({"schema": 1, "command": command, "rows": rows}, allow_nan=False) + "\n")
         if page is not None:
             sys.stderr.write(f"{printable(str(page))}\n")
@@ -35,7 +35,7 @@ def emit(command: str, rows: list[Row], options: Options, page: Path | None = No
         sys.stdout.write(f"{printable(str(page))}\n")
 
 
-def filled(words: Sequence[str], options: Options) -> tuple[list[str], list[str]]:
+def filled(words: Sequence[str], options: Output) -> tuple[list[str], list[str]]:
     """A command's words with data, model and weights as options name them, and the values left to fill in."""
     from advbench.data.sources import label_of
 
@@ -44,21 +44,22 @@ def filled(words: Sequence[str], options: Options) -> tuple[list[str], list[str]
 
     words, left = list(words), []
     for i, flag in enumerate(words[:-1], 1):
-        typed = str(options.get(flag.removeprefix("--")) or "") if flag in NAMED_BY_FILE else ""
-        named = [t for t in (typed, *typed.split(",")) if t and (flag != "--dataset" or recorded(t) == words[i])]
+        typed = getattr(options, flag.removeprefix("--"), None) if flag in NAMED_BY_FILE else None
+        every = typed if isinstance(typed, tuple) else (typed,) if typed else ()
+        named = [t for t in every if flag != "--dataset" or recorded(t) == words[i]]
         if named:
             words[i] = named[0]
         elif flag in NAMED_BY_FILE and (flag == "--weights" or re.search(r"PATH/|\.py:|\.pt2$|^python:", words[i])):
             left.append(words[i])
     if "--model" in words:
-        words += ["--trust"] * bool(options.get("trust"))
+        words += ["--trust"] * (isinstance(options, Evaluate) and options.trust)
         for key, usual in (("runs_dir", "runs"), ("reports_dir", "reports"), ("data_dir", None)):
-            given = options.get(key)
+            given = getattr(options, key, None)
             words += [] if given in (None, usual) else [f"--{key.replace('_', '-')}", str(given)]
     return words, left
 
 
-def pasteable(line: Line, options: Options) -> str:
+def pasteable(line: Line, options: Output) -> str:
     """A record's commands as they run in this terminal; a comment names what is left to fill in."""
     from advbench.study.command_lines import Line
 
@@ -67,12 +68,12 @@ def pasteable(line: Line, options: Options) -> str:
     return f"{Line(tuple(tuple(words) for words, _ in parts))}" + f"  # fill in where these lie: {left}" * bool(left)
 
 
-def aware_of(rows: list[Row], options: Options) -> dict[str, tuple[Shown, str | None]]:
+def aware_of(rows: list[Row], options: Output) -> dict[str, tuple[Shown, str | None]]:
     """By run, what the attacks that know a detector did to the models of verify rows, and the command for more."""
     from advbench.report.adaptive import beside
     from advbench.runs import load
 
     names = dict.fromkeys(row["run"] for row in rows)
-    folder = Path(options["runs_dir"])
+    folder = Path(options.runs_dir)
     found = {name: beside(load(folder / name), [r for r in rows if r["run"] == name]) for name in names}
     return {n: (one, None if one.command is None else pasteable(one.command, options)) for n, one in found.items()}

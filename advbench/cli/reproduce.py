@@ -2,20 +2,19 @@
 
 from advbench.cli.context import workspace_of
 from advbench.cli.grid import device_of, engine_of
-from advbench.cli.option_groups import Options
 from advbench.cli.output import emit
-from advbench.cli.spec_table import words
 from advbench.errors import BadSetting, FailedCheck
 from advbench.reproduce.run import check, complete
+from advbench.study.options import Reproduce
 
 
-def reproduce_mnist(options: Options) -> None:
+def reproduce_mnist(options: Reproduce) -> None:
     """Raises FailedCheck where `--check` finds a figure further off than allowed."""
-    if options["check"] and (options["on"] is not None or options["jobs"] is not None):
+    if options.check and (options.on is not None or options.jobs is not None):
         raise BadSetting("--check computes in this process; leave --on and --jobs out")
-    workspace, names = workspace_of(options), words(options["cell"], "cell")
-    if not options["check"]:
-        train, cells = not options["no_train"], not options["security"]
+    workspace, names = workspace_of(options), None if options.cell is None else list(options.cell)
+    if not options.check:
+        train, cells = not options.no_train, not options.security
         engine, device = engine_of(options), device_of(options, str(workspace.device))
         page, rows = complete(workspace, names, train=train, cells=cells, engine=engine, device=device)
         emit("reproduce", rows, options, page)

@@ -4,10 +4,8 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from advbench.cli.context import study_of, workspace_of
-from advbench.cli.option_groups import Options
 from advbench.device import take_gpu
 from advbench.errors import BadRun, BadSetting
 from advbench.grid import shards
@@ -15,6 +13,7 @@ from advbench.grid.perform import OfCell
 from advbench.runs import Row
 from advbench.runs.shards import FOLDER, Shard, folder_of, notes_of
 from advbench.study import selection
+from advbench.study.options import Attack, Merge, Table
 from advbench.study.parsing import parse
 
 
@@ -34,18 +33,18 @@ def shard_of(text: str, environment: Mapping[str, str]) -> Shard:
     return Shard(int(found[1]), int(found[2]))
 
 
-def attack_shard(table: Mapping[str, Any], options: Options) -> list[Row]:
+def attack_shard(table: Table, which: str, options: Attack) -> list[Row]:
     """One shard of the attacks; under torchrun on the GPU of this rank, where --device names none."""
-    shard = shard_of(options["shard"], os.environ)
-    if options["shard"] == "auto" and options["device"] is None:
+    shard = shard_of(which, os.environ)
+    if which == "auto" and options.device is None:
         take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
     return shards.attack(study_of(table, options), shard)
 
 
-def merge_shards(name: str, options: Options) -> list[Row]:
+def merge_shards(options: Merge) -> list[Row]:
     """The attacks of a run of which there are shards, each merged; raises BadRun where there is none."""
     workspace = workspace_of(options)
-    run = selection.by_name(workspace.runs_dir, name)
+    run = selection.by_name(workspace.runs_dir, options.run)
     workspace, rows = replace(workspace, runs_dir=run.folder.parent), []
     for path in sorted((run.folder / FOLDER).glob("*")):
         folder = folder_of(run, path.name)
@@ -53,9 +52,9 @@ def merge_shards(name: str, options: Options) -> list[Row]:
             continue
         table = notes[0]["table"]
         recorded = str(table.get("dataset"))
-        if options["dataset"] is None and ":" in recorded:
+        if options.dataset is None and ":" in recorded:
             raise BadSetting(f"the shards in {folder} are of {recorded}; --dataset names where it lies")
-        spec = parse(table | {"dataset": options["dataset"] or recorded})
+        spec = parse(table | {"dataset": options.dataset or recorded})
         if (len(spec.models()), len(spec.attacks)) != (1, 1):
             raise BadRun(f"the shards in {folder} are of several models or attacks; delete them")
         (model,), (choice,) = spec.models(), spec.attacks

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from advbench import catalog
 from advbench.data.sources import option, recipe_of
 from advbench.formatting import as_text
 from advbench.recipes import AdversarialTraining, Training
 from advbench.runs import SUPPLIED, Row, Run, artifacts
-from advbench.settings import defaults
+from advbench.study.options import Aimed, AttackSettings
+from advbench.study.spec import Model
+
+OF_ATTACKS = {f.metadata.get("flag", f.name) for group in (AttackSettings, Aimed) for f in fields(group)}
 
 
 @dataclass(frozen=True)
@@ -48,32 +50,30 @@ def attacking(run: Run) -> list[str]:
 def _supplied_words(model: Mapping[str, Any]) -> list[str]:
     """As it was named, less the folders that its files lay in; its weights by their file's name."""
     own = model[SUPPLIED]
-    words = [*data_words(model), "--model", own["source"]]
+    words = [*_data_words(model["dataset"], model.get("image_size")), "--model", own["source"]]
     for key in ("weights", "features", "mean", "std"):
         if (value := own.get(key)) is not None:
             words += [f"--{key}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]
     return words
 
 
-def _trained_words(model: Mapping[str, Any]) -> list[str]:
-    words = [*data_words(model), "--loss", model["loss"]["name"], "--seed", str(model["seed"])]
-    recipe = recipe_of(model["dataset"])
-    usual_loss = defaults(catalog.load("loss", model["loss"]["name"]))
-    usual_training = defaults(Training) | recipe.training_of(model.get("adversarial"))
-    usual = {"network": recipe.network, "feature_dim": 100}
-    words += _options({k: model[k] for k in usual if model[k] != usual[k]})
-    words += _options({k: v for k, v in model["loss"].items() if k != "name" and usual_loss.get(k) != v})
-    recorded = defaults(Training) | model["training"]  # a record may leave out what is at its default
-    training = {k: v for k, v in recorded.items() if usual_training[k] != v}
-    if "batch_size" in training:
-        training["train_batch_size"] = training.pop("batch_size")
-    return words + _options(training) + _options(regime_options(model.get("adversarial"), recipe.adversarial))
+def _trained_words(record: Mapping[str, Any]) -> list[str]:
+    model = Model.from_record(record)
+    recipe = recipe_of(model.dataset)
+    usual = Training(**recipe.training_of(model.adversarial))
+    words = [*_data_words(model.dataset, model.image_size), "--loss", model.loss.name, "--seed", str(model.seed)]
+    words += [] if model.network == recipe.network else ["--network", model.network]
+    words += [] if model.feature_dim == 100 else ["--feature-dim", str(model.feature_dim)]
+    words += _options(model.loss.unusual("loss"))
+    recorded = {f: getattr(model.training, f.name) for f in fields(Training)}
+    unusual = {f: value for f, value in recorded.items() if value != getattr(usual, f.name)}
+    words += _options({f.metadata.get("flag", f.name): value for f, value in unusual.items()})
+    return words + _options(regime_options(record.get("adversarial"), recipe.adversarial))
 
 
-def data_words(model: Mapping[str, Any]) -> list[str]:
+def _data_words(dataset: str, image_size: int | None) -> list[str]:
     """The options that name a model's data set; where a path belongs, all that was not recorded of it is PATH."""
-    size = model.get("image_size")
-    return ["--dataset", option(model["dataset"]), *([] if size is None else ["--image-size", str(size)])]
+    return ["--dataset", option(dataset), *([] if image_size is None else ["--image-size", str(image_size)])]
 
 
 def commands(run: Run, attacks: Mapping[str, Row]) -> list[Line]:
@@ -94,7 +94,7 @@ def commands(run: Run, attacks: Mapping[str, Row]) -> list[Line]:
 
 def attack_options(settings: Mapping[str, Any]) -> list[str]:
     """Those with an option of their own by it, the rest by --set."""
-    own = {k: v for k, v in settings.items() if k in ("clip", "exact_gradient", "detector", "fpr", "budget")}
+    own = {k: v for k, v in settings.items() if k in OF_ATTACKS}
     words = _options(own)
     for key, value in settings.items():
         if key not in own:

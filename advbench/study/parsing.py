@@ -1,10 +1,10 @@
 """Parse a table, of TOML or of command-line options, into a checked spec."""
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from advbench import catalog
 from advbench.data.sources import label, recipe_of, slug, source
@@ -13,18 +13,15 @@ from advbench.errors import BadSetting, UnknownName
 from advbench.evasion import AdaptiveAttack
 from advbench.recipes import Recipe, Training, adversarial_training
 from advbench.settings import convert, defaults, fill, number
+from advbench.study.options import Entry, Table, given
 from advbench.study.spec import AttackChoice, Choice, Spec, TrainedLoss
 
-DEFAULTS: dict[str, Any] = {
-    "name": None,
-    "title": None,
-    "dataset": "digits",
-    "image_size": None,
-    "network": None,
-    "feature_dim": 100,
-    "losses": ["softmax", "center", "lgm", *({"name": name, "adversarial": True} for name in ("softmax", "lgm"))],
-    "seeds": [0],
-    "attacks": [
+USUAL = Table(
+    dataset="digits",
+    feature_dim=100,
+    losses=("softmax", "center", "lgm", *({"name": name, "adversarial": True} for name in ("softmax", "lgm"))),
+    seeds=(0,),
+    attacks=(
         {"name": "fgsm", "eps": [0.1, 0.2, 0.3]},
         {"name": "targeted-fgsm", "eps": 0.3},
         {
@@ -35,11 +32,10 @@ DEFAULTS: dict[str, Any] = {
             "budget": "quick",
             "n": 200,
         },
-    ],
-    "detectors": ["likelihood", "max-posterior"],
-    "n": None,
-    "training": {},
-}
+    ),
+    detectors=("likelihood", "max-posterior"),
+    training={},
+)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -54,44 +50,58 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise BadSetting(f"spec {path} is not valid TOML: {error}") from error
 
 
-def parse(table: Mapping[str, Any]) -> Spec:
-    """A checked spec from a table of the keys in DEFAULTS; missing keys take the default there.
+def read(table: Mapping[str, object]) -> Table:
+    """What a table of TOML or JSON asks for; raises UnknownName or BadSetting."""
+    hints = get_type_hints(Table)
+    lists: dict[str, Callable[[Any], object]] = {
+        "losses": lambda value: entry(value, "loss"),
+        "attacks": lambda value: entry(value, "attack"),
+        "seeds": lambda value: convert(value, int, "seed"),
+        "detectors": lambda name: text(name, "detectors"),
+    }
+    asked: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in hints:
+            raise UnknownName("key of a spec", key, hints)
+        if key in lists:
+            asked[key] = tuple(map(lists[key], listed(value, key)))
+        else:
+            asked[key] = training_overrides(value) if key == "training" else convert(value, hints[key], key)
+    return Table(**asked)
+
+
+def parse(table: Table | Mapping[str, object]) -> Spec:
+    """A checked spec; what is left out is USUAL's.
 
     Raises UnknownName for an unknown key, plug-in or choice, BadSetting for a bad value.
     """
-    for key in table:
-        if key not in DEFAULTS:
-            raise UnknownName("key of a spec", key, DEFAULTS)
-    given = {**DEFAULTS, **table}
-    dataset = text(given["dataset"], "dataset")
-    image_size = None if given["image_size"] is None else convert(given["image_size"], int, "image_size")
-    source(dataset, image_size)
+    asked = table if isinstance(table, Table) else read(table)
+    asked = replace(USUAL, **given(asked, Table))
+    dataset, n = asked.dataset or "", count_of_images(asked.n)
+    source(dataset, asked.image_size)
     recipe = recipe_of(dataset)
-    if (network := given["network"]) is not None:
-        catalog.load("network", text(network, "network"))
-    feature_dim = convert(given["feature_dim"], int, "feature_dim")
-    if feature_dim not in (2, 100):
-        raise BadSetting(f"feature_dim = {feature_dim!r} is not offered; write 2 or 100")
-    n = count_of_images(given["n"])
-    detectors = tuple(text(name, "detectors") for name in listed(given["detectors"], "detectors"))
-    for name in detectors:
+    if asked.network is not None:
+        catalog.load("network", asked.network)
+    if asked.feature_dim not in (2, 100):
+        raise BadSetting(f"feature_dim = {asked.feature_dim!r} is not offered; write 2 or 100")
+    for name in asked.detectors or ():
         catalog.load("detector", name)
     return Spec(
-        name=folder_name(f"{slug(label(dataset)).lstrip('.')}-study" if given["name"] is None else given["name"]),
-        title=None if given["title"] is None else text(given["title"], "title"),
+        name=folder_name(f"{slug(label(dataset)).lstrip('.')}-study" if asked.name is None else asked.name),
+        title=asked.title,
         dataset=dataset,
-        image_size=image_size,
-        network=network,
-        feature_dim=feature_dim,
-        losses=unique(trained_loss(entry, recipe) for entry in listed(given["losses"], "losses")),
-        seeds=unique(seed(value) for value in listed(given["seeds"], "seeds")),
+        image_size=asked.image_size,
+        network=asked.network,
+        feature_dim=asked.feature_dim,
+        losses=unique(trained_loss(entry, recipe) for entry in asked.losses or ()),
+        seeds=unique(seed(value) for value in asked.seeds or ()),
         attacks=unique(
             choice if choice.n is not None and (n is None or choice.n < n) else replace(choice, n=n)
-            for entry in listed(given["attacks"], "attacks")
+            for entry in asked.attacks or ()
             for choice in attack_choices(entry)
         ),
-        detectors=unique(detectors),
-        training=training_overrides(given["training"]),
+        detectors=unique(asked.detectors),
+        training=training_overrides(asked.training),
     )
 
 
@@ -180,9 +190,10 @@ def named(entry: object, kind: str) -> tuple[str, dict[str, Any]]:
     return text(entry, kind), {}
 
 
-def entries(value: object, kind: str) -> list[tuple[str, dict[str, Any]]]:
-    """(name, settings) of each entry of a list of losses or attacks."""
-    return [named(entry, kind) for entry in listed(value, kind)]
+def entry(value: object, kind: str) -> Entry:
+    """An entry as a table with its name."""
+    name, settings = named(value, kind)
+    return {"name": name, **settings}
 
 
 def listed(value: object, name: str) -> list[object]:

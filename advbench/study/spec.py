@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from advbench import catalog
 from advbench.data.sources import label, recipe_of, slug
@@ -47,6 +47,16 @@ class Model:
     seed: int
     adversarial: AdversarialTraining | None = None
     image_size: int | None = None
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Of a run's record; a setting that is not in it is at its default."""
+        own = {k: record[k] for k in ("dataset", "network", "feature_dim", "seed")}
+        loss = {k: v for k, v in record["loss"].items() if k != "name"}
+        given = record.get("adversarial")
+        more: dict[str, Any] = {"adversarial": None if given is None else AdversarialTraining(**given)}
+        more |= {"training": Training(**record["training"]), "image_size": record.get("image_size")}
+        return cls(**own, **more, loss=Choice(record["loss"]["name"], loss))
 
     @property
     def regime(self) -> str:

@@ -11,6 +11,7 @@ from advbench import cli
 from advbench.cli.output import pasteable
 from advbench.runs import sealed
 from advbench.study.command_lines import Line
+from advbench.study.options import Evaluate, Verify
 from tests.helpers.command_line import MODEL_FIELDS, SMALL, VERIFY_FIELDS, Result, Small, advbench, contents
 
 ATTACK_FIELDS = MODEL_FIELDS | {
@@ -167,10 +168,10 @@ def test_the_last_line_is_the_page(small: Small, tmp_path: Path) -> None:
 def test_a_record_s_command_holds_what_this_command_line_named() -> None:
     words = ("evaluate", "--dataset", "folder:PATH/cats", "--model", "m.py:build", "--weights", "w.pt")
     line = Line.of(*words)
-    given = {"dataset": "folder:/my, data/cats", "model": "a/m.py:build", "weights": "b/w.pt", "runs_dir": "r"}
+    given = Evaluate(dataset="folder:/my, data/cats", model="a/m.py:build", weights="b/w.pt", runs_dir="r")
     whole = "advbench evaluate --dataset 'folder:/my, data/cats' --model a/m.py:build --weights b/w.pt --runs-dir r"
     assert pasteable(Line((words, words)), given) == f"{whole} && {whole}"
-    assert pasteable(line, {"dataset": "digits,folder:x/cats"}).endswith(" these lie: m.py:build, w.pt")
+    assert pasteable(line, Verify(dataset=("digits", "folder:x/cats"))).endswith(" these lie: m.py:build, w.pt")
 
 
 def test_a_terminal_without_utf_8_shows_names_whole(copy: Small, monkeypatch: pytest.MonkeyPatch) -> None:

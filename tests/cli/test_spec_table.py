@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from advbench import catalog, losses
-from advbench.cli.options import LOSS
 from advbench.settings import parameters
+from advbench.study.options import LossSettings
 from advbench.study.parsing import parse, read_toml
 from advbench.study.spec import Spec
 from advbench.study.study import Study
@@ -192,5 +192,5 @@ epochs = 2
 @pytest.mark.parametrize("name", catalog.names("loss"))
 def test_every_setting_of_a_loss_has_an_option(name: str) -> None:
     cls = catalog.load("loss", name)
-    assert set(parameters(cls)) <= LOSS.keys()
+    assert set(parameters(cls)) <= vars(LossSettings()).keys()
     assert getattr(losses, cls.__name__) is cls

@@ -14,7 +14,7 @@ from advbench.grid.perform import Performer
 from advbench.progress import Quiet
 from advbench.report import write
 from advbench.runs import locks
-from advbench.study.parsing import DEFAULTS, attack_choices, parse
+from advbench.study.parsing import USUAL, attack_choices, parse
 from advbench.study.study import READY, Study
 from advbench.study.verify import known
 from tests.helpers import studies
@@ -43,7 +43,7 @@ def test_every_attack_is_read_back_from_the_entry_it_is_written_as(name: str) ->
 
 @pytest.mark.parametrize("dataset", ["digits", "mnist", "cifar10"])
 def test_every_model_of_a_study_is_read_back_from_its_table(dataset: str) -> None:
-    losses = [*DEFAULTS["losses"], {"name": "l-softmax", "margin": 2, "adversarial": {"steps": 3, "eps": 0.2}}]
+    losses = [*(USUAL.losses or ()), {"name": "l-softmax", "margin": 2, "adversarial": {"steps": 3, "eps": 0.2}}]
     spec = parse({"dataset": dataset, "losses": losses, "seeds": [0, 7], "training": {"epochs": 2}})
     for model in spec.models():
         (again,) = parse(json.loads(json.dumps(model_table(spec, model)))).models()

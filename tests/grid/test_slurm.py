@@ -29,6 +29,7 @@ from advbench.grid.slurm.engine import Slurm, _Work, resources
 from advbench.grid.slurm.job import perform
 from advbench.grid.slurm.watch import Processes
 from advbench.progress import Quiet
+from advbench.study.options import Grid
 from tests.helpers.slurm import COMMANDS, SRUN, command_file
 from tests.helpers.studies import Heard, study, tensors, two_models
 
@@ -220,7 +221,7 @@ def test_a_batch_script_without_wishes_asks_for_four_hours_and_no_gpu(
     [((), None, "cpu"), ((), 1.0, "cuda"), (("gres=shard:2",), None, "cuda"), (("gres=tmp:2",), None, "cpu")],
 )
 def test_a_job_computes_on_the_gpu_that_it_asks_for(asked: tuple[str, ...], gpus: float | None, device: str) -> None:
-    assert device_of({"on": "slurm", "device": None, "gpus_per_job": gpus, "slurm": asked}, "cpu") == device
+    assert device_of(Grid(on="slurm", gpus_per_job=gpus, slurm=asked), "cpu") == device
 
 
 # -- a Slurm of four commands: a job is a process group of this machine ----------------------------------------------

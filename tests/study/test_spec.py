@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 
 from advbench import catalog
 from advbench.errors import BadSetting, UnknownName
-from advbench.study.parsing import DEFAULTS, folder_name, parse, read_toml
+from advbench.study.parsing import USUAL, folder_name, parse, read_toml
 from advbench.study.spec import AttackChoice, Choice, Model
 
 
@@ -252,7 +252,7 @@ def test_toml_that_is_none_is_refused_with_its_line(tmp_path: Path) -> None:
 def test_an_unknown_key_is_refused_with_all_known_ones() -> None:
     with pytest.raises(UnknownName, match="Did you mean 'seeds'") as caught:
         parse({"seed": 0})
-    assert all(key in str(caught.value) for key in DEFAULTS)
+    assert all(key in str(caught.value) for key in vars(USUAL))
 
 
 @pytest.mark.parametrize("value", [0, 1, 2**32 - 1])

@@ -1,0 +1,342 @@
+"""What a command, a spec or a call in Python asks for: records, a line an option, declared once for all three.
+
+A field's metadata is what `advbench.cli.takes` makes an option of: `help`, `panel`, `flag` where it is not the
+field's name, `usual` (the default as --help shows it), `example` (for a message), `env`, `metavar`, `hidden`. `of` is
+a record whose settings are options of their own, kept as a mapping of those that are given. None = not given.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+from advbench.errors import BadSetting
+from advbench.recipes import AdversarialTraining, Training
+from advbench.settings import setting
+
+Entry = str | Mapping[str, Any]  # a loss or an attack: its name, or a table with its name and settings
+Names = tuple[str, ...]
+Numbers = tuple[float, ...]
+
+
+def _in(panel: str | None) -> Callable[..., Any]:
+    def option(text: str, usual: str | None = None, default: object = None, **more: object) -> Any:
+        return setting(default, text, panel=panel, usual=usual, **more)
+
+    return option
+
+
+_model, _attack, _machine, _place, _plain = map(_in, ("Model", "Attack", "Machine", "Folders and output", None))
+_only = _in("Selection")
+
+
+def _argument(text: str, default: Any = MISSING) -> Any:
+    return setting(default, text, argument=True)
+
+
+PATHS = "folder:PATH, npz:PATH, safetensors:PATH"
+REGIME = "Adversarial training (each turns it on; defaults: the data set's own)"
+
+
+def given(record: object, group: type) -> dict[str, Any]:
+    """The fields of `group` that are given in a record."""
+    found = {f.name: getattr(record, f.name, None) for f in fields(group)}
+    return {name: value for name, value in found.items() if value not in (None, ())}
+
+
+# -- what is attacked ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Images."""
+
+    dataset: str | None = _model(f"One of `advbench list datasets`, or {PATHS}.", "digits")
+    image_size: int | None = _model("Image folder: shorter side scaled to N, middle square taken.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How models are trained; what is left out is the data set's own."""
+
+    network: str | None = _model("One of `advbench list networks`.", "the data set's own")
+    feature_dim: int | None = _model("2 or 100.", "100")
+    training: Mapping[str, Any] | None = setting(
+        None, "", panel="Training (defaults: the data set's own)", of=Training
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """Settings of losses with an option of their own."""
+
+    alpha: float | None = _model("L-GM: margin.", "1")
+    lam: float | None = _model("L-GM: weight of the likelihood term.", "0.1")
+    covariance: str | None = _model("L-GM: identity or diagonal.", "identity")
+    log_var_floor: float | None = _model("L-GM: least log-variance.", "-4")
+    weight: float | None = _model("Center: weight of the centre distance.", "0.01")
+    centre_step: float | None = _model("Center: step of the centres.", "0.5")
+    margin: int | None = _model("L-Softmax: angles count this many times.", "4")
+    start: float | None = _model("L-Softmax: first weight of the plain logit.", "1000")
+    anneal: float | None = _model("L-Softmax: share of training until its least weight.", "0.5")
+    floor: float | None = _model("L-Softmax: that least weight.", "0.5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardening:
+    """Whether models are trained adversarially, and how."""
+
+    adversarial: bool | None = setting(None, "Train on attacked images (positive control).", panel=REGIME)
+    adversarial_settings: Mapping[str, Any] | None = setting(
+        None, "", panel=REGIME, of=AdversarialTraining, prefix="adversarial_"
+    )
+
+    @property
+    def hardening(self) -> bool | Mapping[str, Any] | None:
+        """`adversarial` of a loss's table; None where nothing is said of it."""
+        own = self.adversarial_settings
+        if own and self.adversarial is False:
+            raise BadSetting(
+                f"--no-adversarial and --adversarial-{next(iter(own))} contradict each other; leave one of them out"
+            )
+        return own or self.adversarial
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneModel(Recipe, LossSettings, Hardening):
+    """One model to train."""
+
+    loss: str | None = _model("One of `advbench list losses`.", "softmax")
+    seed: int | None = _model("Of weights and batches.", "0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Brought:
+    """A model of the user's own, and how it takes its images."""
+
+    model: str | None = _model("m.py:build, package.module:build, timm:NAME or archive.pt2: runs that code.")
+    weights: str | None = _model("Its weights, read as data; FILE:KEY for one set of several.")
+    features: str | None = _model("Layer whose output is the features.", "the last layer's input")
+    mean: Numbers | None = _model("It is given (image - mean) / std: 0.5, or one a channel.")
+    std: Numbers | None = _model("The std of that.")
+    trust: bool = _model("Open a torch.export archive, which is code.", default=False)
+
+
+# -- what it is attacked with ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attacked:
+    """Attacks, and how many images they are made on."""
+
+    attacks: tuple[Entry, ...] | None = _attack("One of `advbench list attacks`, or several.", "fgsm", flag="attack")
+    n: int | None = _attack("The first N test images.", "all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackSettings:
+    """Settings of attacks with an option of their own."""
+
+    clip: bool | None = _attack("Keep images inside [0, 1].", "clip")
+    exact_gradient: bool | None = _attack("Logit gradient in float64, where float32 would round it to zero.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attacks(Attacked, AttackSettings):
+    """Attacks and their settings."""
+
+    eps: Numbers | None = _attack("0.3, 8/255, or several; in L-inf at most 1.", example="0.1,0.2")
+    set: Names = _attack(
+        "A setting of the attack, such as steps=40; may be repeated.", default=(), metavar="KEY=VALUE"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aimed:
+    """What adaptive attacks are aimed at."""
+
+    detectors: Names | None = _attack("What an adaptive attack evades, or none; one or several.", flag="detector")
+    fpr: Numbers | None = _attack("False-positive rate of its threshold, or several.", "0.05")
+    budget: str | None = _attack(
+        "detector-aware: quick, standard or thorough: 200, 2,000, 10,000 gradients.", "standard"
+    )
+
+
+# -- where and on what -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Where runs lie, and what is printed: of all commands."""
+
+    runs_dir: str = _place("Where models and results are kept.", "runs", "runs", env="ADVBENCH_RUNS")
+    json: bool = _place("Rows as JSON on stdout, and nothing else.", default=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Locks:
+    """Whether runs are locked."""
+
+    no_locks: bool = _place(
+        "Lock nothing, where a file system has no locks; one process alone per run.", default=False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place(Locks, Output):
+    """Folders."""
+
+    reports_dir: str = _place("Where pages are written.", "reports", "reports")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine(Place):
+    """What computes, and where the data lie."""
+
+    device: str | None = _machine("cpu, cuda, cuda:1.", "cuda if there is one")
+    batch_size: int | None = _machine("Images an evaluation batch.", "256")
+    threads: int | None = _machine("CPU threads.", "torch's")
+    data_dir: str | None = _place("The folder that holds MNIST/raw/ and the like.", env="ADVBENCH_DATA")
+    download: bool = _place("Fetch missing data into the data folder.", default=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid(Machine):
+    """Who performs a study's cells."""
+
+    on: str | None = _machine(
+        "Where cells (a model, an attack on it) are performed: local (processes), ray or slurm."
+    )
+    jobs: int | None = _machine("How many at once.", "one a core of this machine")
+    gpus_per_job: float | None = _machine("ray, slurm: GPUs of each; in Ray a fraction shares one.")
+    address: str | None = _machine("ray: of a cluster, or auto.", "one started on this machine")
+    cells_per_job: int | None = _machine("slurm: cells of one model in a job.", "8")
+    slurm: Names = _machine(
+        "What a job asks for: partition=gpu, timeout_min=240; may be repeated.", default=(), metavar="KEY=VALUE"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Titled:
+    """A study's page."""
+
+    name: str | None = _place("Name of the study and its report's folder.")
+    title: str | None = _place("What stands over the report's page.", "the name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named(Titled):
+    """A page to write."""
+
+    overwrite: bool = _place("Replace a page over other models in its place.", default=False)
+
+
+# -- the commands ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table(Data, Recipe, Attacked, Titled):
+    """A study as it is asked for: the keys of a spec, of which None takes the digits study's."""
+
+    losses: tuple[Entry, ...] | None = _model("One of `advbench list losses`, or several.", flag="loss")
+    seeds: tuple[int, ...] | None = _model("Of weights and batches; one or several.", "0", flag="seed", example="0,1")
+    detectors: Names | None = _model("One of `advbench list detectors`, or several.", flag="detector")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Data, OneModel, Machine):
+    """`advbench train`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(Data, OneModel, Attacks, Aimed, Machine):
+    """`advbench attack`."""
+
+    shard: str | None = _machine("Only part i of n of the images: 1/4; auto = torchrun's RANK and WORLD_SIZE.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Table, LossSettings, Hardening, Attacks, Named, Grid):
+    """`advbench run`: what a spec holds, and how it is altered."""
+
+    spec: str | None = _argument("A TOML file; options override what it says.", None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Brought, Data, Attacks, Aimed, Named, Machine):
+    """`advbench evaluate`, and `advbench.evaluate` in Python."""
+
+    eps: Numbers | None = _attack("0.3, 8/255, or several; in L-inf at most 1.", "8/255", example="0.1,0.2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selected:
+    """Which attacked models a command is about; each an option of one or several values."""
+
+    dataset: Names | None = _only("Only these data sets.")
+    loss: Names | None = _only("Only these losses.")
+    alpha: Numbers | None = _only("Only these margins.", example="0.3,1")
+    lam: Numbers | None = _only("Only these weights of the likelihood term.", example="0.1,1")
+    covariance: Names | None = _only("Only these covariances.")
+    seed: tuple[int, ...] | None = _only("Only these seeds.", example="0,1")
+    training: Names | None = _only("Only these regimes: standard, adversarial.", example="standard,adversarial")
+    attack: Names | None = _only("Only these attacks.")
+    eps: Numbers | None = _only("Only these eps.", example="0.1,0.2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify(Selected, Place):
+    """`advbench verify`."""
+
+    detectors: Names | None = _only("Only these detectors.", flag="detector")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Verify, Named):
+    """`advbench report`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfRun(Output):
+    """A command about one run."""
+
+    run: str = _argument("A run's name (`advbench list runs`), or its folder.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge(OfRun, Data, Machine):
+    """`advbench merge`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit(OfRun, Machine):
+    """`advbench audit`."""
+
+    complete: bool = _plain("Run what is missing first, on few images; a second call goes on.", default=False)
+    dataset: str | None = _model("Where the run's data lie, if they are a folder or file of yours: folder:PATH.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduce(Grid):
+    """`advbench reproduce`."""
+
+    what: str = _argument("mnist: the MNIST experiments of Wan et al. 2018")
+    cell: Names | None = _model("Only these models, such as lgm1.0-100d-seed0; one or several.")
+    check: bool = _plain("Derive Table 6 and the EERs from the kept weights, and compare.", default=False)
+    security: bool = _plain("Only the attacks that know a detector, on what has weights.", default=False)
+    no_train: bool = _plain("Evaluate what has weights; train nothing.", default=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor(Locks, Output):
+    """`advbench doctor`."""
+
+    mend: bool = _plain(
+        "Forget what is broken, so that the next call makes it again; delete leftovers.", default=False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed(Output):
+    """`advbench list`."""
+
+    what: str = _argument("losses, attacks, detectors, networks, datasets or runs")

@@ -1,0 +1,184 @@
+"""Options to the table of a study, as a TOML file would hold it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from advbench import catalog
+from advbench.data.sources import label, slug
+from advbench.detection import DEFAULT_FPR, NO_DETECTOR
+from advbench.errors import BadSetting
+from advbench.evasion import AdaptiveAttack
+from advbench.settings import from_text, hints_of, parameters
+from advbench.study.evaluation import DETECTORS, EPS, Bringing, EvaluatedModel, Evaluation, usual_attacks
+from advbench.study.options import (
+    Aimed,
+    Attack,
+    Attacks,
+    AttackSettings,
+    Data,
+    Entry,
+    Evaluate,
+    Hardening,
+    LossSettings,
+    Recipe,
+    Run,
+    Table,
+    Train,
+    given,
+)
+from advbench.study.parsing import USUAL, named, parse
+from advbench.study.workspace import Workspace
+from advbench.types import Splits
+
+Settings = dict[str, Any]
+
+
+class Text(str):
+    """A value of --set, still to be read as its setting's type asks."""
+
+
+def training_table(options: Train | Attack) -> Table:
+    """One loss, one seed; no attack on it is made, and the built-in ones want 200 test images."""
+    loss = {"name": "softmax" if options.loss is None else options.loss, **given(options, LossSettings)}
+    asked = given(options, Data) | given(options, Recipe)
+    losses, seed = _hardened([loss], options), 0 if options.seed is None else options.seed
+    return Table(**asked, losses=losses, seeds=(seed,), attacks=("fgsm",))
+
+
+def attacking_table(options: Attack) -> Table:
+    """One model and the attacks on it."""
+    asked = {"detector": options.detectors, "fpr": options.fpr}
+    aim = {key: value for key, value in asked.items() if value is not None}
+    attacks = _altered(options, options.attacks or ("fgsm",))
+    adaptive = [_is_adaptive(entry["name"]) for entry in attacks]
+    if aim and not any(adaptive):
+        names = ", ".join(entry["name"] for entry in attacks)
+        raise BadSetting(f"{names} knows nothing of a detector; leave --{next(iter(aim))} out, or take joint")
+    attacks = tuple(entry | aim if knows else entry for entry, knows in zip(attacks, adaptive, strict=True))
+    return replace(training_table(options), attacks=attacks, n=options.n)
+
+
+def study_table(options: Run, spec: Table) -> Table:
+    """The study of a spec, as options alter it: an option that is given replaces the key that it is named after."""
+    asked = {**given(options, Table), "training": {**(spec.training or {}), **(options.training or {})}}
+    losses = options.losses or spec.losses or USUAL.losses or ()
+    if settings := given(options, LossSettings):
+        asked["losses"] = losses = _with_settings("loss", losses, settings)
+    if options.hardening is not None:
+        asked["losses"] = _hardened(losses, options)
+    return replace(spec, **{**asked, "attacks": _study_attacks(options, spec)})
+
+
+def evaluation_table(options: Evaluate) -> Table:
+    """--detector names what scores, and what an adaptive attack is aimed at; an attack's table has the last word."""
+    detectors = options.detectors or DETECTORS
+    attacks = []
+    for entry in options.attacks or usual_attacks(options.budget or "quick"):
+        name, own = named(entry, "attack")
+        aim = {"detector": detectors, "fpr": options.fpr or DEFAULT_FPR} if _is_adaptive(name) else {}
+        attacks.append({"name": name, "eps": options.eps or EPS, **aim, **own})
+    asked = {"name": _page_name(options), **given(options, Table)}
+    asked["attacks"] = _altered(replace(options, eps=None), attacks)
+    asked["detectors"] = tuple(d for d in detectors if d != NO_DETECTOR) or DETECTORS
+    return Table(**asked)
+
+
+def evaluation_of(
+    options: Evaluate,
+    workspace: Workspace,
+    model: Bringing,
+    *,
+    data: Splits | None = None,
+    classes_open: bool = False,
+) -> Evaluation:
+    """The evaluation of a model: on `data`, or on the data set that options name."""
+    subject = EvaluatedModel(model, options.features, mean=options.mean, std=options.std)
+    own: Settings = {"usual": options.attacks is None, "usual_fpr": options.fpr is None, "classes_open": classes_open}
+    return Evaluation(parse(evaluation_table(options)), workspace, subject, data=data, **own)
+
+
+def _page_name(options: Evaluate) -> str:
+    """Of the model and the data: `m-build-folder-cats` for m.py:build on folder:cats."""
+    model = Path(options.model or "").name.replace(".py:", "-")
+    return slug(f"{model[:30]}-{label(options.dataset or 'digits')}").lstrip(".")
+
+
+def _study_attacks(options: Run, spec: Table) -> tuple[Entry, ...] | None:
+    """The attacks of a study as options alter them.
+
+    An adaptive attack of theirs or of the built-in study is aimed at the detectors that --detector names, or, where
+    it has none yet, at the study's.
+    """
+    ours = options.attacks is not None or spec.attacks is None
+    if not given(options, Attacks) and not (ours and options.detectors is not None):
+        return spec.attacks
+    altered = _altered(options, options.attacks or spec.attacks or USUAL.attacks or ())
+    if options.n is not None:
+        altered = tuple({k: v for k, v in entry.items() if k != "n"} for entry in altered)
+    for entry in altered:
+        if ours and _is_adaptive(entry["name"]):
+            usual = entry.get("detector", spec.detectors or USUAL.detectors)
+            entry["detector"] = usual if options.detectors is None else options.detectors
+    return altered
+
+
+def _altered(options: Attacks, attacks: Iterable[Entry]) -> tuple[Settings, ...]:
+    """The attacks with the settings that options give."""
+    settings = given(options, AttackSettings)
+    if isinstance(options, Aimed) and options.budget is not None:
+        settings["budget"] = options.budget
+    if options.eps is not None:
+        settings["eps"] = options.eps
+    return _with_settings("attack", attacks, settings | _set_settings(options))
+
+
+def _is_adaptive(name: str) -> bool:
+    return issubclass(catalog.load("attack", name), AdaptiveAttack)
+
+
+def _with_settings(kind: str, listed: Iterable[Entry], settings: Settings) -> tuple[Settings, ...]:
+    """Give each loss or attack those of `settings` it has; a setting that none has is refused."""
+    found = [named(entry, kind) for entry in listed]
+    unused = set(settings)
+    result = []
+    for name, own in found:
+        cls = catalog.load(kind, name)
+        hints = hints_of(cls)
+        keys = [key for key in settings if key in parameters(cls)]
+        read = {k: from_text(v, hints[k], k) if isinstance(v := settings[k], Text) else v for k in keys}
+        result.append({"name": name, **own, **read})
+        unused -= set(keys)
+    if unused:
+        names = ", ".join(name for name, _ in found)
+        raise BadSetting(
+            f"{', '.join(sorted(unused))} is no setting of {names}; leave it out or name one that has it"
+        )
+    return tuple(result)
+
+
+def _hardened(listed: Iterable[Entry], options: Hardening) -> tuple[Settings, ...]:
+    """Give each loss what options say of adversarial training; a table keeps what they leave open."""
+    asked = options.hardening
+    result = []
+    for entry in listed:
+        name, own = named(entry, "loss")
+        before = own.get("adversarial")
+        if isinstance(before, Mapping) and asked is not False and asked is not None:
+            own |= {"adversarial": {**before, **(asked if isinstance(asked, Mapping) else {})}}
+        elif asked is not None:
+            own |= {"adversarial": asked}
+        result.append({"name": name, **own})
+    return tuple(result)
+
+
+def _set_settings(options: Attacks) -> Settings:
+    """What --set KEY=VALUE gives, as text."""
+    settings: Settings = {}
+    for word in options.set:
+        key, equals, value = word.partition("=")
+        if not key or not equals:
+            raise BadSetting(f"--set {word!r} is no setting; write for example --set steps=40")
+        settings[key.strip().replace("-", "_")] = Text(value.strip())
+    return settings
