@@ -9,7 +9,7 @@ import sys
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import Field, dataclass, field
 from fractions import Fraction
 from typing import Any, Literal, TypeVar
 
@@ -18,9 +18,41 @@ from advbench.errors import BadSetting, UnknownName
 T = TypeVar("T")
 
 
-def setting(default: T, text: str, **more: object) -> T:
-    """A field of a settings record: its default, and what `--help` says of it."""
-    return field(default=default, metadata={"help": text, **more})
+@dataclass(frozen=True)
+class Told:
+    """What `--help` says of a setting, and how its option differs from the field.
+
+    usual    the default in words, where it is not the field's
+    flag     the option's name, where it is not the field's
+    of       a record whose settings are options of their own, `prefix` before their names; given ones are a mapping
+    """
+
+    text: str
+    panel: str | None = None
+    usual: str | None = None
+    flag: str | None = None
+    argument: bool = False
+    example: str = "a,b"
+    env: str | None = None
+    metavar: str | None = None
+    of: type | None = None
+    prefix: str = ""
+
+
+def setting(default: T, text: str, **more: Any) -> T:
+    """A field of a settings record: its default, and what is told of it."""
+    return field(default=default, metadata={"told": Told(text, **more)})
+
+
+def told(f: Field[Any]) -> Told:
+    """What is told of a field that `setting` made."""
+    found: Told = f.metadata["told"]
+    return found
+
+
+def flag_of(f: Field[Any]) -> str:
+    """The name of a field's option."""
+    return told(f).flag or f.name
 
 
 def number(value: object, name: str) -> float:

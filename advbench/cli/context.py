@@ -11,7 +11,7 @@ from advbench import catalog
 from advbench.errors import BadSetting, UnknownName
 from advbench.runs import locks
 from advbench.settings import at_least
-from advbench.study.options import Machine, Named, Place, Selected, Table, Verify, given
+from advbench.study.options import Machine, Named, Place, Selected, Table, Verify
 
 MOST_THREADS = 1024  # beyond, the system refuses them in the middle of the work
 
@@ -39,7 +39,7 @@ def workspace_of(options: Place) -> Workspace:
     from advbench.progress import Terminal
     from advbench.study.workspace import Workspace
 
-    machine = options if isinstance(options, Machine) else Machine(**given(options, Place))
+    machine = options if isinstance(options, Machine) else Machine(**options.given(Place))
     if machine.threads is not None:
         at_least("threads", machine.threads, 1)
         if machine.threads > MOST_THREADS:
@@ -89,7 +89,7 @@ def selection_of(options: Selected) -> Selection:
     for regime in set(options.training or ()) - set(REGIMES):
         raise UnknownName("training regime", regime, REGIMES)
     datasets = None if options.dataset is None else tuple(map(label, options.dataset))
-    return Selection(given(replace(options, dataset=datasets), Selected))
+    return Selection(replace(options, dataset=datasets).given(Selected))
 
 
 def detectors_of(options: Verify, found: Sequence[Found]) -> list[str]:

@@ -4,13 +4,13 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, dataclass, fields, replace
 from typing import Annotated, Any, TypeVar
 
 import typer
 
 from advbench.errors import BadSetting
-from advbench.settings import number, whole
+from advbench.settings import Told, flag_of, number, told, whole
 
 R = TypeVar("R")
 Read = Callable[[str, str], Any]
@@ -25,33 +25,33 @@ class Option:
     key: str
     hint: Any
     default: Any
-    told: Mapping[str, Any]
+    told: Told
 
     def parameter(self) -> inspect.Parameter:
         """As typer reads it."""
         told, optional = self.told, isinstance(self.hint, types.UnionType)
         plain = next(h for h in typing.get_args(self.hint) if h is not types.NoneType) if optional else self.hint
-        usual = f" (default {told['usual']})." if told.get("usual") else ""
-        text = told["help"].removesuffix(".") + usual if usual else told["help"]
-        more: dict[str, Any] = {"help": text, "show_default": False}
-        keyword = inspect.Parameter.KEYWORD_ONLY
+        text = f"{told.text.removesuffix('.')} (default {told.usual})." if told.usual else told.text
         several = typing.get_origin(plain) is tuple
         hint: Any = list[str] | None if self.default == () else str | None if several else self.hint
-        if told.get("argument"):
+        if told.argument:
             default = None if optional else inspect.Parameter.empty
-            shown: Any = typer.Argument(**more)
-            return inspect.Parameter(self.name, keyword, default=default, annotation=Annotated[hint, shown])
-        flag = f"--{self.name.replace('_', '-')}"
-        flag += f"/--no-{flag[2:]}" if plain is bool and optional else ""
+            return self._made(hint, typer.Argument(help=text, show_default=False), default)
         read, metavar = KINDS.get(typing.get_args(plain)[0] if several else plain, (None, None))
+        flag = f"--{self.name.replace('_', '-')}"
+        both = f"{flag}/--no-{flag[2:]}" if plain is bool and optional else flag
+        more: dict[str, Any] = {"help": text, "show_default": False, "rich_help_panel": told.panel}
         if several and self.default is None:
             metavar = f"{metavar or 'NAME'},..."
-            more["parser"] = lambda text: _words(text, flag, read, self.name, told.get("example", "a,b"))
+            more["parser"] = lambda text: _words(text, flag, read, self.name, told.example)
         elif read is not None:
             more["parser"] = lambda text: read(text, self.name)
-        more |= {"metavar": told.get("metavar", metavar), "rich_help_panel": told.get("panel")}
-        shown = typer.Option(flag, envvar=told.get("env"), hidden=told.get("hidden", False), **more)
-        return inspect.Parameter(self.name, keyword, default=self.default or None, annotation=Annotated[hint, shown])
+        shown = typer.Option(both, envvar=told.env, metavar=told.metavar or metavar, **more)
+        return self._made(hint, shown, self.default or None)
+
+    def _made(self, hint: Any, shown: Any, default: Any) -> inspect.Parameter:
+        kind = inspect.Parameter.KEYWORD_ONLY
+        return inspect.Parameter(self.name, kind, default=default, annotation=Annotated[hint, shown])
 
 
 def takes(function: Callable[[R], None]) -> Callable[..., None]:
@@ -79,20 +79,21 @@ def _declared(record: Any) -> Iterator[tuple[Field[Any], Any]]:
 
 def _options(f: Field[Any], hint: Any) -> Iterator[Option]:
     """The option of a field; of one that maps the settings of a record, an option for each of them."""
-    if "of" not in f.metadata:
-        yield Option(f.metadata.get("flag", f.name), f.name, hint, f.default, f.metadata)
+    of = told(f).of
+    if of is None:
+        yield Option(flag_of(f), f.name, hint, f.default, told(f))
         return
-    hints = typing.get_type_hints(f.metadata["of"])
-    for one in fields(f.metadata["of"]):
-        name = f.metadata.get("prefix", "") + one.metadata.get("flag", one.name)
+    hints = typing.get_type_hints(of)
+    for one in fields(of):
         plain = str if typing.get_origin(hints[one.name]) is typing.Literal else hints[one.name]
-        yield Option(name, one.name, plain | None, None, {**one.metadata, "panel": f.metadata["panel"]})
+        own = replace(told(one), panel=told(f).panel)
+        yield Option(told(f).prefix + flag_of(one), one.name, plain | None, None, own)
 
 
 def _value(f: Field[Any], options: Sequence[Option], given: Mapping[str, Any]) -> Any:
     """What a field is given by its options."""
-    if "of" in f.metadata:
-        return {o.key: given[o.name] for o in options if given[o.name] is not None} or None
+    if told(f).of is not None:
+        return {o.key: value for o in options if (value := given[o.name]) is not None} or None
     value = given[options[0].name]
     return tuple(value or ()) if f.default == () else bool(value) if f.default is False else value
 

@@ -11,10 +11,11 @@ from advbench.data.sources import option, recipe_of
 from advbench.formatting import as_text
 from advbench.recipes import AdversarialTraining, Training
 from advbench.runs import SUPPLIED, Row, Run, artifacts
+from advbench.settings import flag_of
 from advbench.study.options import Aimed, AttackSettings
 from advbench.study.spec import Model
 
-OF_ATTACKS = {f.metadata.get("flag", f.name) for group in (AttackSettings, Aimed) for f in fields(group)}
+OF_ATTACKS = {flag_of(f) for group in (AttackSettings, Aimed) for f in fields(group)}
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def _trained_words(record: Mapping[str, Any]) -> list[str]:
     words += _options(model.loss.unusual("loss"))
     recorded = {f: getattr(model.training, f.name) for f in fields(Training)}
     unusual = {f: value for f, value in recorded.items() if value != getattr(usual, f.name)}
-    words += _options({f.metadata.get("flag", f.name): value for f, value in unusual.items()})
+    words += _options({flag_of(f): value for f, value in unusual.items()})
     return words + _options(regime_options(record.get("adversarial"), recipe.adversarial))
 
 

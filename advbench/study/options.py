@@ -1,13 +1,11 @@
 """What a command, a spec or a call in Python asks for: records, a line an option, declared once for all three.
 
-A field's metadata is what `advbench.cli.takes` makes an option of: `help`, `panel`, `flag` where it is not the
-field's name, `usual` (the default as --help shows it), `example` (for a message), `env`, `metavar`, `hidden`. `of` is
-a record whose settings are options of their own, kept as a mapping of those that are given. None = not given.
+`advbench.cli.takes` makes the command line of them. None = not given.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from typing import Any, dataclass_transform
 
 from advbench.errors import BadSetting
 from advbench.recipes import AdversarialTraining, Training
@@ -37,25 +35,31 @@ PATHS = "folder:PATH, npz:PATH, safetensors:PATH"
 REGIME = "Adversarial training (each turns it on; defaults: the data set's own)"
 
 
-def given(record: object, group: type) -> dict[str, Any]:
-    """The fields of `group` that are given in a record."""
-    found = {f.name: getattr(record, f.name, None) for f in fields(group)}
-    return {name: value for name, value in found.items() if value not in (None, ())}
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Base of the records, each a frozen dataclass with keyword-only fields."""
+
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True, kw_only=True)(cls)
+
+    def given(self, group: type["Options"]) -> dict[str, Any]:
+        """The fields of `group` that are given here."""
+        found = {f.name: getattr(self, f.name, None) for f in fields(group)}
+        return {name: value for name, value in found.items() if value not in (None, ())}
 
 
 # -- what is attacked ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Data:
+class Data(Options):
     """Images."""
 
     dataset: str | None = _model(f"One of `advbench list datasets`, or {PATHS}.", "digits")
     image_size: int | None = _model("Image folder: shorter side scaled to N, middle square taken.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Options):
     """How models are trained; what is left out is the data set's own."""
 
     network: str | None = _model("One of `advbench list networks`.", "the data set's own")
@@ -65,8 +69,7 @@ class Recipe:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class LossSettings:
+class LossSettings(Options):
     """Settings of losses with an option of their own."""
 
     alpha: float | None = _model("L-GM: margin.", "1")
@@ -81,8 +84,7 @@ class LossSettings:
     floor: float | None = _model("L-Softmax: that least weight.", "0.5")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Hardening:
+class Hardening(Options):
     """Whether models are trained adversarially, and how."""
 
     adversarial: bool | None = setting(None, "Train on attacked images (positive control).", panel=REGIME)
@@ -101,57 +103,37 @@ class Hardening:
         return own or self.adversarial
 
 
-@dataclass(frozen=True, kw_only=True)
-class OneModel(Recipe, LossSettings, Hardening):
-    """One model to train."""
-
-    loss: str | None = _model("One of `advbench list losses`.", "softmax")
-    seed: int | None = _model("Of weights and batches.", "0")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Brought:
-    """A model of the user's own, and how it takes its images."""
-
-    model: str | None = _model("m.py:build, package.module:build, timm:NAME or archive.pt2: runs that code.")
-    weights: str | None = _model("Its weights, read as data; FILE:KEY for one set of several.")
-    features: str | None = _model("Layer whose output is the features.", "the last layer's input")
-    mean: Numbers | None = _model("It is given (image - mean) / std: 0.5, or one a channel.")
-    std: Numbers | None = _model("The std of that.")
-    trust: bool = _model("Open a torch.export archive, which is code.", default=False)
-
-
 # -- what it is attacked with ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Attacked:
+class Attacked(Options):
     """Attacks, and how many images they are made on."""
 
     attacks: tuple[Entry, ...] | None = _attack("One of `advbench list attacks`, or several.", "fgsm", flag="attack")
     n: int | None = _attack("The first N test images.", "all")
 
 
-@dataclass(frozen=True, kw_only=True)
-class AttackSettings:
+class AttackSettings(Options):
     """Settings of attacks with an option of their own."""
 
+    eps: Numbers | None = _attack("0.3, 8/255, or several; in L-inf at most 1.", example="0.1,0.2")
     clip: bool | None = _attack("Keep images inside [0, 1].", "clip")
     exact_gradient: bool | None = _attack("Logit gradient in float64, where float32 would round it to zero.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Attacks(Attacked, AttackSettings):
-    """Attacks and their settings."""
+class Set(Options):
+    """Any other setting."""
 
-    eps: Numbers | None = _attack("0.3, 8/255, or several; in L-inf at most 1.", example="0.1,0.2")
     set: Names = _attack(
         "A setting of the attack, such as steps=40; may be repeated.", default=(), metavar="KEY=VALUE"
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Aimed:
+class Attacks(Attacked, AttackSettings, Set):
+    """Attacks and their settings."""
+
+
+class Aimed(Options):
     """What adaptive attacks are aimed at."""
 
     detectors: Names | None = _attack("What an adaptive attack evades, or none; one or several.", flag="detector")
@@ -164,16 +146,14 @@ class Aimed:
 # -- where and on what -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Output:
+class Output(Options):
     """Where runs lie, and what is printed: of all commands."""
 
     runs_dir: str = _place("Where models and results are kept.", "runs", "runs", env="ADVBENCH_RUNS")
     json: bool = _place("Rows as JSON on stdout, and nothing else.", default=False)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Locks:
+class Locks(Options):
     """Whether runs are locked."""
 
     no_locks: bool = _place(
@@ -181,14 +161,12 @@ class Locks:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class Place(Locks, Output):
     """Folders."""
 
     reports_dir: str = _place("Where pages are written.", "reports", "reports")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Machine(Place):
     """What computes, and where the data lie."""
 
@@ -199,7 +177,6 @@ class Machine(Place):
     download: bool = _place("Fetch missing data into the data folder.", default=False)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Grid(Machine):
     """Who performs a study's cells."""
 
@@ -215,15 +192,13 @@ class Grid(Machine):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Titled:
+class Titled(Options):
     """A study's page."""
 
     name: str | None = _place("Name of the study and its report's folder.")
     title: str | None = _place("What stands over the report's page.", "the name")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Named(Titled):
     """A page to write."""
 
@@ -233,7 +208,6 @@ class Named(Titled):
 # -- the commands ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
 class Table(Data, Recipe, Attacked, Titled):
     """A study as it is asked for: the keys of a spec, of which None takes the digits study's."""
 
@@ -242,34 +216,38 @@ class Table(Data, Recipe, Attacked, Titled):
     detectors: Names | None = _model("One of `advbench list detectors`, or several.", flag="detector")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Train(Data, OneModel, Machine):
+class Train(Data, Recipe, LossSettings, Hardening, Machine):
     """`advbench train`."""
 
+    loss: str | None = _model("One of `advbench list losses`.", "softmax")
+    seed: int | None = _model("Of weights and batches.", "0")
 
-@dataclass(frozen=True, kw_only=True)
-class Attack(Data, OneModel, Attacks, Aimed, Machine):
+
+class Attack(Train, Attacks, Aimed):
     """`advbench attack`."""
 
     shard: str | None = _machine("Only part i of n of the images: 1/4; auto = torchrun's RANK and WORLD_SIZE.")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Run(Table, LossSettings, Hardening, Attacks, Named, Grid):
     """`advbench run`: what a spec holds, and how it is altered."""
 
     spec: str | None = _argument("A TOML file; options override what it says.", None)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluate(Brought, Data, Attacks, Aimed, Named, Machine):
+class Evaluate(Data, Attacks, Aimed, Named, Machine):
     """`advbench evaluate`, and `advbench.evaluate` in Python."""
 
+    model: str | None = _model("m.py:build, package.module:build, timm:NAME or archive.pt2: runs that code.")
+    weights: str | None = _model("Its weights, read as data; FILE:KEY for one set of several.")
+    features: str | None = _model("Layer whose output is the features.", "the last layer's input")
+    mean: Numbers | None = _model("It is given (image - mean) / std: 0.5, or one a channel.")
+    std: Numbers | None = _model("The std of that.")
+    trust: bool = _model("Open a torch.export archive, which is code.", default=False)
     eps: Numbers | None = _attack("0.3, 8/255, or several; in L-inf at most 1.", "8/255", example="0.1,0.2")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Selected:
+class Selected(Options):
     """Which attacked models a command is about; each an option of one or several values."""
 
     dataset: Names | None = _only("Only these data sets.")
@@ -283,39 +261,29 @@ class Selected:
     eps: Numbers | None = _only("Only these eps.", example="0.1,0.2")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Verify(Selected, Place):
     """`advbench verify`."""
 
     detectors: Names | None = _only("Only these detectors.", flag="detector")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Report(Verify, Named):
     """`advbench report`."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class OfRun(Output):
-    """A command about one run."""
-
-    run: str = _argument("A run's name (`advbench list runs`), or its folder.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Merge(OfRun, Data, Machine):
+class Merge(Machine):
     """`advbench merge`."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Audit(OfRun, Machine):
-    """`advbench audit`."""
-
-    complete: bool = _plain("Run what is missing first, on few images; a second call goes on.", default=False)
+    run: str = _argument("A run's name (`advbench list runs`), or its folder.")
     dataset: str | None = _model("Where the run's data lie, if they are a folder or file of yours: folder:PATH.")
 
 
-@dataclass(frozen=True, kw_only=True)
+class Audit(Merge):
+    """`advbench audit`."""
+
+    complete: bool = _plain("Run what is missing first, on few images; a second call goes on.", default=False)
+
+
 class Reproduce(Grid):
     """`advbench reproduce`."""
 
@@ -326,7 +294,6 @@ class Reproduce(Grid):
     no_train: bool = _plain("Evaluate what has weights; train nothing.", default=False)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Doctor(Locks, Output):
     """`advbench doctor`."""
 
@@ -335,7 +302,6 @@ class Doctor(Locks, Output):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class Listed(Output):
     """`advbench list`."""
 

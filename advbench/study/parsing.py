@@ -13,7 +13,7 @@ from advbench.errors import BadSetting, UnknownName
 from advbench.evasion import AdaptiveAttack
 from advbench.recipes import Recipe, Training, adversarial_training
 from advbench.settings import convert, defaults, fill, number
-from advbench.study.options import Entry, Table, given
+from advbench.study.options import Entry, Table
 from advbench.study.spec import AttackChoice, Choice, Spec, TrainedLoss
 
 USUAL = Table(
@@ -76,7 +76,7 @@ def parse(table: Table | Mapping[str, object]) -> Spec:
     Raises UnknownName for an unknown key, plug-in or choice, BadSetting for a bad value.
     """
     asked = table if isinstance(table, Table) else read(table)
-    asked = replace(USUAL, **given(asked, Table))
+    asked = replace(USUAL, **asked.given(Table))
     dataset, n = asked.dataset or "", count_of_images(asked.n)
     source(dataset, asked.image_size)
     recipe = recipe_of(dataset)

@@ -26,7 +26,6 @@ from advbench.study.options import (
     Run,
     Table,
     Train,
-    given,
 )
 from advbench.study.parsing import USUAL, named, parse
 from advbench.study.workspace import Workspace
@@ -41,8 +40,8 @@ class Text(str):
 
 def training_table(options: Train | Attack) -> Table:
     """One loss, one seed; no attack on it is made, and the built-in ones want 200 test images."""
-    loss = {"name": "softmax" if options.loss is None else options.loss, **given(options, LossSettings)}
-    asked = given(options, Data) | given(options, Recipe)
+    loss = {"name": "softmax" if options.loss is None else options.loss, **options.given(LossSettings)}
+    asked = options.given(Data) | options.given(Recipe)
     losses, seed = _hardened([loss], options), 0 if options.seed is None else options.seed
     return Table(**asked, losses=losses, seeds=(seed,), attacks=("fgsm",))
 
@@ -62,9 +61,9 @@ def attacking_table(options: Attack) -> Table:
 
 def study_table(options: Run, spec: Table) -> Table:
     """The study of a spec, as options alter it: an option that is given replaces the key that it is named after."""
-    asked = {**given(options, Table), "training": {**(spec.training or {}), **(options.training or {})}}
+    asked = {**options.given(Table), "training": {**(spec.training or {}), **(options.training or {})}}
     losses = options.losses or spec.losses or USUAL.losses or ()
-    if settings := given(options, LossSettings):
+    if settings := options.given(LossSettings):
         asked["losses"] = losses = _with_settings("loss", losses, settings)
     if options.hardening is not None:
         asked["losses"] = _hardened(losses, options)
@@ -79,7 +78,7 @@ def evaluation_table(options: Evaluate) -> Table:
         name, own = named(entry, "attack")
         aim = {"detector": detectors, "fpr": options.fpr or DEFAULT_FPR} if _is_adaptive(name) else {}
         attacks.append({"name": name, "eps": options.eps or EPS, **aim, **own})
-    asked = {"name": _page_name(options), **given(options, Table)}
+    asked = {"name": _page_name(options), **options.given(Table)}
     asked["attacks"] = _altered(replace(options, eps=None), attacks)
     asked["detectors"] = tuple(d for d in detectors if d != NO_DETECTOR) or DETECTORS
     return Table(**asked)
@@ -112,7 +111,7 @@ def _study_attacks(options: Run, spec: Table) -> tuple[Entry, ...] | None:
     it has none yet, at the study's.
     """
     ours = options.attacks is not None or spec.attacks is None
-    if not given(options, Attacks) and not (ours and options.detectors is not None):
+    if not options.given(Attacks) and not (ours and options.detectors is not None):
         return spec.attacks
     altered = _altered(options, options.attacks or spec.attacks or USUAL.attacks or ())
     if options.n is not None:
@@ -126,11 +125,9 @@ def _study_attacks(options: Run, spec: Table) -> tuple[Entry, ...] | None:
 
 def _altered(options: Attacks, attacks: Iterable[Entry]) -> tuple[Settings, ...]:
     """The attacks with the settings that options give."""
-    settings = given(options, AttackSettings)
+    settings = options.given(AttackSettings)
     if isinstance(options, Aimed) and options.budget is not None:
         settings["budget"] = options.budget
-    if options.eps is not None:
-        settings["eps"] = options.eps
     return _with_settings("attack", attacks, settings | _set_settings(options))
 
 
