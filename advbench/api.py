@@ -22,7 +22,9 @@ from advbench.progress import Quiet, Terminal
 from advbench.report import write
 from advbench.runs import Row, artifacts
 from advbench.settings import convert, number
-from advbench.study.evaluation import DETECTORS, EPS, Given
+from advbench.study.attack_rows import weakness
+from advbench.study.brought import Given
+from advbench.study.evaluation import DETECTORS, EPS
 from advbench.study.options import Entry, Evaluate
 from advbench.study.parsing import entry, listed, text
 from advbench.study.request import evaluation_of
@@ -30,7 +32,7 @@ from advbench.study.selection import Found, attack_rows
 from advbench.study.verify import verify_found
 from advbench.study.workspace import Workspace
 from advbench.supplied.isolation import own_state
-from advbench.types import Diagnostic
+from advbench.types import Diagnostic, warn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -190,17 +192,17 @@ def evaluate(
             std=_channels(std, "std"),
         )
         open_ = classes is None and train is None
-        study = evaluation_of(asked, workspace, Given(model), data=splits, classes_open=open_)
-        study.attack()
-        (supplied,) = study.models()
-        run = runs.load(workspace.runs_dir / supplied.run_name(study.fingerprint))
-        known = attack_rows(run)
-        found = Found(run, tuple(choice.file_name for choice in study.attacks))
+        with evaluation_of(asked, workspace, Given(model), data=splits, classes_open=open_) as study:
+            weak = filter(None, map(weakness, study.attack()))
+            (supplied,), names = study.models(), tuple(choice.file_name for choice in study.attacks)
+            run = runs.load(workspace.runs_dir / supplied.run_name(study.fingerprint))
+        findings = *supplied.findings, *(warn("weak-attack", text) for text in weak)
+        known, found = attack_rows(run), Found(run, names)
         verified = verify_found([found], study.spec.detectors, workspace.progress)
-    for finding in study.findings:
+    for finding in findings:
         warnings.warn(finding.text, stacklevel=2)
     rows = {a: known[a] for a in found.attacks}
-    return Result(verified, rows, study.findings, found, study.spec.detectors, workspace, keep)
+    return Result(verified, rows, findings, found, study.spec.detectors, workspace, keep)
 
 
 Channels = float | Sequence[float] | None

@@ -134,7 +134,7 @@ def run(options: Run) -> None:
 def evaluate(options: Evaluate) -> None:
     """Attack and score a model of your own, on data of your own, and write its report."""
     from advbench.report import write
-    from advbench.study.evaluation import Named
+    from advbench.study.brought import Named
     from advbench.study.request import evaluation_of
 
     if options.model is None:
@@ -142,8 +142,9 @@ def evaluate(options: Evaluate) -> None:
             "no model is named; write for example --model m.py:build, where build() in m.py returns a torch.nn.Module"
         )
     model = Named(options.model, None if options.weights is None else Path(options.weights), options.trust)
-    with contextlib.redirect_stdout(sys.stderr):  # whatever the user's model prints as it runs
-        page, rows = write.run(evaluation_of(options, workspace_of(options), model))
+    said = contextlib.redirect_stdout(sys.stderr)  # whatever the user's model prints as it runs
+    with said, evaluation_of(options, workspace_of(options), model) as study:
+        page, rows = write.run(study)
     emit("evaluate", rows, options, page)
 
 

@@ -9,12 +9,12 @@ from advbench.cli.context import study_of, workspace_of
 from advbench.device import take_gpu
 from advbench.errors import BadRun, BadSetting
 from advbench.grid import shards
-from advbench.grid.perform import OfCell
 from advbench.runs import Row
 from advbench.runs.shards import FOLDER, Shard, folder_of, notes_of
 from advbench.study import selection
 from advbench.study.options import Attack, Merge, Table
 from advbench.study.parsing import parse
+from advbench.study.study import Study
 
 
 def shard_of(text: str, environment: Mapping[str, str]) -> Shard:
@@ -57,11 +57,11 @@ def merge_shards(options: Merge) -> list[Row]:
         spec = parse(table | {"dataset": options.dataset or recorded})
         if (len(spec.models()), len(spec.attacks)) != (1, 1):
             raise BadRun(f"the shards in {folder} are of several models or attacks; delete them")
-        (model,), (choice,) = spec.models(), spec.attacks
-        study = OfCell(spec, workspace, [], None)
+        study = Study(spec, workspace, weights=[])
+        (model,), (choice,) = study.trained, spec.attacks
         if (model.run_name(study.fingerprint), choice.file_name) != (run.name, folder.name):
             raise BadRun(f"the shards in {folder} are of another model, data set or attack; delete them")
-        with study.run_of(model) as held:
+        with study.run_of(model.model) as held:
             rows.append(shards.merge(study, held, model, choice))
     if not rows:
         raise BadRun(f"{run.folder} holds no shards; make them with: advbench attack --shard 1/2, then --shard 2/2")

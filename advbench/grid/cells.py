@@ -102,8 +102,7 @@ def cells_of(study: Study, detectors: Sequence[str] = ()) -> list[Cell]:
     A surrogate that is none of the study's models has a cell of its own.
     """
     place, found, made = workspace_table(study), [], set[str]()
-    for model in study.models():
-        assert isinstance(model, Model)
+    for model in study.spec.models():
         name, attacks = model.run_name(study.fingerprint), []
         found += _making(study, model, place, made)
         for choice in study.attacks:

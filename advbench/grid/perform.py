@@ -9,25 +9,10 @@ from advbench.errors import Damaged
 from advbench.grid.cells import SCORED, Cell, Outcome, workspace_from
 from advbench.progress import Progress
 from advbench.study.parsing import parse
-from advbench.study.spec import Model, Spec
-from advbench.study.study import READY, Study
+from advbench.study.spec import Spec
+from advbench.study.study import READY, LoadedData, Study
+from advbench.study.train import TrainedModel
 from advbench.study.verify import verify
-from advbench.study.workspace import Workspace
-from advbench.types import Splits
-
-
-class OfCell(Study):
-    """The study of one cell's model, on data that are loaded already."""
-
-    def __init__(self, spec: Spec, place: Workspace, weights: list[Path], data: tuple[Splits, str] | None) -> None:
-        super().__init__(spec, place, weights=weights)
-        if data is not None:
-            self.splits, self.fingerprint = data
-
-    @property
-    def data(self) -> tuple[Splits, str]:
-        """Its data and their fingerprint, for the next study of the same."""
-        return self.splits, self.fingerprint
 
 
 class Performer:
@@ -35,8 +20,8 @@ class Performer:
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
-        self._data: dict[str, tuple[Splits, str]] = {}
-        self._last: tuple[object, OfCell] | None = None
+        self._data: dict[str, LoadedData] = {}
+        self._last: tuple[object, Study] | None = None
 
     def perform(self, cell: Cell) -> Outcome:
         """Do a cell that is not done; raises what a study does, BadRun too where another process has its run.
@@ -45,19 +30,19 @@ class Performer:
         """
         began = time.perf_counter()
         spec = parse(cell.table)
-        (model,) = spec.models()
-        study = self._study(spec, model, cell)
+        study = self._study(spec, cell)
+        (model,) = study.trained
         try:
             made = self._perform(study, spec, model, cell)
         except Damaged:  # found while others may be at work on the run
-            with study.run_of(model) as run:
+            with study.run_of(model.model) as run:
                 study.perform(run, model, None)
             made = self._perform(study, spec, model, cell)
         return Outcome(cell.run, cell.step, made, time.perf_counter() - began)
 
-    def _perform(self, study: OfCell, spec: Spec, model: Model, cell: Cell) -> bool:
+    def _perform(self, study: Study, spec: Spec, model: TrainedModel, cell: Cell) -> bool:
         # a model is made alone, attacks on it side by side
-        with study.run_of(model, None if cell.step == READY else cell.step) as run:
+        with study.run_of(model.model, None if cell.step == READY else cell.step) as run:
             made = not cell.done_in(run)
             if cell.step == SCORED:
                 verify(run, [choice.file_name for choice in spec.attacks], spec.detectors, self.progress)
@@ -65,14 +50,14 @@ class Performer:
                 study.perform(run, model, None if cell.step == READY else spec.attacks[0])
         return made
 
-    def _study(self, spec: Spec, model: Model, cell: Cell) -> OfCell:
-        key = model, spec.dataset, dict(cell.place)
+    def _study(self, spec: Spec, cell: Cell) -> Study:
+        key = spec.models(), spec.dataset, dict(cell.place)
         if self._last is None or self._last[0] != key:
             place = workspace_from(cell.place, self.progress)
             data = json.dumps([spec.dataset, spec.image_size, cell.place["data_dir"]])
             # an attack's own checks were made where the cell came from
-            blank = replace(spec, attacks=(), detectors=())
-            study = OfCell(blank, place, [Path(folder) for folder in cell.place["weights"]], self._data.get(data))
+            blank, weights = replace(spec, attacks=(), detectors=()), [Path(f) for f in cell.place["weights"]]
+            study = Study(blank, place, weights=weights, data=self._data.get(data))
             self._data[data] = study.data
             self._last = key, study
         return self._last[1]

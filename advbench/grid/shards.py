@@ -20,8 +20,9 @@ from advbench.errors import BadRun, Damaged
 from advbench.grid.cells import attack_table, model_table
 from advbench.runs import Row, Run, artifacts, attack_row, repair, sealed, sealed_json, write_whole
 from advbench.runs.shards import Note, Shard, delete, folder_of, name_of, notes_of, read_note, read_shard
-from advbench.study.spec import AttackChoice, Model
+from advbench.study.spec import AttackChoice
 from advbench.study.study import Study
+from advbench.study.train import TrainedModel
 from advbench.types import Adversarials
 
 
@@ -30,19 +31,18 @@ def attack(study: Study, shard: Shard) -> list[Row]:
 
     A model that does not exist is trained by the first process that comes, the others wait.
     """
-    study.waits = True
+    study = Study(study.spec, study.workspace, weights=study.weights, waits=True)
     rows = []
-    for model in study.models():
-        assert isinstance(model, Model)
+    for model in study.trained:
         say = study.workspace.progress.say
-        with study.run_of(model) as run:
+        with study.run_of(model.model) as run:
             study.perform(run, model, None)
             for choice in study.attacks:
                 repair.is_whole(run, f"attack {choice.file_name}", say)
         for choice in study.attacks:
             if f"attack {choice.file_name}" not in run.steps:
                 _make(study, run, model, choice, shard)
-            with study.run_of(model) as run:
+            with study.run_of(model.model) as run:
                 if f"attack {choice.file_name}" not in run.steps and not _all_there(run, choice, shard.of, say):
                     say(f"{run.name}: {choice.file_name}: shard {shard} is done, not all are")
                     continue
@@ -50,7 +50,7 @@ def attack(study: Study, shard: Shard) -> list[Row]:
     return rows
 
 
-def merge(study: Study, run: Run, model: Model, choice: AttackChoice) -> Row:
+def merge(study: Study, run: Run, model: TrainedModel, choice: AttackChoice) -> Row:
     """Join an attack's shards into the step of the whole attack, in its held run; they are deleted.
 
     Raises BadRun where an image is in none of them or in two, where they were not made alike, or one is damaged.
@@ -71,7 +71,7 @@ def merge(study: Study, run: Run, model: Model, choice: AttackChoice) -> Row:
     return attack_row(run, choice.file_name)
 
 
-def _make(study: Study, run: Run, model: Model, choice: AttackChoice, shard: Shard) -> None:
+def _make(study: Study, run: Run, model: TrainedModel, choice: AttackChoice, shard: Shard) -> None:
     """Attack the shard's images and write its files, where they are not there."""
     batch = study.workspace.batch_size
     part = shard.part(len(study.splits.test.take(slice(choice.n))), batch)
@@ -94,7 +94,7 @@ def _make(study: Study, run: Run, model: Model, choice: AttackChoice, shard: Sha
         "members": list(made.members),
         "implementation": made.implementation,
         "info": info,
-        "table": model_table(study.spec, model)
+        "table": model_table(study.spec, model.model)
         | {"dataset": label(study.spec.dataset), "attacks": [attack_table(choice)]},
     }
     write_whole(folder / f"{name}.safetensors", data)

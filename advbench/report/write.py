@@ -8,8 +8,8 @@ from pathlib import Path
 
 from advbench.errors import BadSetting
 from advbench.progress import Quiet
-from advbench.runs import Row, check_folder, load, sealed_json, text_of, write_whole
-from advbench.study.selection import Found
+from advbench.runs import SUPPLIED, Row, check_folder, load, sealed_json, text_of, write_whole
+from advbench.study.selection import Found, attack_rows
 from advbench.study.study import Study
 from advbench.study.verify import verify_found
 from advbench.study.workspace import Workspace
@@ -45,15 +45,18 @@ def page_of(study: Study) -> Path:
 
 
 def run(study: Study) -> tuple[Path, list[Row]]:
-    """Attack what a study is about, verify it and write its page: the page's path, and the verify rows."""
-    with study.isolated():
-        page = page_of(study)
-        study.attack()
-        names, spec, workspace = tuple(choice.file_name for choice in study.attacks), study.spec, study.workspace
-        made = [load(workspace.runs_dir / model.run_name(study.fingerprint)) for model in study.models()]
-        own, shown = [Found(run, names) for run in made], [Found(run, study.shown(run, names)) for run in made]
-        page, rows = report(spec.name, shown, spec.detectors, workspace, page=page, title=spec.title, overwrite=True)
-        return page, rows if shown == own else verify_found(own, spec.detectors, Quiet())
+    """Attack what a study is about, verify it and write its page: the page's path, and the verify rows.
+
+    The page of a supplied model holds all attacks that its run holds: it is not narrowed by the next one.
+    """
+    page = page_of(study)
+    study.attack()
+    names, spec, workspace = tuple(choice.file_name for choice in study.attacks), study.spec, study.workspace
+    made = [load(workspace.runs_dir / model.run_name(study.fingerprint)) for model in study.models()]
+    own = [Found(run, names) for run in made]
+    shown = [Found(run, tuple(attack_rows(run))) if SUPPLIED in run.model else Found(run, names) for run in made]
+    page, rows = report(spec.name, shown, spec.detectors, workspace, page=page, title=spec.title, overwrite=True)
+    return page, rows if shown == own else verify_found(own, spec.detectors, Quiet())
 
 
 def report(

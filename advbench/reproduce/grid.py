@@ -13,7 +13,7 @@ from advbench.reproduce.cells import DETECTORS, Cell, Entry, chosen
 from advbench.reproduce.records import Record
 from advbench.runs import Run, released, sha256, to_json, write_whole
 from advbench.study.selection import Found
-from advbench.study.study import Study
+from advbench.study.study import LoadedData, Study
 from advbench.study.train import ensure_trained
 from advbench.study.verify import verify_found
 from advbench.study.workspace import Workspace
@@ -48,9 +48,8 @@ class Grid:
         place = replace(self.place, runs_dir=self.work / kind)
         if kind in ("evaluated", "security"):
             place = replace(place, device=CPU)
-        study = Study(cell.spec(training, attacks), place, weights=[self.weights(cell).parent])
-        study.splits = self.splits
-        return study
+        data = LoadedData(self.splits, self.place.progress)
+        return Study(cell.spec(training, attacks), place, weights=[self.weights(cell).parent], data=data)
 
     def weights(self, cell: Cell) -> Path:
         """Where the cell's rounded weights lie, or would."""

@@ -131,9 +131,8 @@ def study_of(grid: Grid, trial: Trial) -> Study:
     study = grid.study(Cell(trial.loss, 100, 0), "tuning", None, **trial.training)
     (loss,) = study.spec.losses
     choice = loss_choice(trial.entry())
-    study.spec = replace(study.spec, losses=(replace(loss, name=choice.name, settings=choice.settings),))
-    study.weights = []
-    return study
+    spec = replace(study.spec, losses=(replace(loss, name=choice.name, settings=choice.settings),))
+    return Study(spec, study.workspace, weights=[], data=study.data)
 
 
 def _row(grid: Grid, trial: Trial, part: str) -> Row:

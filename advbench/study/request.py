@@ -1,6 +1,7 @@
 """Options to the table of a study, as a TOML file would hold it."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from advbench.detection import DEFAULT_FPR, NO_DETECTOR
 from advbench.errors import BadSetting
 from advbench.evasion import AdaptiveAttack
 from advbench.settings import from_text, hints_of, parameters
-from advbench.study.evaluation import DETECTORS, EPS, Bringing, EvaluatedModel, Evaluation, usual_attacks
+from advbench.study.brought import Bringing, EvaluatedModel
+from advbench.study.evaluation import DETECTORS, EPS, Leeway, evaluating, usual_attacks
 from advbench.study.options import (
     Aimed,
     Attack,
@@ -28,6 +30,7 @@ from advbench.study.options import (
     Train,
 )
 from advbench.study.parsing import USUAL, named, parse
+from advbench.study.study import Study
 from advbench.study.workspace import Workspace
 from advbench.types import Splits
 
@@ -91,11 +94,11 @@ def evaluation_of(
     *,
     data: Splits | None = None,
     classes_open: bool = False,
-) -> Evaluation:
-    """The evaluation of a model: on `data`, or on the data set that options name."""
-    subject = EvaluatedModel(model, options.features, mean=options.mean, std=options.std)
-    own: Settings = {"usual": options.attacks is None, "usual_fpr": options.fpr is None, "classes_open": classes_open}
-    return Evaluation(parse(evaluation_table(options)), workspace, subject, data=data, **own)
+) -> AbstractContextManager[Study]:
+    """The study of a supplied model: on `data`, or on the data set that options name."""
+    asked = EvaluatedModel(model, options.features, mean=options.mean, std=options.std)
+    leeway = Leeway(attacks=options.attacks is None, fpr=options.fpr is None, classes=classes_open)
+    return evaluating(parse(evaluation_table(options)), workspace, asked, leeway, data)
 
 
 def _page_name(options: Evaluate) -> str:

@@ -1,6 +1,9 @@
 """The spec of a study: models, attacks, detectors."""
 
+from __future__ import annotations
+
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,8 +14,10 @@ from advbench.data.sources import label, recipe_of, slug
 from advbench.errors import BadSetting
 from advbench.evasion import AdaptiveAttack, Attack, FromSurrogate
 from advbench.recipes import ADVERSARIAL, STANDARD, AdversarialTraining, Training, words
-from advbench.runs import digest
+from advbench.runs import Run, digest
 from advbench.settings import defaults
+from advbench.types import Diagnostic
+from advbench.victim import Victim
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,36 @@ class SuppliedModel:
         return f"{readable}-{digest(self.record(data_fingerprint))}"
 
 
+class StudiedModel(ABC):
+    """A model that a study is about, of either kind: trained here (`train.TrainedModel`), or supplied.
+
+    findings   what is doubtful about it, once it is prepared
+    """
+
+    model: Model | SuppliedModel
+    findings: tuple[Diagnostic, ...] = ()
+
+    def run_name(self, data_fingerprint: str) -> str:
+        """Of its run."""
+        return self.model.run_name(data_fingerprint)
+
+    @abstractmethod
+    def prepare(self, run: Run) -> None:
+        """Bring the model into its held run, where it is not, and store its outputs."""
+
+    @abstractmethod
+    def victim(self, run: Run) -> Victim:
+        """The model, ready to be attacked."""
+
+    @abstractmethod
+    def surrogate(self, source: str) -> StudiedModel:
+        """A model of loss `source` to attack in its place; raises BadSetting where there is none."""
+
+    @abstractmethod
+    def confirm(self, run: Run) -> None:
+        """Raise BadSetting where it is not the model any more that its run holds the outputs of."""
+
+
 @dataclass(frozen=True)
 class AttackChoice:
     """An attack at one eps on the first `n` test images (None = all).
@@ -201,16 +236,8 @@ class Spec:
         ]
 
 
-NO_SURROGATE = (
-    "transfer makes its attack on another model trained here on the victim's training part, and a supplied model has "
-    "parts of its own; take square or art:HopSkipJump for a black box"
-)
-
-
-def surrogate_of(model: Model | SuppliedModel, source: str) -> Model:
+def surrogate_of(model: Model, source: str) -> Model:
     """A model of loss `source` to attack in the place of `model`; raises BadSetting where it is `model` itself."""
-    if isinstance(model, SuppliedModel):
-        raise BadSetting(NO_SURROGATE)
     loss = Choice(source, defaults(catalog.load("loss", source)))
     other = replace(model, loss=loss, training=model.standard_training, seed=0, adversarial=None)
     if other == model:

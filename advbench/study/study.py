@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from advbench import runs
 from advbench.data import fingerprint
@@ -14,11 +14,12 @@ from advbench.data.sources import label, slug, source
 from advbench.detection import calibration
 from advbench.errors import BadData, BadRun, Damaged
 from advbench.evasion import FromSurrogate, batches, check_perturbation
+from advbench.progress import Progress
 from advbench.runs import Row, Run, artifacts, attack_row, locks, released, repair, sealed_json
 from advbench.runs.environment import describe
 from advbench.study.attack_rows import AttackedModel, check, row_of, weakness
-from advbench.study.spec import AttackChoice, Model, Spec, SuppliedModel, surrogate_of
-from advbench.study.train import ensure_outputs, ensure_trained, parts_of, training_row, victim_of
+from advbench.study.spec import AttackChoice, Model, Spec, StudiedModel, SuppliedModel, surrogate_of
+from advbench.study.train import TrainedModel, training_row
 from advbench.study.verify import checked_attack
 from advbench.study.workspace import Workspace
 from advbench.types import Adversarials, Splits
@@ -27,61 +28,107 @@ from advbench.victim import Victim
 READY = "outputs"  # the step that ends the making of a model
 
 
-class Study:
-    """A spec in a workspace: its data set is loaded once, when first asked for.
+class LoadedData:
+    """The parts of a data set, and the fingerprint of the data itself, computed once."""
 
-    `weights` are the folders in which released models are looked for before one is trained. A run that another
-    process holds is refused, or waited for where `waits` is set.
-    """
-
-    waits = False
-
-    def __init__(self, spec: Spec, workspace: Workspace, *, weights: Sequence[Path] | None = None) -> None:
-        self.spec = spec
-        self.workspace = workspace
-        self.weights = (
-            released.folders(workspace.reports_dir, slug(label(spec.dataset))) if weights is None else weights
-        )
-        self._last: tuple[tuple[str, str], AttackedModel] | None = None
-
-    def models(self) -> Sequence[Model | SuppliedModel]:
-        """The models that it is about."""
-        return self.spec.models()
-
-    @cached_property
-    def splits(self) -> Splits:
-        """The four parts of the data set."""
-        splits = self._loaded()
-        if splits.untrainable:
-            raise BadData(splits.untrainable)
-        if splits.excluded:
-            left_out = ", ".join(f"{n:,} {why}" for why, n in splits.excluded.items())
-            self.workspace.progress.say(f"{label(self.spec.dataset)}: left out {left_out}")
-        for choice in self.attacks_for(splits):
-            check(choice, splits)
-            if isinstance(choice.attack, FromSurrogate):
-                for model in self.models():
-                    surrogate_of(model, choice.attack.source)
-        return splits
-
-    def _loaded(self) -> Splits:
-        data = source(self.spec.dataset, self.spec.image_size)
-        return data.load(self.workspace.data_dir, download=self.workspace.download, progress=self.workspace.progress)
+    def __init__(self, splits: Splits, progress: Progress) -> None:
+        self.splits: Final = splits
+        self._progress = progress
 
     @cached_property
     def fingerprint(self) -> str:
         """Of the data itself."""
-        return fingerprint(self.splits, self.workspace.progress)
+        return fingerprint(self.splits, self._progress)
+
+
+def load(spec: Spec, workspace: Workspace) -> Splits:
+    """The data set of a spec, as it lies in the workspace."""
+    data = source(spec.dataset, spec.image_size)
+    return data.load(workspace.data_dir, download=workspace.download, progress=workspace.progress)
+
+
+def check_data(spec: Spec, splits: Splits, progress: Progress) -> None:
+    """Refuse parts that cannot be trained on or do not fit the spec's attacks; say what was left out of them."""
+    if splits.untrainable:
+        raise BadData(splits.untrainable)
+    if splits.excluded:
+        left_out = ", ".join(f"{n:,} {why}" for why, n in splits.excluded.items())
+        progress.say(f"{label(spec.dataset)}: left out {left_out}")
+    for choice in attacks_on(spec, splits):
+        check(choice, splits)
+
+
+def attacks_on(spec: Spec, splits: Splits) -> list[AttackChoice]:
+    """The attacks of a spec; on all test images is the same as on no stated number of them."""
+    every = len(splits.test)
+    return [replace(choice, n=None if choice.n == every else choice.n) for choice in spec.attacks]
+
+
+class Study:
+    """A spec in a workspace: its data set is loaded once, when first asked for.
+
+    weights    the folders in which released models are looked for before one is trained; None = the workspace's
+    data       of the spec, where they are loaded and checked already
+    supplied   the model it is about, in the place of those of the spec
+    waits      whether a run that another process holds is waited for; else it is refused
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        workspace: Workspace,
+        *,
+        weights: Sequence[Path] | None = None,
+        data: LoadedData | None = None,
+        supplied: StudiedModel | None = None,
+        waits: bool = False,
+    ) -> None:
+        self.spec: Final = spec
+        self.workspace: Final = workspace
+        if weights is None:
+            weights = released.folders(workspace.reports_dir, slug(label(spec.dataset)))
+        self.weights: Final = weights
+        self.waits: Final = waits
+        self._data, self._supplied = data, supplied
+        self._last: tuple[tuple[str, str], AttackedModel] | None = None
+
+    @cached_property
+    def data(self) -> LoadedData:
+        """The data set."""
+        if self._data is not None:
+            return self._data
+        splits = load(self.spec, self.workspace)
+        check_data(self.spec, splits, self.workspace.progress)
+        for attack in (choice.attack for choice in self.spec.attacks):
+            if isinstance(attack, FromSurrogate):
+                for model in self.spec.models():
+                    surrogate_of(model, attack.source)
+        return LoadedData(splits, self.workspace.progress)
+
+    @property
+    def splits(self) -> Splits:
+        """The four parts of the data set."""
+        return self.data.splits
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data itself."""
+        return self.data.fingerprint
+
+    @property
+    def trained(self) -> list[TrainedModel]:
+        """The models of the spec."""
+        more = self.splits, self.workspace, self.weights
+        return [TrainedModel(model, *more) for model in self.spec.models()]
+
+    def models(self) -> Sequence[StudiedModel]:
+        """The models that it is about."""
+        return self.trained if self._supplied is None else [self._supplied]
 
     @property
     def attacks(self) -> list[AttackChoice]:
-        """The attacks of the spec; on all test images is the same as on no stated number of them."""
-        return self.attacks_for(self.splits)
-
-    def attacks_for(self, splits: Splits) -> list[AttackChoice]:
-        """The same for these parts."""
-        every = len(splits.test)
-        return [replace(choice, n=None if choice.n == every else choice.n) for choice in self.spec.attacks]
+        """The attacks on them."""
+        return attacks_on(self.spec, self.splits)
 
     @contextmanager
     def run_of(self, model: Model | SuppliedModel, step: str | None = None) -> Iterator[Run]:
@@ -110,14 +157,14 @@ class Study:
     def _environment(self) -> dict[str, Any]:
         return describe(str(self.workspace.device))
 
-    def perform(self, run: Run, model: Model | SuppliedModel, choice: AttackChoice | None) -> None:
+    def perform(self, run: Run, model: StudiedModel, choice: AttackChoice | None) -> None:
         """One cell, in the model's held run: the model and its outputs (choice None), or one attack on it.
 
         Whatever goes through a study's cells, in this process or in another, does it by this; what is done and whole
         is left, what is damaged is made again.
         """
         if choice is None:
-            self._ensure_ready(run, model)
+            model.prepare(run)
         elif not repair.is_whole(run, f"attack {choice.file_name}", self.workspace.progress.say) or (
             attack_row(run, choice.file_name).get("norm") != choice.attack.norm  # an older version's of ART
         ):
@@ -129,7 +176,7 @@ class Study:
         """Every model of the spec trained, with its outputs stored; a row each."""
         rows = []
         for model in self.models():
-            with self.run_of(model) as run:
+            with self.run_of(model.model) as run:
                 self.perform(run, model, None)
                 rows.append(training_row(run))
         return rows
@@ -138,54 +185,36 @@ class Study:
         """Every model attacked, and trained first where it does not exist; a row for each model and attack."""
         rows = []
         for model in self.models():
-            with self.run_of(model) as run:
+            with self.run_of(model.model) as run:
                 for choice in (None, *self.attacks):
                     self.perform(run, model, choice)
                 rows += [attack_row(run, choice.file_name) for choice in self.attacks]
+                model.confirm(run)
         for weak in filter(None, map(weakness, rows)):
             self.workspace.progress.say(weak)
         return rows
 
-    def isolated(self) -> AbstractContextManager[None]:
-        """As long as this lasts, its models may be at hand."""
-        return nullcontext()
-
-    def shown(self, run: Run, names: tuple[str, ...]) -> tuple[str, ...]:  # noqa: ARG002
-        """Which attacks on a model are on the page, where `names` are those of the spec."""
-        return names
-
-    def _ensure_ready(self, run: Run, model: Model | SuppliedModel) -> None:
-        """The model at hand, and its outputs stored."""
-        assert isinstance(model, Model)
-        ensure_trained(run, model, self.splits, self.workspace, self.weights)
-        parts = parts_of(self.splits, model)
-        ensure_outputs(run, parts, lambda: self._victim(run, model), self.splits, self.workspace.progress)
-
-    def _victim(self, run: Run, model: Model | SuppliedModel) -> Victim:  # noqa: ARG002
-        """The model, ready to be attacked."""
-        return victim_of(run, self.splits, self.workspace)
-
-    def _target(self, run: Run, model: Model | SuppliedModel) -> AttackedModel:
+    def _target(self, run: Run, model: StudiedModel) -> AttackedModel:
         """The run's model, kept until another is asked for."""
         key = run.name, sealed_json.digest([run.steps.get(step, {}).get("files") for step in ("train", READY)])
         if self._last is None or self._last[0] != key:
-            victim, clean = self._victim(run, model), artifacts.read_part(run, "test").outputs
+            victim, clean = model.victim(run), artifacts.read_part(run, "test").outputs
             guard = cache(partial(calibration.guard, run))
             self._last = key, AttackedModel(victim, clean, self.splits.test, guard, self.workspace.progress)
         return self._last[1]
 
-    def _attack(self, run: Run, model: Model | SuppliedModel, choice: AttackChoice) -> None:
+    def _attack(self, run: Run, model: StudiedModel, choice: AttackChoice) -> None:
         began, n = time.perf_counter(), len(self.splits.test) if choice.n is None else choice.n
         made, info = self.perturb(run, model, choice, slice(0, n))
         self.keep(run, model, choice, made, info, began=began)
 
     def perturb(
-        self, run: Run, model: Model | SuppliedModel, choice: AttackChoice, part: slice
+        self, run: Run, model: StudiedModel, choice: AttackChoice, part: slice
     ) -> tuple[Adversarials, dict[str, Any]]:
         """An attack on test images `part` alone, and what its step notes beside its row; nothing is written."""
         attack, surrogate, info, target = choice.attack, None, {}, self._target(run, model)
         if isinstance(attack, FromSurrogate):
-            other = surrogate_of(model, attack.source)
+            other = model.surrogate(attack.source)
             surrogate, info = self._trained(other), {"surrogate": other.run_name(self.fingerprint)}
         images = self.splits.test.take(part)
         self.workspace.progress.say(f"{run.name}: {choice.file_name} on {len(images)} images")
@@ -198,7 +227,7 @@ class Study:
     def keep(
         self,
         run: Run,
-        model: Model | SuppliedModel,
+        model: StudiedModel,
         choice: AttackChoice,
         made: Adversarials,
         info: Mapping[str, Any],
@@ -215,14 +244,14 @@ class Study:
             info={"row": row, **info},
         )
 
-    def _trained(self, model: Model) -> Victim:
-        """A model beside those of the spec, trained first where it does not exist."""
+    def _trained(self, model: StudiedModel) -> Victim:
+        """A model beside those of the study, trained first where it does not exist."""
         try:
-            run = self.opened(model)
+            run = self.opened(model.model)
             whole = READY in run.steps and run.has("train")
         except Damaged:
             whole = False
         if not whole:
-            with self.run_of(model) as run:
+            with self.run_of(model.model) as run:
                 self.perform(run, model, None)
-        return victim_of(run, self.splits, self.workspace)
+        return model.victim(run)

@@ -2,18 +2,46 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from advbench.data import join
 from advbench.progress import Progress
 from advbench.runs import Row, Run, artifacts, model_row, released, repair, to_json, write_whole
-from advbench.study.spec import Model
+from advbench.study.spec import Model, StudiedModel, surrogate_of
 from advbench.study.workspace import Workspace
 from advbench.training.checkpoint import Checkpoint, Epoch
 from advbench.training.loop import Trainer
 from advbench.types import ImageSet, Splits
 from advbench.victim import Classifier, Victim, build, rebuilt
+
+
+@dataclass(frozen=True)
+class TrainedModel(StudiedModel):
+    """A model that is trained here, or of which weights lie in one of the folders `weights`."""
+
+    model: Model
+    splits: Splits
+    workspace: Workspace
+    weights: Sequence[Path]
+
+    def prepare(self, run: Run) -> None:
+        """Train it, or adopt its weights, and store its outputs."""
+        ensure_trained(run, self.model, self.splits, self.workspace, self.weights)
+        parts = parts_of(self.splits, self.model)
+        ensure_outputs(run, parts, lambda: self.victim(run), self.splits, self.workspace.progress)
+
+    def victim(self, run: Run) -> Victim:
+        """Rebuilt from the run."""
+        return victim_of(run, self.splits, self.workspace)
+
+    def surrogate(self, source: str) -> "TrainedModel":
+        """Trained on the same part; raises BadSetting where it is this very model."""
+        return replace(self, model=surrogate_of(self.model, source))
+
+    def confirm(self, run: Run) -> None:
+        """Always: its weights lie in the run."""
 
 
 def parts_of(splits: Splits, model: Model) -> dict[str, ImageSet]:

@@ -24,7 +24,7 @@ from advbench.data import for_supplied
 from advbench.data.sources import source
 from advbench.errors import BadSetting
 from advbench.runs import Run, artifacts
-from advbench.study.evaluation import Evaluation
+from advbench.study.spec import Spec
 from advbench.study.study import Study
 from advbench.study.workspace import Workspace
 from advbench.types import Splits
@@ -179,10 +179,10 @@ def test_the_page_names_the_command_that_made_it_and_the_command_parses(
     assert not [line for line in lines if "--model" in line and not line.startswith("advbench evaluate")]
     monkeypatch.chdir(bench.folder)
 
-    def stop(evaluation: Evaluation) -> None:
-        raise BadSetting(f"understood, {evaluation.spec.dataset}")
+    def stop(spec: Spec, *_: object) -> None:
+        raise BadSetting(f"understood, {spec.dataset}")
 
-    monkeypatch.setattr("advbench.report.write.run", stop)
+    monkeypatch.setattr("advbench.study.request.evaluating", stop)
     seen = set()
     for line in lines:
         command, *words = shlex.split(line)[1:]

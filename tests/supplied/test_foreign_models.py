@@ -18,7 +18,8 @@ import advbench
 from advbench.data.sources.arrays import splits_of
 from advbench.device import CPU
 from advbench.errors import BadSetting
-from advbench.study.evaluation import EvaluatedModel, Evaluation, Given
+from advbench.study.brought import EvaluatedModel, Given
+from advbench.study.evaluation import Leeway, evaluating
 from advbench.study.parsing import parse
 from advbench.study.workspace import Workspace
 from advbench.supplied.features import NoFeatures, tap
@@ -178,10 +179,11 @@ def test_an_evaluation_can_be_run_twice(net: nn.Sequential, digits: Splits, tmp_
     part = splits_of(*pair(digits), None, None, None, "data")
     spec = parse({"name": "x", "attacks": [{"name": "fgsm", "eps": 0.1}], "detectors": ["energy"], "n": 9})
     net.train()
-    study = Evaluation(spec, Workspace(tmp_path), EvaluatedModel(Given(net)), data=part)
-    before = state(net)
-    first, second = study.attack(), study.attack()
-    assert first == second
+    before, found = state(net), []
+    for _ in range(2):
+        with evaluating(spec, Workspace(tmp_path), EvaluatedModel(Given(net)), Leeway(), part) as study:
+            found.append(study.attack())
+    assert found[0] == found[1]
     assert state(net) == before
 
 

@@ -1,0 +1,185 @@
+"""A supplied model: how it gets here, and what a study asks of it."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from advbench.data import duplicates
+from advbench.errors import BadRun, BadSetting
+from advbench.runs import Run, artifacts
+from advbench.runs.repair import Say
+from advbench.study import train
+from advbench.study.spec import StudiedModel, SuppliedModel
+from advbench.study.workspace import Workspace
+from advbench.supplied.features import Supplied
+from advbench.supplied.inspection import MOST_IMAGES, gradient_at, inspect, same
+from advbench.supplied.loading import code_file_of, identity_of, load_model, refuse_meta
+from advbench.types import Diagnostic, Splits, enforce
+from advbench.victim import Meter, Victim
+
+SAMPLE = 4  # images by which the features are found
+PASSES = 50  # about, of the inspection
+IN_MEMORY = "python:"  # before the type of a model that was handed over as an object
+NO_SURROGATE = (
+    "transfer makes its attack on another model trained here on the victim's training part, and a supplied model has "
+    "parts of its own; take square or art:HopSkipJump for a black box"
+)
+
+
+class Bringing(Protocol):
+    """How a model gets here."""
+
+    def bring(self, splits: Splits, say: Say) -> tuple[nn.Module, dict[str, Any]]:
+        """The model, and what tells it from others (see `supplied.loading.identity_of`)."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """A model by its name on a command line, which may run the code it names."""
+
+    source: str
+    weights: Path | None = None
+    trust: bool = False
+
+    def bring(self, splits: Splits, say: Say) -> tuple[nn.Module, dict[str, Any]]:
+        """Loaded for the data set's classes and shape; raises BadSetting or BadData."""
+        shape, classes = splits.test.shape, len(splits.test.classes)
+        module = load_model(
+            self.source, weights=self.weights, trust=self.trust, classes=classes, shape=shape, say=say
+        )
+        identity = identity_of(module, self.source, code_file_of(self.source))
+        return module, identity | ({} if self.weights is None else {"weights": self.weights.name})
+
+
+@dataclass(frozen=True)
+class Given:
+    """A model in memory."""
+
+    module: nn.Module
+
+    def bring(self, splits: Splits, say: Say) -> tuple[nn.Module, dict[str, Any]]:  # noqa: ARG002
+        """Itself, of a compiled one what was compiled; raises BadSetting where it has no weights yet."""
+        module = getattr(self.module, "_orig_mod", self.module)
+        source = IN_MEMORY + type(module).__name__
+        refuse_meta(module, source)
+        if any(is_lazy(t) for t in (*module.parameters(), *module.buffers())):
+            raise BadSetting(
+                f"{source}: the model has lazy layers that have no weights yet; run it on one image and train it, or "
+                "load its weights, before it is evaluated"
+            )
+        return module, identity_of(module, source, None)
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A model to evaluate, and how it takes its images.
+
+    features    name of the layer whose output is the features; None = the input of the last layer
+    mean, std   one value, or one a channel: the model is given (image - mean) / std; None = images as they are
+    """
+
+    model: Bringing
+    features: str | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.mean is None) != (self.std is None):
+            given, other, usual = ("std", "mean", "0") if self.mean is None else ("mean", "std", "1")
+            raise BadSetting(
+                f"{given} is given without {other}; the model is given (image - mean) / std, so write {other} = "
+                f"{usual} where it changes nothing"
+            )
+
+    def record(self) -> dict[str, Any]:
+        """What of it is given, as JSON."""
+        given = {k: v for k in ("features", "mean", "std") if (v := getattr(self, k)) is not None}
+        return {k: v if isinstance(v, str) else [float(x) for x in v] for k, v in given.items()}
+
+
+@dataclass
+class BroughtModel(StudiedModel):
+    """A supplied model, borrowed for as long as its evaluation lasts.
+
+    gradients   whether attacks ask for them, so that they are inspected too
+    """
+
+    model: SuppliedModel
+    module: Supplied
+    splits: Splits
+    workspace: Workspace
+    gradients: bool
+    findings: tuple[Diagnostic, ...] = ()
+
+    def prepare(self, run: Run) -> None:
+        """Inspect it, where that was not done, and store its outputs."""
+        followed = run.has("door") and run.info("door").get("gradients", True)
+        splits, progress = self.splits, self.workspace.progress
+        if not run.has("door") or (self.gradients and not followed):
+            found = (*splits.findings, *duplicates(splits, progress), *self.findings, *self._inspected())
+            info = {"findings": [asdict(one) for one in found], "gradients": self.gradients}
+            run.write("door", {}, info={**info, "test_part": splits.test_part, "slopes": self._slopes})
+        self.findings = tuple(Diagnostic(**finding) for finding in run.info("door")["findings"])
+        for finding in self.findings:
+            progress.say(f"{finding.severity}: {finding.text}")
+        parts = {"train": splits.train, "calibration": splits.calibration, "test": splits.test}
+        train.ensure_outputs(run, parts, lambda: self.victim(run), splits, progress)
+
+    def victim(self, run: Run) -> Victim:  # noqa: ARG002
+        """The model as it was brought."""
+        return train.victim(self.module, self.splits, self.workspace)
+
+    def surrogate(self, source: str) -> StudiedModel:  # noqa: ARG002
+        """None is made of a supplied model."""
+        raise BadSetting(NO_SURROGATE)
+
+    def confirm(self, run: Run) -> None:
+        """Raise BadSetting where its outputs changed while it was attacked."""
+        if not self.gave(run):
+            mixed = f"so the figures of {run.name} mix several models"
+            what = f"the model's outputs for the same images changed while it was attacked, {mixed}"
+            raise BadSetting(f"{what}; let forward depend on its images alone")
+
+    def gave(self, run: Run) -> bool:
+        """Whether a run's outputs on some test images are this model's; yes where it holds none."""
+        try:
+            stored = artifacts.read_part(run, "test").outputs if "outputs" in run.steps else None
+        except BadRun:
+            return True  # what goes on from it says what is wrong
+        if stored is None or len(stored) != len(self.splits.test):
+            return True
+        batch = slice(min(len(stored), self.workspace.batch_size))  # as it was stored: some models look at the batch
+        victim, images = self.victim(run), self.splits.test.take(batch).load_all()
+        now, again = victim.outputs(images), victim.outputs(images)
+        own = torch.tensor(self._slopes)
+        was = torch.tensor(run.info("door").get("slopes", self._slopes))
+        near = len(was) == len(own) and bool((was - own).abs().max() <= 1e-2 * torch.cat([was, own]).abs().max())
+        return (near and same(stored.take(batch), now)) or not same(now, again)  # noise of its own: nobody can tell
+
+    @property
+    def _slopes(self) -> list[float]:
+        """How steep the model is at a few test images: a stand-in for a gradient changes no output."""
+        few = self.splits.test.take(slice(SAMPLE)).load_all().to(self.workspace.device).requires_grad_()
+        found = None
+        with suppress(Exception):  # whatever a backward pass of the user's own raises: the inspection says it
+            found = gradient_at(self.module, few)
+        direction = torch.randn(few.shape, generator=torch.Generator().manual_seed(0)).to(few)
+        slopes = direction.new_zeros(len(few)) if found is None else (found * direction).flatten(1).sum(dim=1)
+        return slopes.nan_to_num(posinf=0, neginf=0).tolist()
+
+    def _inspected(self) -> Sequence[Diagnostic]:
+        """What is doubtful about the model, on calibration images; raises BadSetting for what is wrong."""
+        some = self.splits.calibration
+        some = some.take(torch.linspace(0, len(some) - 1, min(len(some), MOST_IMAGES)).long())
+        settings: dict[str, Any] = {"batch_size": self.workspace.batch_size, "gradients": self.gradients}
+        with self.workspace.progress.bar("check of the model", len(some)) as advance:
+            told = Meter(self.module, lambda done: advance(done, ""), PASSES)
+            with told.batch(slice(0, len(some))):
+                found = inspect(self.module, some.load_all(), some.labels, len(some.classes), **settings)
+        return enforce(found)
