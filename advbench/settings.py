@@ -24,6 +24,7 @@ class Told:
 
     usual    the default in words, where it is not the field's
     flag     the option's name, where it is not the field's
+    aliases  options that are not shown: `--name value` is one more value `loss.name=value`
     of       a record whose settings are options of their own, `prefix` before their names; given ones are a mapping
     """
 
@@ -35,6 +36,7 @@ class Told:
     example: str = "a,b"
     env: str | None = None
     metavar: str | None = None
+    aliases: tuple[str, ...] = ()
     of: type | None = None
     prefix: str = ""
 

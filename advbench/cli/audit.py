@@ -2,14 +2,13 @@
 
 import contextlib
 import sys
-import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from advbench import runs
 from advbench.audit import Finding
 from advbench.audit.protocol import audit
-from advbench.cli.output import filled, pasteable
+from advbench.cli.output import filled, filled_text, pasteable
 from advbench.data import fingerprint, for_supplied
 from advbench.data.sources import label, option, source
 from advbench.errors import BadData, BadRun, BadSetting, FailedCheck, UnknownName, printable
@@ -74,7 +73,7 @@ def show_audit(findings: Sequence[Finding], options: Output) -> None:
     indent = " " * 6
     for f in findings:
         print(f"{f.requirement:4}  {f.state.upper() if f.state != 'met' else 'met'}: {f.title}")
-        print(textwrap.fill(printable(f.evidence), 80, initial_indent=indent, subsequent_indent=indent))
+        print(filled_text(f.evidence, indent, indent))
         if f.command:
             print(f"{indent}$ {printable(pasteable(f.command, options))}")
     states = Counter(f.state for f in findings)

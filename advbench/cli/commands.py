@@ -6,14 +6,15 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated, TypeVar
 
 import typer
 from typer.exceptions import TyperException
 
-from advbench import catalog
+import advbench
 from advbench.cli.context import detectors_of, found_by, study_of, workspace_of
 from advbench.cli.limits import check_limits, refused
 from advbench.cli.output import emit
@@ -35,102 +36,41 @@ from advbench.study.options import (
 )
 
 app = typer.Typer(
-    help="How far can an image classifier and its adversarial-example detector be trusted?",
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda name: name.replace("_", "-"),
+    },
 )
 INTERRUPTED = 130
-KINDS = {
-    "losses": "loss",
-    "attacks": "attack",
-    "detectors": "detector",
-    "networks": "network",
-    "datasets": "data set",
-}
+R = TypeVar("R")
+OWN, MADE = "Evaluate a model of your own", "Train and attack models here"
+RESULTS, CHECKS = "Look at results", "Check runs, and advbench itself"
 
 
-@app.command()
-@takes
-def train(options: Train) -> None:
-    """Train one model, or find it trained."""
-    from advbench.study.request import training_table
-
-    emit("train", study_of(training_table(options), options).train(), options)
+def command(panel: str, *examples: str, name: str | None = None) -> Callable[[Callable[[R], None]], object]:
+    """Register a command: its options are its record's, its examples stand below them."""
+    epilog = "\n\n".join(("For example:", *(f"advbench {words}" for words in examples)))
+    return lambda function: app.command(name, epilog=epilog, rich_help_panel=panel)(takes(function))
 
 
-@app.command()
-@takes
-def attack(options: Attack) -> None:
-    """Attack one model at one eps or several; it is trained first where it does not exist yet."""
-    from advbench.study.request import attacking_table
-
-    table = attacking_table(options)
-    if options.shard is not None:
-        from advbench.cli.shards import attack_shard
-
-        emit("attack", attack_shard(table, options.shard, options), options)
-        return
-    emit("attack", study_of(table, options).attack(), options)
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"advbench {advbench.__version__}")
+        raise typer.Exit
 
 
-@app.command()
-@takes
-def merge(options: Merge) -> None:
-    """Join the shards of a run's attacks, once every image is in one of them."""
-    from advbench.cli.shards import merge_shards
-
-    emit("attack", merge_shards(options), options)
-
-
-@app.command()
-@takes
-def verify(options: Verify) -> None:
-    """EERs of the detectors on every attacked model found, or on those selected."""
-    from advbench.study.verify import verify_found
-
-    workspace = workspace_of(options)
-    found = found_by(options, workspace)
-    emit("verify", verify_found(found, detectors_of(options, found), workspace.progress), options)
+@app.callback()
+def _advbench(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """How far can an image classifier and its adversarial-example detector be trusted?"""
 
 
-@app.command()
-@takes
-def report(options: Report) -> None:
-    """Write an HTML page about every attacked model found, or about those selected."""
-    from advbench.data.sources import slug
-    from advbench.report import write
-    from advbench.study.parsing import folder_name
-
-    workspace = workspace_of(options)
-    found = found_by(options, workspace)
-    datasets = {f.run.model["dataset"] for f in found}
-    default = f"{slug(datasets.pop()).lstrip('.')}-study" if len(datasets) == 1 else "all-data-sets"
-    name = folder_name(default if options.name is None else options.name)
-    page, rows = write.report(name, found, detectors_of(options, found), workspace, title=options.title)
-    emit("report", rows, options, page)
-
-
-@app.command()
-@takes
-def run(options: Run) -> None:
-    """Train, attack, verify and report: a whole study."""
-    from advbench.report import write
-    from advbench.study.parsing import read, read_toml
-    from advbench.study.request import study_table
-
-    spec = read({} if options.spec is None else read_toml(Path(options.spec)))
-    study = study_of(study_table(options, spec), options)
-    if options.on is not None or options.jobs is not None:
-        from advbench.cli.grid import go_through
-
-        go_through(study, options)
-    page, rows = write.run(study)
-    emit("run", rows, replace(options, dataset=study.spec.dataset), page)
-
-
-@app.command()
-@takes
+@command(OWN, "evaluate --model m.py:build --weights w.pt --dataset folder:photos")
 def evaluate(options: Evaluate) -> None:
     """Attack and score a model of your own, on data of your own, and write its report."""
     from advbench.report import write
@@ -148,8 +88,80 @@ def evaluate(options: Evaluate) -> None:
     emit("evaluate", rows, options, page)
 
 
-@app.command()
-@takes
+@command(MADE, "run", "run --loss softmax,lgm --attack fgsm,joint --eps 0.1,0.3 --seed 0,1")
+def run(options: Run) -> None:
+    """Train, attack, verify and report: a whole study."""
+    from advbench.report import write
+    from advbench.study.parsing import read, read_toml
+    from advbench.study.request import study_table
+
+    spec = read({} if options.spec is None else read_toml(Path(options.spec)))
+    study = study_of(study_table(options, spec), options)
+    if options.on is not None or options.jobs is not None:
+        from advbench.cli.grid import go_through
+
+        go_through(study, options)
+    page, rows = write.run(study)
+    emit("run", rows, replace(options, dataset=study.spec.dataset), page)
+
+
+@command(MADE, "train --dataset digits --loss lgm --alpha 0.3")
+def train(options: Train) -> None:
+    """Train one model, or find it trained."""
+    from advbench.study.request import training_table
+
+    emit("train", study_of(training_table(options), options).train(), options)
+
+
+@command(MADE, "attack --loss lgm --attack pgd --eps 0.1,0.2 --set steps=20 --n 100")
+def attack(options: Attack) -> None:
+    """Attack one model at one eps or several; it is trained first where it does not exist yet."""
+    from advbench.study.request import attacking_table
+
+    table = attacking_table(options)
+    if options.shard is not None:
+        from advbench.cli.shards import attack_shard
+
+        emit("attack", attack_shard(table, options.shard, options), options)
+        return
+    emit("attack", study_of(table, options).attack(), options)
+
+
+@command(MADE, "attack --loss lgm --shard 1/2", "merge digits-lgm-seed0-3d539bf4")
+def merge(options: Merge) -> None:
+    """Join the shards of a run's attacks, once every image is in one of them."""
+    from advbench.cli.shards import merge_shards
+
+    emit("attack", merge_shards(options), options)
+
+
+@command(RESULTS, "verify --loss softmax,lgm --eps 0.3")
+def verify(options: Verify) -> None:
+    """EERs of the detectors on every attacked model found, or on those selected."""
+    from advbench.study.verify import verify_found
+
+    workspace = workspace_of(options)
+    found = found_by(options, workspace)
+    emit("verify", verify_found(found, detectors_of(options, found), workspace.progress), options)
+
+
+@command(RESULTS, "report --loss softmax,lgm --name compared")
+def report(options: Report) -> None:
+    """Write an HTML page about every attacked model found, or about those selected."""
+    from advbench.data.sources import slug
+    from advbench.report import write
+    from advbench.study.parsing import folder_name
+
+    workspace = workspace_of(options)
+    found = found_by(options, workspace)
+    datasets = {f.run.model["dataset"] for f in found}
+    default = f"{slug(datasets.pop()).lstrip('.')}-study" if len(datasets) == 1 else "all-data-sets"
+    name = folder_name(default if options.name is None else options.name)
+    page, rows = write.report(name, found, detectors_of(options, found), workspace, title=options.title)
+    emit("report", rows, options, page)
+
+
+@command(CHECKS, "reproduce mnist --data-dir data --check")
 def reproduce(options: Reproduce) -> None:
     """Reproduce a paper's experiments cell by cell, or check a reproduction against its kept weights."""
     if options.what != "mnist":
@@ -159,8 +171,7 @@ def reproduce(options: Reproduce) -> None:
     reproduce_mnist(options)
 
 
-@app.command()
-@takes
+@command(RESULTS, "audit digits-lgm-seed0-3d539bf4 --complete")
 def audit(options: Audit) -> None:
     """Which requirements of the protocol a run meets, with the evidence, and the command that closes each gap."""
     from advbench.cli.audit import complete, findings_of, rows_of, show_audit
@@ -176,8 +187,7 @@ def audit(options: Audit) -> None:
         show_audit(findings, options)
 
 
-@app.command()
-@takes
+@command(CHECKS, "selftest")
 def selftest(options: Output) -> None:
     """Evaluate models and detectors made to fool an evaluation, and see whether it finds out."""
     from advbench.audit.canaries.selftest import selftest as found_in
@@ -192,8 +202,7 @@ def selftest(options: Output) -> None:
         )
 
 
-@app.command()
-@takes
+@command(CHECKS, "doctor --mend")
 def doctor(options: Doctor) -> None:
     """What of a runs folder is whole, what is not, and what would be done again."""
     from advbench.runs import locks
@@ -210,21 +219,23 @@ def doctor(options: Doctor) -> None:
         )
 
 
-@app.command("list")
-@takes
+@command(RESULTS, "list", "list attacks --long", "list runs", name="list")
 def list_(options: Listed) -> None:
     """What there is: losses, attacks, detectors, networks, data sets, runs."""
-    what = options.what
-    if what == "runs":
-        from advbench.progress import Terminal
-        from advbench.study.selection import listing
+    from advbench.cli import listing
 
-        rows = listing(Path(options.runs_dir), Terminal().say)
-    elif what in KINDS:
-        rows = [{"name": n, "summary": catalog.summary(KINDS[what], n)} for n in catalog.names(KINDS[what])]
+    what = None if options.what is None else listing.meant(options.what)
+    if what is None:
+        emit("list", listing.kinds(), options)
+    elif what == listing.RUNS:
+        from advbench.progress import Terminal
+        from advbench.study import selection
+
+        emit("list", selection.listing(Path(options.runs_dir), Terminal().say), options, table="runs")
+    elif options.long and not options.json:
+        listing.show(listing.rows_of(what, long=True))
     else:
-        raise UnknownName("list", what, [*KINDS, "runs"])
-    emit("list", rows, options, table="runs" if what == "runs" else "list")
+        emit("list", listing.rows_of(what, long=options.long), options)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -238,8 +249,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        if not {"-h", "--help"} & {*words} and (words[0] != "list" or "runs" in words):  # those import no torch
-            check_limits()
+        if not {"-h", "--help", "--version"} & {*words} and (
+            words[0] != "list" or {"runs", "run", "--long"} & {*words}
+        ):
+            check_limits()  # the others import no torch
         # without standalone mode typer hands over its errors; Ctrl-C it turns into a result of 130
         code = app(words, prog_name="advbench", standalone_mode=False) or 0
     except AdvbenchError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +34,12 @@ def emit(command: str, rows: list[Row], options: Output, page: Path | None = Non
     show(table or command, rows, aware)
     if page is not None:
         sys.stdout.write(f"{printable(str(page))}\n")
+
+
+def filled_text(text: str, first: str, later: str) -> str:
+    """Text for a terminal of 80 columns, its first and later lines indented; no name in it is broken."""
+    own = textwrap.TextWrapper(80, first, later, break_on_hyphens=False, break_long_words=False)
+    return own.fill(printable(text))
 
 
 def filled(words: Sequence[str], options: Output) -> tuple[list[str], list[str]]:

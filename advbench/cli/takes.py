@@ -11,6 +11,7 @@ import typer
 
 from advbench.errors import BadSetting
 from advbench.settings import Told, flag_of, number, told, whole
+from advbench.study.options import PANELS
 
 R = TypeVar("R")
 Read = Callable[[str, str], Any]
@@ -26,6 +27,7 @@ class Option:
     hint: Any
     default: Any
     told: Told
+    hidden: bool = False
 
     def parameter(self) -> inspect.Parameter:
         """As typer reads it."""
@@ -46,7 +48,7 @@ class Option:
             more["parser"] = lambda text: _words(text, flag, read, self.name, told.example)
         elif read is not None:
             more["parser"] = lambda text: read(text, self.name)
-        shown = typer.Option(both, envvar=told.env, metavar=told.metavar or metavar, **more)
+        shown = typer.Option(both, envvar=told.env, metavar=told.metavar or metavar, hidden=self.hidden, **more)
         return self._made(hint, shown, self.default or None)
 
     def _made(self, hint: Any, shown: Any, default: Any) -> inspect.Parameter:
@@ -62,7 +64,8 @@ def takes(function: Callable[[R], None]) -> Callable[..., None]:
     def command(**given: Any) -> None:
         function(record(**{f.name: _value(f, own, given) for f, own in options.items()}))
 
-    parameters = [option.parameter() for own in options.values() for option in own]
+    shown = sorted((o for own in options.values() for o in own), key=lambda o: PANELS.index(o.told.panel))
+    parameters = [option.parameter() for option in shown]
     command.__name__, command.__doc__ = function.__name__, function.__doc__
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -82,6 +85,7 @@ def _options(f: Field[Any], hint: Any) -> Iterator[Option]:
     of = told(f).of
     if of is None:
         yield Option(flag_of(f), f.name, hint, f.default, told(f))
+        yield from (Option(name, f.name, str | None, None, told(f), hidden=True) for name in told(f).aliases)
         return
     hints = typing.get_type_hints(of)
     for one in fields(of):
@@ -95,7 +99,10 @@ def _value(f: Field[Any], options: Sequence[Option], given: Mapping[str, Any]) -
     if told(f).of is not None:
         return {o.key: value for o in options if (value := given[o.name]) is not None} or None
     value = given[options[0].name]
-    return tuple(value or ()) if f.default == () else bool(value) if f.default is False else value
+    if f.default == ():
+        old = {o.name: given[o.name] for o in options[1:]}
+        return (*(value or ()), *(f"loss.{name}={text}" for name, text in old.items() if text is not None))
+    return bool(value) if f.default is False else value
 
 
 def _words(text: str, flag: str, read: Read | None, name: str, example: str) -> tuple[Any, ...]:

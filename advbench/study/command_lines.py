@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -12,9 +12,10 @@ from advbench.formatting import as_text
 from advbench.recipes import AdversarialTraining, Training
 from advbench.runs import SUPPLIED, Row, Run, artifacts
 from advbench.settings import flag_of
-from advbench.study.options import Aimed, AttackSettings
+from advbench.study.options import OLD, Aimed, AttackSettings, LossSettings
 from advbench.study.spec import Model
 
+OF_LOSSES = {*(f.name for f in fields(LossSettings)), *OLD}
 OF_ATTACKS = {flag_of(f) for group in (AttackSettings, Aimed) for f in fields(group)}
 
 
@@ -65,7 +66,7 @@ def _trained_words(record: Mapping[str, Any]) -> list[str]:
     words = [*_data_words(model.dataset, model.image_size), "--loss", model.loss.name, "--seed", str(model.seed)]
     words += [] if model.network == recipe.network else ["--network", model.network]
     words += [] if model.feature_dim == 100 else ["--feature-dim", str(model.feature_dim)]
-    words += _options(model.loss.unusual("loss"))
+    words += setting_words(model.loss.unusual("loss"), OF_LOSSES)
     recorded = {f: getattr(model.training, f.name) for f in fields(Training)}
     unusual = {f: value for f, value in recorded.items() if value != getattr(usual, f.name)}
     words += _options({flag_of(f): value for f, value in unusual.items()})
@@ -95,8 +96,12 @@ def commands(run: Run, attacks: Mapping[str, Row]) -> list[Line]:
 
 def attack_options(settings: Mapping[str, Any]) -> list[str]:
     """Those with an option of their own by it, the rest by --set."""
-    own = {k: v for k, v in settings.items() if k in OF_ATTACKS}
-    words = _options(own)
+    return setting_words(settings, OF_ATTACKS)
+
+
+def setting_words(settings: Mapping[str, Any], own: Collection[str]) -> list[str]:
+    """Settings as options: those of `own` by theirs, the rest by --set."""
+    words = _options({k: v for k, v in settings.items() if k in own})
     for key, value in settings.items():
         if key not in own:
             words += ["--set", f"{key}={str(value).lower() if isinstance(value, bool) else value}"]

@@ -23,16 +23,24 @@ def _in(panel: str | None) -> Callable[..., Any]:
     return option
 
 
-_model, _attack, _machine, _place, _plain = map(_in, ("Model", "Attack", "Machine", "Folders and output", None))
-_only = _in("Selection")
+REGIME = "Adversarial training (each turns it on; defaults: the data set's own)"
+TRAINING = "Training (defaults: the data set's own)"
+PANELS = (None, "Model", TRAINING, REGIME, "Attack", "Selection", "Machine", "Folders and output")  # in their order
+_plain, _model, _, _, _attack, _only, _machine, _place = map(_in, PANELS)
 
 
 def _argument(text: str, default: Any = MISSING) -> Any:
     return setting(default, text, argument=True)
 
 
+def _set(text: str, **more: object) -> Any:
+    return _attack(f"{text}; may be repeated.", default=(), metavar="KEY=VALUE", **more)
+
+
+# settings of losses that had an option of their own before --set gave them
+OLD = ("log_var_floor", "weight", "centre_step", "margin", "start", "anneal", "floor")
+SPEC = "the spec's, or the digits study's"
 PATHS = "folder:PATH, npz:PATH, safetensors:PATH"
-REGIME = "Adversarial training (each turns it on; defaults: the data set's own)"
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -64,9 +72,7 @@ class Recipe(Options):
 
     network: str | None = _model("One of `advbench list networks`.", "the data set's own")
     feature_dim: int | None = _model("2 or 100.", "100")
-    training: Mapping[str, Any] | None = setting(
-        None, "", panel="Training (defaults: the data set's own)", of=Training
-    )
+    training: Mapping[str, Any] | None = setting(None, "", panel=TRAINING, of=Training)
 
 
 class LossSettings(Options):
@@ -75,13 +81,6 @@ class LossSettings(Options):
     alpha: float | None = _model("L-GM: margin.", "1")
     lam: float | None = _model("L-GM: weight of the likelihood term.", "0.1")
     covariance: str | None = _model("L-GM: identity or diagonal.", "identity")
-    log_var_floor: float | None = _model("L-GM: least log-variance.", "-4")
-    weight: float | None = _model("Center: weight of the centre distance.", "0.01")
-    centre_step: float | None = _model("Center: step of the centres.", "0.5")
-    margin: int | None = _model("L-Softmax: angles count this many times.", "4")
-    start: float | None = _model("L-Softmax: first weight of the plain logit.", "1000")
-    anneal: float | None = _model("L-Softmax: share of training until its least weight.", "0.5")
-    floor: float | None = _model("L-Softmax: that least weight.", "0.5")
 
 
 class Hardening(Options):
@@ -106,19 +105,27 @@ class Hardening(Options):
 # -- what it is attacked with ----------------------------------------------------------------------------------------
 
 
+def _attacks(usual: str) -> Any:
+    return _attack("One of `advbench list attacks`, or several.", usual, flag="attack")
+
+
 class Attacked(Options):
     """Attacks, and how many images they are made on."""
 
-    attacks: tuple[Entry, ...] | None = _attack("One of `advbench list attacks`, or several.", "fgsm", flag="attack")
+    attacks: tuple[Entry, ...] | None = _attacks("fgsm")
     n: int | None = _attack("The first N test images.", "all")
+
+
+def _eps(usual: str) -> Any:
+    return _attack("0.3, 8/255, or several; in L-inf at most 1.", usual, example="0.1,0.2")
 
 
 class AttackSettings(Options):
     """Settings of attacks with an option of their own."""
 
-    eps: Numbers | None = _attack("0.3, 8/255, or several; in L-inf at most 1.", example="0.1,0.2")
-    clip: bool | None = _attack("Keep images inside [0, 1].", "clip")
-    exact_gradient: bool | None = _attack("Logit gradient in float64, where float32 would round it to zero.")
+    eps: Numbers | None = _eps("the attack's own, mostly 0.3")
+    clip: bool | None = _attack("Keep images inside [0, 1].", "on")
+    exact_gradient: bool | None = _attack("Logit gradient in float64, where float32 would round it to zero.", "off")
 
 
 class Set(Options):
@@ -133,13 +140,17 @@ class Attacks(Attacked, AttackSettings, Set):
     """Attacks and their settings."""
 
 
+def _detectors(usual: str | None = None) -> Any:
+    return _attack("What an adaptive attack evades, or none; one or several.", usual, flag="detector")
+
+
 class Aimed(Options):
     """What adaptive attacks are aimed at."""
 
-    detectors: Names | None = _attack("What an adaptive attack evades, or none; one or several.", flag="detector")
+    detectors: Names | None = _detectors()
     fpr: Numbers | None = _attack("False-positive rate of its threshold, or several.", "0.05")
     budget: str | None = _attack(
-        "detector-aware: quick, standard or thorough: 200, 2,000, 10,000 gradients.", "standard"
+        "detector-aware: quick, standard or thorough: 200, 2,000, 10,000 gradients.", "standard; `evaluate`: quick"
     )
 
 
@@ -195,7 +206,7 @@ class Grid(Machine):
 class Titled(Options):
     """A study's page."""
 
-    name: str | None = _place("Name of the study and its report's folder.")
+    name: str | None = _place("Name of the study and its report's folder.", "after the data, or model and data")
     title: str | None = _place("What stands over the report's page.", "the name")
 
 
@@ -211,14 +222,18 @@ class Named(Titled):
 class Table(Data, Recipe, Attacked, Titled):
     """A study as it is asked for: the keys of a spec, of which None takes the digits study's."""
 
-    losses: tuple[Entry, ...] | None = _model("One of `advbench list losses`, or several.", flag="loss")
-    seeds: tuple[int, ...] | None = _model("Of weights and batches; one or several.", "0", flag="seed", example="0,1")
-    detectors: Names | None = _model("One of `advbench list detectors`, or several.", flag="detector")
+    losses: tuple[Entry, ...] | None = _model("One of `advbench list losses`, or several.", SPEC, flag="loss")
+    seeds: tuple[int, ...] | None = _model(
+        "Of weights and batches; one or several.", SPEC, flag="seed", example="0,1"
+    )
+    attacks: tuple[Entry, ...] | None = _attacks(SPEC)
+    detectors: Names | None = _model("One of `advbench list detectors`, or several.", SPEC, flag="detector")
 
 
-class Train(Data, Recipe, LossSettings, Hardening, Machine):
+class Train(Data, Recipe, LossSettings, Hardening, Set, Machine):
     """`advbench train`."""
 
+    set: Names = _set("A setting of the loss, such as loss.margin=2", aliases=OLD)
     loss: str | None = _model("One of `advbench list losses`.", "softmax")
     seed: int | None = _model("Of weights and batches.", "0")
 
@@ -226,12 +241,14 @@ class Train(Data, Recipe, LossSettings, Hardening, Machine):
 class Attack(Train, Attacks, Aimed):
     """`advbench attack`."""
 
+    set: Names = _set("A setting of the attacks or the loss, such as steps=40", aliases=OLD)
     shard: str | None = _machine("Only part i of n of the images: 1/4; auto = torchrun's RANK and WORLD_SIZE.")
 
 
 class Run(Table, LossSettings, Hardening, Attacks, Named, Grid):
     """`advbench run`: what a spec holds, and how it is altered."""
 
+    set: Names = _set("A setting of the attacks or losses, such as steps=40", aliases=OLD)
     spec: str | None = _argument("A TOML file; options override what it says.", None)
 
 
@@ -244,7 +261,9 @@ class Evaluate(Data, Attacks, Aimed, Named, Machine):
     mean: Numbers | None = _model("It is given (image - mean) / std: 0.5, or one a channel.")
     std: Numbers | None = _model("The std of that.")
     trust: bool = _model("Open a torch.export archive, which is code.", default=False)
-    eps: Numbers | None = _attack("0.3, 8/255, or several; in L-inf at most 1.", "8/255", example="0.1,0.2")
+    attacks: tuple[Entry, ...] | None = _attacks("fgsm, and detector-aware on 200 images")
+    eps: Numbers | None = _eps("8/255")
+    detectors: Names | None = _detectors("max-posterior, energy, mahalanobis")
 
 
 class Selected(Options):
@@ -305,4 +324,7 @@ class Doctor(Locks, Output):
 class Listed(Output):
     """`advbench list`."""
 
-    what: str = _argument("losses, attacks, detectors, networks, datasets or runs")
+    what: str | None = _argument(
+        "losses, attacks, detectors, networks, datasets or runs; left out, what there is of them.", None
+    )
+    long: bool = _plain("Norm, what the attacker knows, settings with defaults, and source of each.", default=False)

@@ -9,7 +9,7 @@ from typing import Any
 from advbench import catalog
 from advbench.data.sources import label, slug
 from advbench.detection import DEFAULT_FPR, NO_DETECTOR
-from advbench.errors import BadSetting
+from advbench.errors import BadSetting, UnknownName
 from advbench.evasion import AdaptiveAttack
 from advbench.settings import from_text, hints_of, parameters
 from advbench.study.brought import Bringing, EvaluatedModel
@@ -17,6 +17,7 @@ from advbench.study.evaluation import DETECTORS, EPS, Leeway, evaluating, usual_
 from advbench.study.options import (
     Aimed,
     Attack,
+    Attacked,
     Attacks,
     AttackSettings,
     Data,
@@ -26,6 +27,7 @@ from advbench.study.options import (
     LossSettings,
     Recipe,
     Run,
+    Set,
     Table,
     Train,
 )
@@ -41,11 +43,15 @@ class Text(str):
     """A value of --set, still to be read as its setting's type asks."""
 
 
-def training_table(options: Train | Attack) -> Table:
+def training_table(options: Train, attacks: Iterable[Entry] = ()) -> Table:
     """One loss, one seed; no attack on it is made, and the built-in ones want 200 test images."""
-    loss = {"name": "softmax" if options.loss is None else options.loss, **options.given(LossSettings)}
+    losses: tuple[Entry, ...] = ("softmax" if options.loss is None else options.loss,)
+    own = options.given(LossSettings) | _set_by(options, losses, attacks)["loss"]
+    losses, seed = (
+        _hardened(_with_settings("loss", losses, own), options),
+        0 if options.seed is None else options.seed,
+    )
     asked = options.given(Data) | options.given(Recipe)
-    losses, seed = _hardened([loss], options), 0 if options.seed is None else options.seed
     return Table(**asked, losses=losses, seeds=(seed,), attacks=("fgsm",))
 
 
@@ -53,24 +59,38 @@ def attacking_table(options: Attack) -> Table:
     """One model and the attacks on it."""
     asked = {"detector": options.detectors, "fpr": options.fpr}
     aim = {key: value for key, value in asked.items() if value is not None}
-    attacks = _altered(options, options.attacks or ("fgsm",))
+    names = options.attacks or ("fgsm",)
+    table = training_table(options, names)
+    attacks = _altered(options, names, _set_by(options, table.losses or (), names)["attack"])
     adaptive = [_is_adaptive(entry["name"]) for entry in attacks]
     if aim and not any(adaptive):
-        names = ", ".join(entry["name"] for entry in attacks)
-        raise BadSetting(f"{names} knows nothing of a detector; leave --{next(iter(aim))} out, or take joint")
+        known = ", ".join(entry["name"] for entry in attacks)
+        raise BadSetting(f"{known} knows nothing of a detector; leave --{next(iter(aim))} out, or take joint")
     attacks = tuple(entry | aim if knows else entry for entry, knows in zip(attacks, adaptive, strict=True))
-    return replace(training_table(options), attacks=attacks, n=options.n)
+    return replace(table, attacks=attacks, n=options.n)
 
 
 def study_table(options: Run, spec: Table) -> Table:
     """The study of a spec, as options alter it: an option that is given replaces the key that it is named after."""
     asked = {**options.given(Table), "training": {**(spec.training or {}), **(options.training or {})}}
     losses = options.losses or spec.losses or USUAL.losses or ()
-    if settings := options.given(LossSettings):
+    attacks = options.attacks or spec.attacks or USUAL.attacks or ()
+    own = _set_by(options, losses, attacks)
+    if settings := options.given(LossSettings) | own["loss"]:
         asked["losses"] = losses = _with_settings("loss", losses, settings)
     if options.hardening is not None:
         asked["losses"] = _hardened(losses, options)
-    return replace(spec, **{**asked, "attacks": _study_attacks(options, spec)})
+    ours = options.attacks is not None or spec.attacks is None
+    if options.given(Attacked) or options.given(AttackSettings) or own["attack"] or (ours and options.detectors):
+        asked["attacks"] = altered = _altered(options, attacks, own["attack"])
+        for entry in altered:
+            if options.n is not None:
+                entry.pop("n", None)
+            if ours and _is_adaptive(entry["name"]):
+                # at the detectors that --detector names, or, where it has none yet, at the study's
+                usual = entry.get("detector", spec.detectors or USUAL.detectors)
+                entry["detector"] = usual if options.detectors is None else options.detectors
+    return replace(spec, **asked)
 
 
 def evaluation_table(options: Evaluate) -> Table:
@@ -82,7 +102,8 @@ def evaluation_table(options: Evaluate) -> Table:
         aim = {"detector": detectors, "fpr": options.fpr or DEFAULT_FPR} if _is_adaptive(name) else {}
         attacks.append({"name": name, "eps": options.eps or EPS, **aim, **own})
     asked = {"name": _page_name(options), **options.given(Table)}
-    asked["attacks"] = _altered(replace(options, eps=None), attacks)
+    own = _set_by(options, attacks=attacks)["attack"]
+    asked["attacks"] = _altered(replace(options, eps=None), attacks, own)
     asked["detectors"] = tuple(d for d in detectors if d != NO_DETECTOR) or DETECTORS
     return Table(**asked)
 
@@ -107,31 +128,12 @@ def _page_name(options: Evaluate) -> str:
     return slug(f"{model[:30]}-{label(options.dataset or 'digits')}").lstrip(".")
 
 
-def _study_attacks(options: Run, spec: Table) -> tuple[Entry, ...] | None:
-    """The attacks of a study as options alter them.
-
-    An adaptive attack of theirs or of the built-in study is aimed at the detectors that --detector names, or, where
-    it has none yet, at the study's.
-    """
-    ours = options.attacks is not None or spec.attacks is None
-    if not options.given(Attacks) and not (ours and options.detectors is not None):
-        return spec.attacks
-    altered = _altered(options, options.attacks or spec.attacks or USUAL.attacks or ())
-    if options.n is not None:
-        altered = tuple({k: v for k, v in entry.items() if k != "n"} for entry in altered)
-    for entry in altered:
-        if ours and _is_adaptive(entry["name"]):
-            usual = entry.get("detector", spec.detectors or USUAL.detectors)
-            entry["detector"] = usual if options.detectors is None else options.detectors
-    return altered
-
-
-def _altered(options: Attacks, attacks: Iterable[Entry]) -> tuple[Settings, ...]:
-    """The attacks with the settings that options give."""
-    settings = options.given(AttackSettings)
+def _altered(options: Attacks, attacks: Iterable[Entry], own: Settings) -> tuple[Settings, ...]:
+    """The attacks with the settings that options give, those of --set too."""
+    settings = options.given(AttackSettings) | own
     if isinstance(options, Aimed) and options.budget is not None:
         settings["budget"] = options.budget
-    return _with_settings("attack", attacks, settings | _set_settings(options))
+    return _with_settings("attack", attacks, settings)
 
 
 def _is_adaptive(name: str) -> bool:
@@ -151,10 +153,8 @@ def _with_settings(kind: str, listed: Iterable[Entry], settings: Settings) -> tu
         result.append({"name": name, **own, **read})
         unused -= set(keys)
     if unused:
-        names = ", ".join(name for name, _ in found)
-        raise BadSetting(
-            f"{', '.join(sorted(unused))} is no setting of {names}; leave it out or name one that has it"
-        )
+        known = {key for name, _ in found for key in parameters(catalog.load(kind, name))}
+        raise UnknownName(f"setting of {', '.join(dict.fromkeys(name for name, _ in found))}", min(unused), known)
     return tuple(result)
 
 
@@ -173,12 +173,35 @@ def _hardened(listed: Iterable[Entry], options: Hardening) -> tuple[Settings, ..
     return tuple(result)
 
 
-def _set_settings(options: Attacks) -> Settings:
-    """What --set KEY=VALUE gives, as text."""
-    settings: Settings = {}
+def _set_by(options: Set, losses: Iterable[Entry] = (), attacks: Iterable[Entry] = ()) -> dict[str, Settings]:
+    """What --set KEY=VALUE gives the losses and the attacks, as text: all of them that have that setting.
+
+    A setting of both kinds is refused; `loss.KEY` and `attack.KEY` say which is meant.
+    """
+    names = {
+        "loss": [named(one, "loss")[0] for one in losses],
+        "attack": [named(one, "attack")[0] for one in attacks],
+    }
+    known = {
+        kind: {key for one in found for key in parameters(catalog.load(kind, one))} for kind, found in names.items()
+    }
+    settings: dict[str, Settings] = {"loss": {}, "attack": {}}
     for word in options.set:
         key, equals, value = word.partition("=")
-        if not key or not equals:
-            raise BadSetting(f"--set {word!r} is no setting; write for example --set steps=40")
-        settings[key.strip().replace("-", "_")] = Text(value.strip())
+        kind, _, name = key.strip().replace("-", "_").rpartition(".")
+        if not name or not equals or kind not in ("", *known):
+            raise BadSetting(
+                f"--set {word!r} is no setting; write for example --set steps=40, or --set loss.alpha=0.3"
+            )
+        meant = [kind] if kind else [k for k in known if name in known[k]]
+        if len(meant) > 1:
+            both = " and of ".join(", ".join(dict.fromkeys(found)) for found in names.values())
+            raise BadSetting(f"{name} is a setting of {both}; write --set loss.{name}=... or --set attack.{name}=...")
+        if not meant or name not in known[meant[0]]:
+            asked = meant or list(known)
+            whose = ", ".join(dict.fromkeys(one for k in asked for one in names[k]))
+            raise UnknownName(
+                f"setting of {whose or f'any {kind} here'}", name, {key for k in asked for key in known[k]}
+            )
+        settings[meant[0]][name] = Text(value.strip())
     return settings
