@@ -20,20 +20,7 @@ from advbench.cli.limits import check_limits, refused
 from advbench.cli.output import emit
 from advbench.cli.takes import takes
 from advbench.errors import AdvbenchError, BadSetting, FailedCheck, UnknownName, one_line
-from advbench.study.options import (
-    Attack,
-    Audit,
-    Doctor,
-    Evaluate,
-    Listed,
-    Merge,
-    Output,
-    Report,
-    Reproduce,
-    Run,
-    Train,
-    Verify,
-)
+from advbench.study import options as records
 
 app = typer.Typer(
     add_completion=False,
@@ -71,7 +58,7 @@ def _advbench(
 
 
 @command(OWN, "evaluate --model m.py:build --weights w.pt --dataset folder:photos")
-def evaluate(options: Evaluate) -> None:
+def evaluate(options: records.Evaluate) -> None:
     """Attack and score a model of your own, on data of your own, and write its report."""
     from advbench.report import write
     from advbench.study.brought import Named
@@ -89,7 +76,7 @@ def evaluate(options: Evaluate) -> None:
 
 
 @command(MADE, "run", "run --loss softmax,lgm --attack fgsm,joint --eps 0.1,0.3 --seed 0,1")
-def run(options: Run) -> None:
+def run(options: records.Run) -> None:
     """Train, attack, verify and report: a whole study."""
     from advbench.report import write
     from advbench.study.parsing import read, read_toml
@@ -106,7 +93,7 @@ def run(options: Run) -> None:
 
 
 @command(MADE, "train --dataset digits --loss lgm --alpha 0.3")
-def train(options: Train) -> None:
+def train(options: records.Train) -> None:
     """Train one model, or find it trained."""
     from advbench.study.request import training_table
 
@@ -114,7 +101,7 @@ def train(options: Train) -> None:
 
 
 @command(MADE, "attack --loss lgm --attack pgd --eps 0.1,0.2 --set steps=20 --n 100")
-def attack(options: Attack) -> None:
+def attack(options: records.Attack) -> None:
     """Attack one model at one eps or several; it is trained first where it does not exist yet."""
     from advbench.study.request import attacking_table
 
@@ -128,7 +115,7 @@ def attack(options: Attack) -> None:
 
 
 @command(MADE, "attack --loss lgm --shard 1/2", "merge digits-lgm-seed0-3d539bf4")
-def merge(options: Merge) -> None:
+def merge(options: records.Merge) -> None:
     """Join the shards of a run's attacks, once every image is in one of them."""
     from advbench.cli.shards import merge_shards
 
@@ -136,7 +123,7 @@ def merge(options: Merge) -> None:
 
 
 @command(RESULTS, "verify --loss softmax,lgm --eps 0.3")
-def verify(options: Verify) -> None:
+def verify(options: records.Verify) -> None:
     """EERs of the detectors on every attacked model found, or on those selected."""
     from advbench.study.verify import verify_found
 
@@ -146,7 +133,7 @@ def verify(options: Verify) -> None:
 
 
 @command(RESULTS, "report --loss softmax,lgm --name compared")
-def report(options: Report) -> None:
+def report(options: records.Report) -> None:
     """Write an HTML page about every attacked model found, or about those selected."""
     from advbench.data.sources import slug
     from advbench.report import write
@@ -162,7 +149,7 @@ def report(options: Report) -> None:
 
 
 @command(CHECKS, "reproduce mnist --data-dir data --check")
-def reproduce(options: Reproduce) -> None:
+def reproduce(options: records.Reproduce) -> None:
     """Reproduce a paper's experiments cell by cell, or check a reproduction against its kept weights."""
     if options.what != "mnist":
         raise UnknownName("reproduction", options.what, ["mnist"])
@@ -172,7 +159,7 @@ def reproduce(options: Reproduce) -> None:
 
 
 @command(RESULTS, "audit digits-lgm-seed0-3d539bf4 --complete")
-def audit(options: Audit) -> None:
+def audit(options: records.Audit) -> None:
     """Which requirements of the protocol a run meets, with the evidence, and the command that closes each gap."""
     from advbench.cli.audit import complete, findings_of, rows_of, show_audit
 
@@ -188,7 +175,7 @@ def audit(options: Audit) -> None:
 
 
 @command(CHECKS, "selftest")
-def selftest(options: Output) -> None:
+def selftest(options: records.Output) -> None:
     """Evaluate models and detectors made to fool an evaluation, and see whether it finds out."""
     from advbench.audit.canaries.selftest import selftest as found_in
     from advbench.progress import Terminal
@@ -203,7 +190,7 @@ def selftest(options: Output) -> None:
 
 
 @command(CHECKS, "doctor --mend")
-def doctor(options: Doctor) -> None:
+def doctor(options: records.Doctor) -> None:
     """What of a runs folder is whole, what is not, and what would be done again."""
     from advbench.runs import locks
     from advbench.study.doctor import examine
@@ -220,7 +207,7 @@ def doctor(options: Doctor) -> None:
 
 
 @command(RESULTS, "list", "list attacks --long", "list runs", name="list")
-def list_(options: Listed) -> None:
+def list_(options: records.Listed) -> None:
     """What there is: losses, attacks, detectors, networks, data sets, runs."""
     from advbench.cli import listing
 

@@ -26,17 +26,12 @@ def _in(panel: str | None) -> Callable[..., Any]:
 REGIME = "Adversarial training (each turns it on; defaults: the data set's own)"
 TRAINING = "Training (defaults: the data set's own)"
 PANELS = (None, "Model", TRAINING, REGIME, "Attack", "Selection", "Machine", "Folders and output")  # in their order
-_plain, _model, _, _, _attack, _only, _machine, _place = map(_in, PANELS)
+_plain, _model, _training, _regime, _attack, _only, _machine, _place = map(_in, PANELS)
 
 
-def _argument(text: str, default: Any = MISSING) -> Any:
-    return setting(default, text, argument=True)
-
-
-def _set(text: str, **more: object) -> Any:
-    return _attack(f"{text}; may be repeated.", default=(), metavar="KEY=VALUE", **more)
-
-
+ATTACKS, EPS = "One of `advbench list attacks`, or several.", "0.3, 8/255, or several; in L-inf at most 1."
+AIMED = "What an adaptive attack evades, or none; one or several."
+MANY: dict[str, Any] = {"default": (), "metavar": "KEY=VALUE"}
 # settings of losses that had an option of their own before --set gave them
 OLD = ("log_var_floor", "weight", "centre_step", "margin", "start", "anneal", "floor")
 SPEC = "the spec's, or the digits study's"
@@ -57,9 +52,6 @@ class Options:
         return {name: value for name, value in found.items() if value not in (None, ())}
 
 
-# -- what is attacked ------------------------------------------------------------------------------------------------
-
-
 class Data(Options):
     """Images."""
 
@@ -72,7 +64,7 @@ class Recipe(Options):
 
     network: str | None = _model("One of `advbench list networks`.", "the data set's own")
     feature_dim: int | None = _model("2 or 100.", "100")
-    training: Mapping[str, Any] | None = setting(None, "", panel=TRAINING, of=Training)
+    training: Mapping[str, Any] | None = _training("", of=Training)
 
 
 class LossSettings(Options):
@@ -86,10 +78,8 @@ class LossSettings(Options):
 class Hardening(Options):
     """Whether models are trained adversarially, and how."""
 
-    adversarial: bool | None = setting(None, "Train on attacked images (positive control).", panel=REGIME)
-    adversarial_settings: Mapping[str, Any] | None = setting(
-        None, "", panel=REGIME, of=AdversarialTraining, prefix="adversarial_"
-    )
+    adversarial: bool | None = _regime("Train on attacked images (positive control).")
+    adversarial_settings: Mapping[str, Any] | None = _regime("", of=AdversarialTraining, prefix="adversarial_")
 
     @property
     def hardening(self) -> bool | Mapping[str, Any] | None:
@@ -102,28 +92,17 @@ class Hardening(Options):
         return own or self.adversarial
 
 
-# -- what it is attacked with ----------------------------------------------------------------------------------------
-
-
-def _attacks(usual: str) -> Any:
-    return _attack("One of `advbench list attacks`, or several.", usual, flag="attack")
-
-
 class Attacked(Options):
     """Attacks, and how many images they are made on."""
 
-    attacks: tuple[Entry, ...] | None = _attacks("fgsm")
+    attacks: tuple[Entry, ...] | None = _attack(ATTACKS, "fgsm", flag="attack")
     n: int | None = _attack("The first N test images.", "all")
-
-
-def _eps(usual: str) -> Any:
-    return _attack("0.3, 8/255, or several; in L-inf at most 1.", usual, example="0.1,0.2")
 
 
 class AttackSettings(Options):
     """Settings of attacks with an option of their own."""
 
-    eps: Numbers | None = _eps("the attack's own, mostly 0.3")
+    eps: Numbers | None = _attack(EPS, "the attack's own, mostly 0.3", example="0.1,0.2")
     clip: bool | None = _attack("Keep images inside [0, 1].", "on")
     exact_gradient: bool | None = _attack("Logit gradient in float64, where float32 would round it to zero.", "off")
 
@@ -131,30 +110,17 @@ class AttackSettings(Options):
 class Set(Options):
     """Any other setting."""
 
-    set: Names = _attack(
-        "A setting of the attack, such as steps=40; may be repeated.", default=(), metavar="KEY=VALUE"
-    )
-
-
-class Attacks(Attacked, AttackSettings, Set):
-    """Attacks and their settings."""
-
-
-def _detectors(usual: str | None = None) -> Any:
-    return _attack("What an adaptive attack evades, or none; one or several.", usual, flag="detector")
+    set: Names = _attack("A setting of the attacks, such as steps=40; may be repeated.", **MANY)
 
 
 class Aimed(Options):
     """What adaptive attacks are aimed at."""
 
-    detectors: Names | None = _detectors()
+    detectors: Names | None = _attack(AIMED, flag="detector")
     fpr: Numbers | None = _attack("False-positive rate of its threshold, or several.", "0.05")
     budget: str | None = _attack(
         "detector-aware: quick, standard or thorough: 200, 2,000, 10,000 gradients.", "standard; `evaluate`: quick"
     )
-
-
-# -- where and on what -----------------------------------------------------------------------------------------------
 
 
 class Output(Options):
@@ -167,9 +133,7 @@ class Output(Options):
 class Locks(Options):
     """Whether runs are locked."""
 
-    no_locks: bool = _place(
-        "Lock nothing, where a file system has no locks; one process alone per run.", default=False
-    )
+    no_locks: bool = _place("Lock nothing, where a file system has no locks; one process a run.", default=False)
 
 
 class Place(Locks, Output):
@@ -191,16 +155,12 @@ class Machine(Place):
 class Grid(Machine):
     """Who performs a study's cells."""
 
-    on: str | None = _machine(
-        "Where cells (a model, an attack on it) are performed: local (processes), ray or slurm."
-    )
+    on: str | None = _machine("Where cells (a model, an attack on it) are performed: local, ray or slurm.")
     jobs: int | None = _machine("How many at once.", "one a core of this machine")
     gpus_per_job: float | None = _machine("ray, slurm: GPUs of each; in Ray a fraction shares one.")
     address: str | None = _machine("ray: of a cluster, or auto.", "one started on this machine")
     cells_per_job: int | None = _machine("slurm: cells of one model in a job.", "8")
-    slurm: Names = _machine(
-        "What a job asks for: partition=gpu, timeout_min=240; may be repeated.", default=(), metavar="KEY=VALUE"
-    )
+    slurm: Names = _machine("What a job asks for: partition=gpu, timeout_min=240; may be repeated.", **MANY)
 
 
 class Titled(Options):
@@ -216,43 +176,42 @@ class Named(Titled):
     overwrite: bool = _place("Replace a page over other models in its place.", default=False)
 
 
-# -- the commands ----------------------------------------------------------------------------------------------------
-
-
 class Table(Data, Recipe, Attacked, Titled):
     """A study as it is asked for: the keys of a spec, of which None takes the digits study's."""
 
     losses: tuple[Entry, ...] | None = _model("One of `advbench list losses`, or several.", SPEC, flag="loss")
-    seeds: tuple[int, ...] | None = _model(
-        "Of weights and batches; one or several.", SPEC, flag="seed", example="0,1"
-    )
-    attacks: tuple[Entry, ...] | None = _attacks(SPEC)
+    seeds: tuple[int, ...] | None = _model("Of weights and batches; or several.", SPEC, flag="seed", example="0,1")
+    attacks: tuple[Entry, ...] | None = _attack(ATTACKS, SPEC, flag="attack")
     detectors: Names | None = _model("One of `advbench list detectors`, or several.", SPEC, flag="detector")
 
 
 class Train(Data, Recipe, LossSettings, Hardening, Set, Machine):
     """`advbench train`."""
 
-    set: Names = _set("A setting of the loss, such as loss.margin=2", aliases=OLD)
+    set: Names = _attack("A setting of the loss, such as loss.margin=2; may be repeated.", aliases=OLD, **MANY)
     loss: str | None = _model("One of `advbench list losses`.", "softmax")
     seed: int | None = _model("Of weights and batches.", "0")
 
 
-class Attack(Train, Attacks, Aimed):
+class Attack(Train, Attacked, AttackSettings, Aimed):
     """`advbench attack`."""
 
-    set: Names = _set("A setting of the attacks or the loss, such as steps=40", aliases=OLD)
+    set: Names = _attack(
+        "A setting of the attacks or the loss, such as steps=40; may be repeated.", aliases=OLD, **MANY
+    )
     shard: str | None = _machine("Only part i of n of the images: 1/4; auto = torchrun's RANK and WORLD_SIZE.")
 
 
-class Run(Table, LossSettings, Hardening, Attacks, Named, Grid):
+class Run(Table, LossSettings, Hardening, AttackSettings, Set, Named, Grid):
     """`advbench run`: what a spec holds, and how it is altered."""
 
-    set: Names = _set("A setting of the attacks or losses, such as steps=40", aliases=OLD)
-    spec: str | None = _argument("A TOML file; options override what it says.", None)
+    set: Names = _attack(
+        "A setting of the attacks or losses, such as steps=40; may be repeated.", aliases=OLD, **MANY
+    )
+    spec: str | None = _plain("A TOML file; options override what it says.", argument=True)
 
 
-class Evaluate(Data, Attacks, Aimed, Named, Machine):
+class Evaluate(Data, Attacked, AttackSettings, Set, Aimed, Named, Machine):
     """`advbench evaluate`, and `advbench.evaluate` in Python."""
 
     model: str | None = _model("m.py:build, package.module:build, timm:NAME or archive.pt2: runs that code.")
@@ -261,9 +220,9 @@ class Evaluate(Data, Attacks, Aimed, Named, Machine):
     mean: Numbers | None = _model("It is given (image - mean) / std: 0.5, or one a channel.")
     std: Numbers | None = _model("The std of that.")
     trust: bool = _model("Open a torch.export archive, which is code.", default=False)
-    attacks: tuple[Entry, ...] | None = _attacks("fgsm, and detector-aware on 200 images")
-    eps: Numbers | None = _eps("8/255")
-    detectors: Names | None = _detectors("max-posterior, energy, mahalanobis")
+    attacks: tuple[Entry, ...] | None = _attack(ATTACKS, "fgsm, and detector-aware on 200 images", flag="attack")
+    eps: Numbers | None = _attack(EPS, "8/255", example="0.1,0.2")
+    detectors: Names | None = _attack(AIMED, "max-posterior, energy, mahalanobis", flag="detector")
 
 
 class Selected(Options):
@@ -293,7 +252,7 @@ class Report(Verify, Named):
 class Merge(Machine):
     """`advbench merge`."""
 
-    run: str = _argument("A run's name (`advbench list runs`), or its folder.")
+    run: str = _plain("A run's name (`advbench list runs`), or its folder.", default=MISSING, argument=True)
     dataset: str | None = _model("Where the run's data lie, if they are a folder or file of yours: folder:PATH.")
 
 
@@ -306,7 +265,7 @@ class Audit(Merge):
 class Reproduce(Grid):
     """`advbench reproduce`."""
 
-    what: str = _argument("mnist: the MNIST experiments of Wan et al. 2018")
+    what: str = _plain("mnist: the MNIST experiments of Wan et al. 2018", default=MISSING, argument=True)
     cell: Names | None = _model("Only these models, such as lgm1.0-100d-seed0; one or several.")
     check: bool = _plain("Derive Table 6 and the EERs from the kept weights, and compare.", default=False)
     security: bool = _plain("Only the attacks that know a detector, on what has weights.", default=False)
@@ -316,15 +275,13 @@ class Reproduce(Grid):
 class Doctor(Locks, Output):
     """`advbench doctor`."""
 
-    mend: bool = _plain(
-        "Forget what is broken, so that the next call makes it again; delete leftovers.", default=False
-    )
+    mend: bool = _plain("Forget what is broken, for the next call to make again; delete leftovers.", default=False)
 
 
 class Listed(Output):
     """`advbench list`."""
 
-    what: str | None = _argument(
-        "losses, attacks, detectors, networks, datasets or runs; left out, what there is of them.", None
+    what: str | None = _plain(
+        "losses, attacks, detectors, networks, datasets, runs; left out: all names.", argument=True
     )
     long: bool = _plain("Norm, what the attacker knows, settings with defaults, and source of each.", default=False)

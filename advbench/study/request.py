@@ -1,6 +1,6 @@
 """Options to the table of a study, as a TOML file would hold it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -12,25 +12,10 @@ from advbench.detection import DEFAULT_FPR, NO_DETECTOR
 from advbench.errors import BadSetting, UnknownName
 from advbench.evasion import AdaptiveAttack
 from advbench.settings import from_text, hints_of, parameters
+from advbench.study import options as records
 from advbench.study.brought import Bringing, EvaluatedModel
 from advbench.study.evaluation import DETECTORS, EPS, Leeway, evaluating, usual_attacks
-from advbench.study.options import (
-    Aimed,
-    Attack,
-    Attacked,
-    Attacks,
-    AttackSettings,
-    Data,
-    Entry,
-    Evaluate,
-    Hardening,
-    LossSettings,
-    Recipe,
-    Run,
-    Set,
-    Table,
-    Train,
-)
+from advbench.study.options import Entry, Table
 from advbench.study.parsing import USUAL, named, parse
 from advbench.study.study import Study
 from advbench.study.workspace import Workspace
@@ -43,19 +28,17 @@ class Text(str):
     """A value of --set, still to be read as its setting's type asks."""
 
 
-def training_table(options: Train, attacks: Iterable[Entry] = ()) -> Table:
+def training_table(options: records.Train, attacks: Iterable[Entry] = ()) -> Table:
     """One loss, one seed; no attack on it is made, and the built-in ones want 200 test images."""
     losses: tuple[Entry, ...] = ("softmax" if options.loss is None else options.loss,)
-    own = options.given(LossSettings) | _set_by(options, losses, attacks)["loss"]
-    losses, seed = (
-        _hardened(_with_settings("loss", losses, own), options),
-        0 if options.seed is None else options.seed,
-    )
-    asked = options.given(Data) | options.given(Recipe)
+    own = options.given(records.LossSettings) | _set_by(options, losses, attacks)["loss"]
+    losses = _hardened(_with_settings("loss", losses, own), options)
+    seed = 0 if options.seed is None else options.seed
+    asked = options.given(records.Data) | options.given(records.Recipe)
     return Table(**asked, losses=losses, seeds=(seed,), attacks=("fgsm",))
 
 
-def attacking_table(options: Attack) -> Table:
+def attacking_table(options: records.Attack) -> Table:
     """One model and the attacks on it."""
     asked = {"detector": options.detectors, "fpr": options.fpr}
     aim = {key: value for key, value in asked.items() if value is not None}
@@ -70,18 +53,23 @@ def attacking_table(options: Attack) -> Table:
     return replace(table, attacks=attacks, n=options.n)
 
 
-def study_table(options: Run, spec: Table) -> Table:
+def study_table(options: records.Run, spec: Table) -> Table:
     """The study of a spec, as options alter it: an option that is given replaces the key that it is named after."""
     asked = {**options.given(Table), "training": {**(spec.training or {}), **(options.training or {})}}
     losses = options.losses or spec.losses or USUAL.losses or ()
     attacks = options.attacks or spec.attacks or USUAL.attacks or ()
     own = _set_by(options, losses, attacks)
-    if settings := options.given(LossSettings) | own["loss"]:
+    if settings := options.given(records.LossSettings) | own["loss"]:
         asked["losses"] = losses = _with_settings("loss", losses, settings)
     if options.hardening is not None:
         asked["losses"] = _hardened(losses, options)
     ours = options.attacks is not None or spec.attacks is None
-    if options.given(Attacked) or options.given(AttackSettings) or own["attack"] or (ours and options.detectors):
+    if (
+        options.given(records.Attacked)
+        or options.given(records.AttackSettings)
+        or own["attack"]
+        or (ours and options.detectors)
+    ):
         asked["attacks"] = altered = _altered(options, attacks, own["attack"])
         for entry in altered:
             if options.n is not None:
@@ -93,7 +81,7 @@ def study_table(options: Run, spec: Table) -> Table:
     return replace(spec, **asked)
 
 
-def evaluation_table(options: Evaluate) -> Table:
+def evaluation_table(options: records.Evaluate) -> Table:
     """--detector names what scores, and what an adaptive attack is aimed at; an attack's table has the last word."""
     detectors = options.detectors or DETECTORS
     attacks = []
@@ -109,7 +97,7 @@ def evaluation_table(options: Evaluate) -> Table:
 
 
 def evaluation_of(
-    options: Evaluate,
+    options: records.Evaluate,
     workspace: Workspace,
     model: Bringing,
     *,
@@ -122,16 +110,16 @@ def evaluation_of(
     return evaluating(parse(evaluation_table(options)), workspace, asked, leeway, data)
 
 
-def _page_name(options: Evaluate) -> str:
+def _page_name(options: records.Evaluate) -> str:
     """Of the model and the data: `m-build-folder-cats` for m.py:build on folder:cats."""
     model = Path(options.model or "").name.replace(".py:", "-")
     return slug(f"{model[:30]}-{label(options.dataset or 'digits')}").lstrip(".")
 
 
-def _altered(options: Attacks, attacks: Iterable[Entry], own: Settings) -> tuple[Settings, ...]:
+def _altered(options: records.AttackSettings, attacks: Iterable[Entry], own: Settings) -> tuple[Settings, ...]:
     """The attacks with the settings that options give, those of --set too."""
-    settings = options.given(AttackSettings) | own
-    if isinstance(options, Aimed) and options.budget is not None:
+    settings = options.given(records.AttackSettings) | own
+    if isinstance(options, records.Aimed) and options.budget is not None:
         settings["budget"] = options.budget
     return _with_settings("attack", attacks, settings)
 
@@ -158,7 +146,7 @@ def _with_settings(kind: str, listed: Iterable[Entry], settings: Settings) -> tu
     return tuple(result)
 
 
-def _hardened(listed: Iterable[Entry], options: Hardening) -> tuple[Settings, ...]:
+def _hardened(listed: Iterable[Entry], options: records.Hardening) -> tuple[Settings, ...]:
     """Give each loss what options say of adversarial training; a table keeps what they leave open."""
     asked = options.hardening
     result = []
@@ -173,35 +161,30 @@ def _hardened(listed: Iterable[Entry], options: Hardening) -> tuple[Settings, ..
     return tuple(result)
 
 
-def _set_by(options: Set, losses: Iterable[Entry] = (), attacks: Iterable[Entry] = ()) -> dict[str, Settings]:
+def _set_by(options: records.Set, losses: Iterable[Entry] = (), attacks: Iterable[Entry] = ()) -> dict[str, Settings]:
     """What --set KEY=VALUE gives the losses and the attacks, as text: all of them that have that setting.
 
     A setting of both kinds is refused; `loss.KEY` and `attack.KEY` say which is meant.
     """
-    names = {
-        "loss": [named(one, "loss")[0] for one in losses],
-        "attack": [named(one, "attack")[0] for one in attacks],
-    }
-    known = {
-        kind: {key for one in found for key in parameters(catalog.load(kind, one))} for kind, found in names.items()
-    }
-    settings: dict[str, Settings] = {"loss": {}, "attack": {}}
+    plugins = {"loss": losses, "attack": attacks}
+    known: dict[str, dict[str, Collection[str]]] = {kind: {} for kind in plugins}
+    for kind, listed in plugins.items():
+        for name, _ in (named(one, kind) for one in listed):
+            known[kind][name] = parameters(catalog.load(kind, name))
+    settings: dict[str, Settings] = {kind: {} for kind in plugins}
     for word in options.set:
         key, equals, value = word.partition("=")
         kind, _, name = key.strip().replace("-", "_").rpartition(".")
-        if not name or not equals or kind not in ("", *known):
-            raise BadSetting(
-                f"--set {word!r} is no setting; write for example --set steps=40, or --set loss.alpha=0.3"
-            )
-        meant = [kind] if kind else [k for k in known if name in known[k]]
-        if len(meant) > 1:
-            both = " and of ".join(", ".join(dict.fromkeys(found)) for found in names.values())
-            raise BadSetting(f"{name} is a setting of {both}; write --set loss.{name}=... or --set attack.{name}=...")
-        if not meant or name not in known[meant[0]]:
-            asked = meant or list(known)
-            whose = ", ".join(dict.fromkeys(one for k in asked for one in names[k]))
-            raise UnknownName(
-                f"setting of {whose or f'any {kind} here'}", name, {key for k in asked for key in known[k]}
-            )
-        settings[meant[0]][name] = Text(value.strip())
+        if not name or not equals or kind not in ("", *plugins):
+            raise BadSetting(f"--set {word!r} is no setting; write for example --set steps=40 or loss.alpha=0.3")
+        asked = {k: own for k, own in known.items() if kind in ("", k)}
+        having = [k for k, own in asked.items() if any(name in keys for keys in own.values())]
+        whose = ", ".join(plugin for own in asked.values() for plugin in own) or f"any {kind} here"
+        if not having:
+            every = {key for own in asked.values() for keys in own.values() for key in keys}
+            raise UnknownName(f"setting of {whose}", name, every)
+        if len(having) > 1:
+            ways = f"--set loss.{name}=... or --set attack.{name}=..."
+            raise BadSetting(f"{name} is a setting of the loss and of an attack among {whose}; write {ways}")
+        settings[having[0]][name] = Text(value.strip())
     return settings

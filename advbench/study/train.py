@@ -40,9 +40,6 @@ class TrainedModel(StudiedModel):
         """Trained on the same part; raises BadSetting where it is this very model."""
         return replace(self, model=surrogate_of(self.model, source))
 
-    def confirm(self, run: Run) -> None:
-        """Always: its weights lie in the run."""
-
 
 def parts_of(splits: Splits, model: Model) -> dict[str, ImageSet]:
     """The parts by name; the training part is the one this model is fitted to."""
