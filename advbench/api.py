@@ -17,10 +17,10 @@ from torch import nn
 from advbench import catalog, metrics, runs
 from advbench.data.sources.arrays import Images, Pair, splits_of
 from advbench.device import Device, resolve_device
-from advbench.errors import BadSetting, UnknownName
+from advbench.errors import BadSetting, Diagnostic, UnknownName, warn
 from advbench.progress import Quiet, Terminal
 from advbench.report import write
-from advbench.runs import Row, artifacts
+from advbench.runs import AdaptiveRow, AttackRow, VerifyRow, artifacts, as_json
 from advbench.settings import convert, number
 from advbench.study.attack_rows import weakness
 from advbench.study.brought import Given
@@ -32,7 +32,6 @@ from advbench.study.selection import Found, attack_rows
 from advbench.study.verify import verify_found
 from advbench.study.workspace import Workspace
 from advbench.supplied.isolation import own_state
-from advbench.types import Diagnostic, warn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,8 +46,8 @@ class Result:
     findings  what is doubtful about the model or the data; each was a warning too
     """
 
-    rows: Sequence[Row]
-    attacks: Mapping[str, Row]
+    rows: Sequence[VerifyRow]
+    attacks: Mapping[str, AttackRow]
     findings: Sequence[Diagnostic]
     _found: Found = field(repr=False)
     _detectors: Sequence[str] = field(repr=False)
@@ -71,18 +70,19 @@ class Result:
             raise UnknownName("population", population, POPULATIONS)
         lines = []
         for row in self.rows:
-            if row["population"] == population:
-                attack = next(r for r in self.attacks.values() if _same(r, row))
-                aimed = attack if attack.get("detector") == row["detector"] else {}
+            if row.population == population:
+                attack = next(r for r in self.attacks.values() if r.is_attack_of(row) and r.n == row.n_clean)
+                knows = attack.detector if isinstance(attack, AdaptiveRow) else None
+                aimed = as_json(attack) if knows == row.detector else {}
                 known = {k: aimed.get(k) for k in ("undetected_error_rate", *_ENDS, "clean_rejected")}
-                errors = {k: attack[k] for k in ("clean_error_rate", "error_rate")}
-                lines.append({**row, "knows": row["settings"].get("detector"), **errors, **known})
+                errors = {"clean_error_rate": attack.clean_error_rate, "error_rate": attack.error_rate}
+                lines.append({**as_json(row), "knows": knows, **errors, **known})
         frame = pd.DataFrame(lines)
         return frame.astype({c: float for c in frame.columns if c.startswith(_FIGURES)})
 
     def roc(self, attack: str, detector: str) -> metrics.Roc:
         """The ROC of a detector on an attack (its file's name, or the attack's where there is one of that name)."""
-        names = [name for name, row in self.attacks.items() if attack in (name, row["attack"])]
+        names = [name for name, row in self.attacks.items() if attack in (name, row.attack)]
         if len(names) != 1:
             raise UnknownName("attack (by the name of its file)", attack, self.attacks)
         if detector not in self._detectors:
@@ -98,7 +98,7 @@ class Result:
         """
         page = Path(path)
         page = page if page.suffix in (".html", ".htm") else page / "index.html"
-        name = str(self._found.run.model["dataset"])
+        name = self._found.run.model.dataset
         return write.report(name, [self._found], self._detectors, self._workspace, page=page, overwrite=overwrite)[0]
 
 
@@ -114,10 +114,6 @@ class _Kept:
         self.folder = Path(tempfile.mkdtemp(prefix="advbench-") if named is None else named)
         if named is None:
             weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
-
-
-def _same(attack: Row, row: Row) -> bool:
-    return all(attack[k] == row[k] for k in ("attack", "settings", "eps")) and attack["n"] == row["n_clean"]
 
 
 def evaluate(

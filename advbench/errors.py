@@ -2,7 +2,9 @@
 
 import contextlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Literal
 
 
 class AdvbenchError(Exception):
@@ -90,6 +92,39 @@ class FailedCells(AdvbenchError):
     def __init__(self, text: str, exit_code: int) -> None:
         super().__init__(text)
         self.exit_code = exit_code
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """A fault or doubt about a user's model or data.
+
+    name       a short name with hyphens, for records and tests
+    severity   error: numbers measured on it would be wrong, so it is refused; warning: reported beside the numbers
+    text       one sentence: the value, the rule, the way out
+    """
+
+    name: str
+    severity: Literal["error", "warning"]
+    text: str
+
+
+def refuse(name: str, text: str) -> Diagnostic:
+    """A diagnostic that forbids going on."""
+    return Diagnostic(name, "error", text)
+
+
+def warn(name: str, text: str) -> Diagnostic:
+    """A diagnostic that is reported."""
+    return Diagnostic(name, "warning", text)
+
+
+def enforce(found: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
+    """The warnings; raises BadSetting with the first error's text."""
+    kept = tuple(found)
+    for finding in kept:
+        if finding.severity == "error":
+            raise BadSetting(finding.text)
+    return kept
 
 
 JOINERS = "\u200c\u200d"  # spelling of Persian and of many emoji

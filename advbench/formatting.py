@@ -1,8 +1,5 @@
 """Rates, settings and names as text for people."""
 
-from collections.abc import Mapping
-from typing import Any
-
 
 def as_text(eps: float) -> str:
     """An eps as a person writes it: 0.3, or 8/255; reading it gives the same number."""
@@ -15,13 +12,6 @@ def as_text(eps: float) -> str:
 def percent(value: float | None, digits: int = 1) -> str:
     """A rate for people; undefined is n/a, never 0."""
     return "n/a" if value is None else f"{100 * value:.{digits}f} %"
-
-
-def describe(row: Mapping[str, Any]) -> str:
-    """An attack row's attack, eps and settings in words."""
-    return ", ".join(
-        [f"{row['attack']} eps {as_text(row['eps'])}", *(f"{k} {v}" for k, v in row["settings"].items())]
-    )
 
 
 def shown(name: str) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from advbench.errors import BadSetting
+from advbench.errors import Diagnostic
 
 
 @dataclass(frozen=True)
@@ -207,39 +207,6 @@ def joined(first: Tensor | Streamed, second: Tensor | Streamed) -> Tensor | Stre
     assert isinstance(second, Streamed)
     assert first.read == second.read  # parts of one data set lie in one place
     return Streamed(first.read, torch.cat([first.index, second.index]), first.image_shape)
-
-
-@dataclass(frozen=True)
-class Diagnostic:
-    """A fault or doubt about a user's model or data.
-
-    name       a short name with hyphens, for records and tests
-    severity   error: numbers measured on it would be wrong, so it is refused; warning: reported beside the numbers
-    text       one sentence: the value, the rule, the way out
-    """
-
-    name: str
-    severity: Literal["error", "warning"]
-    text: str
-
-
-def refuse(name: str, text: str) -> Diagnostic:
-    """A diagnostic that forbids going on."""
-    return Diagnostic(name, "error", text)
-
-
-def warn(name: str, text: str) -> Diagnostic:
-    """A diagnostic that is reported."""
-    return Diagnostic(name, "warning", text)
-
-
-def enforce(found: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
-    """The warnings; raises BadSetting with the first error's text."""
-    kept = tuple(found)
-    for finding in kept:
-        if finding.severity == "error":
-            raise BadSetting(finding.text)
-    return kept
 
 
 def of_class(logits: Tensor, classes: Tensor) -> Tensor:

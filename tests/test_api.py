@@ -18,6 +18,7 @@ import advbench
 from advbench import cli
 from advbench.attacks.fgsm import FGSM
 from advbench.data.sources.arrays import splits_of
+from advbench.runs import as_json
 from advbench.supplied.features import tap
 from advbench.types import Splits
 from advbench.victim import Victim
@@ -80,7 +81,7 @@ def test_the_command_line_gives_the_same_figures(
         rows += json.loads(capsys.readouterr().out)["rows"]
     own = ("run", "dataset")
     assert [{k: v for k, v in r.items() if k not in own} for r in rows] == [
-        {k: v for k, v in r.items() if k not in own} for r in result.rows
+        {k: v for k, v in as_json(r).items() if k not in own} for r in result.rows
     ]
 
 
@@ -148,7 +149,7 @@ def test_results_in_no_folder_vanish_with_their_object(model: nn.Module, held: P
 
 def test_without_a_training_part_the_detectors_are_those_of_the_logits(model: nn.Module, held: Pair) -> None:
     found = evaluated(model, held, detectors=None)
-    assert {row["detector"] for row in found.rows} == {"max-posterior", "energy"}
+    assert {row.detector for row in found.rows} == {"max-posterior", "energy"}
     with pytest.raises(advbench.BadSetting, match=r"mahalanobis is fitted on training images.*train=\(images"):
         evaluated(model, held, detectors=["energy", "mahalanobis"])
 
@@ -158,8 +159,8 @@ def test_calibration_that_is_given_leaves_the_whole_test_part_to_attack(
 ) -> None:
     few = (train[0][:5], train[1][:5])
     found = evaluated(model, held, calibration=few, n=None)
-    assert {row["n_clean"] for row in found.rows} == {597}
-    assert {row["tpr_at_fpr10"] for row in found.rows} == {None}
+    assert {row.n_clean for row in found.rows} == {597}
+    assert {row.tpr_at_fpr10 for row in found.rows} == {None}
 
 
 def test_arrays_lists_of_one_and_numbers_are_understood(model: nn.Module, held: Pair) -> None:
@@ -172,7 +173,7 @@ def test_arrays_lists_of_one_and_numbers_are_understood(model: nn.Module, held: 
         assert evaluated(model, (last, labels[:, None])).rows == evaluated(model, held).rows
     with pytest.warns(UserWarning, match="normalise by itself"):
         one, other = (evaluated(model, held, mean=value, std=value) for value in (0.5, [0.5]))
-    assert [r["eer"] for r in one.rows] == [r["eer"] for r in other.rows]
+    assert [r.eer for r in one.rows] == [r.eer for r in other.rows]
 
 
 @pytest.mark.parametrize(

@@ -188,5 +188,5 @@ def test_evaluate_in_python_leaves_the_model_where_it_is(home: str, digits: Spli
     given |= {"calibration": calibration, "train": (digits.train.load_all(), digits.train.labels)}
     found = [advbench.evaluate(model, *test, **given, device=device) for device in (None, NAME, "cpu")]
     assert {p.device for p in model.parameters()} == {here}
-    errors = torch.tensor([[row["error_rate"] for row in one.attacks.values()] for one in found])
+    errors = torch.tensor([[row.error_rate for row in one.attacks.values()] for one in found])
     assert (errors - errors[0]).abs().max() <= 1 / len(few) + 1e-6

@@ -51,6 +51,26 @@ class Finding:
     command: Line | None
 
 
+@dataclass(frozen=True)
+class CanaryRow:
+    """One expectation of a canary, as a row of the selftest."""
+
+    canary: str
+    expected: str
+    found: str
+    met: bool
+    evidence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selftest:
+    """The record of a selftest."""
+
+    schema: Literal[1] = 1
+    advbench: str  # the version
+    rows: tuple[CanaryRow, ...]
+
+
 def met(evidence: str) -> Verdict:
     """The requirement is met."""
     return Verdict("met", evidence)

@@ -110,7 +110,7 @@ def large_eps(e: Evidence) -> Verdict:
     if not large:
         return not_run(f"nothing at eps {as_text(least)}", e.attack("pgd", eps=as_text(least), objective="margin"))
     best, guess = max(large, key=lambda r: float(r.wrong.mean())), percent(1 - e.chance)
-    said = f"{best.label} at eps {as_text(best.row['eps'])}: {count(best.wrong)} wrong; a guess {guess}"
+    said = f"{best.label} at eps {as_text(best.row.eps)}: {count(best.wrong)} wrong; a guess {guess}"
     chance = 1 - e.chance - 2 * math.sqrt(e.chance * (1 - e.chance) / len(best.wrong))
     stronger = e.attack("apgd", eps=as_text(least), objective="margin", targets=9)
     return either(float(best.wrong.mean()) >= chance, said, stronger)
@@ -124,14 +124,14 @@ def _pairs(e: Evidence, *but: str) -> list[tuple[Result, Result]]:
     """Pairs of results of one iterative attack that differ in nothing but these settings."""
 
     def others(r: Result) -> dict[str, Any]:
-        return {k: v for k, v in r.row["settings"].items() if k not in but}
+        return {k: v for k, v in r.row.settings.items() if k not in but}
 
     return [(a, b) for a in e.of(*ITERATIVE) for b in e.of(a.attack) if others(a) == others(b)]
 
 
 def _again(e: Evidence, result: Result, *, eps: str | None = None, **changes: Any) -> Line:
     """The command of the same attack with other settings."""
-    settings = {k: v for k, v in result.row["settings"].items() if k != "norm"} | changes
+    settings = {k: v for k, v in result.row.settings.items() if k != "norm"} | changes
     return e.attack(result.attack, eps=eps, n=result.n, **settings)
 
 

@@ -61,7 +61,7 @@ def sees_the_clean_image(e: Evidence) -> Verdict:
         said.append(f"{name} flags {count(flagged)}, clean {percent(clean)}")
     unlike = int((found[0].wrong != e.clean_wrong[: found[0].n]).sum())
     said.append(f"labels moved by it: {unlike}")
-    return either(good, f"uniform noise of eps {found[0].row['eps']:.4f}: {'; '.join(said)}", e.verification())
+    return either(good, f"uniform noise of eps {found[0].row.eps:.4f}: {'; '.join(said)}", e.verification())
 
 
 def _robust(e: Evidence, of: Evidence, names: tuple[str, ...]) -> Result | None:
@@ -72,7 +72,7 @@ def _robust(e: Evidence, of: Evidence, names: tuple[str, ...]) -> Result | None:
 
 def undefended(e: Evidence) -> Verdict:
     """R12: the attack of this audit leaves a softmax model, trained as usual, no accuracy."""
-    models = [o for o in (e, *e.others) if (o.model["loss"], o.model["training"]) == ("softmax", "standard")]
+    models = [o for o in (e, *e.others) if (o.model.loss, o.model.training) == ("softmax", "standard")]
     ran = {r.attack for r in e.results if r.ball == e.at}
     names = tuple(a for a in (*ITERATIVE, ENSEMBLE) if a in ran or a == "pgd")
     tried = [(o, r) for o in models if (r := _robust(e, o, names)) is not None]
@@ -80,13 +80,13 @@ def undefended(e: Evidence) -> Verdict:
         command = e.attack("pgd", words=e.other("softmax"))
         return not_run(f"no softmax model attacked at eps {as_text(e.eps)}", command)
     model, best = max(tried, key=lambda pair: float(pair[1].wrong.mean()))
-    said = f"{best.attack} on {model.model['run']}: robust accuracy {count(~best.wrong)}"
+    said = f"{best.attack} on {model.model.run}: robust accuracy {count(~best.wrong)}"
     return either(bool((~best.wrong).mean() <= BROKEN), said, e.attack("apgd", words=e.other("softmax"), targets=9))
 
 
 def positive_control(e: Evidence) -> Verdict:
     """R12: on an adversarially trained model our ensemble without detector agrees with the published AutoAttack."""
-    models = [o for o in (e, *e.others) if o.model["training"] == "adversarial"]
+    models = [o for o in (e, *e.others) if o.model.training == "adversarial"]
     command = e.attack(ENSEMBLE, "autoattack", words=e.other("softmax", "--adversarial"), detector=NO_DETECTOR, n=200)
     said = ""
     for other in models:
@@ -95,13 +95,13 @@ def positive_control(e: Evidence) -> Verdict:
             continue
         n = common(ours, published)
         theirs = float(published.wrong[:n].mean())
-        said = f"{other.model['run']}: robust accuracy under the ensemble {count(~ours.wrong[:n])}, under AutoAttack "
+        said = f"{other.model.run}: robust accuracy under the ensemble {count(~ours.wrong[:n])}, under AutoAttack "
         said += percent(1 - theirs)
         if theirs - float(ours.wrong[:n].mean()) > AGREEMENT + 1e-9:
             return not_met(said, command)
     if said:
         return met(said)
-    names = ", ".join(str(o.model["run"]) for o in models) or "none"
+    names = ", ".join(o.model.run for o in models) or "none"
     return not_run(f"adversarially trained models: {names}; not attacked by both at eps {as_text(e.eps)}", command)
 
 
@@ -131,9 +131,9 @@ def half_eps(e: Evidence) -> Verdict:
     hard = [
         r
         for o in e.others
-        if o.model["training"] == "adversarial"
+        if o.model.training == "adversarial"
         for r in o.of(*ITERATIVE, ENSEMBLE, "autoattack", eps=half)
-        if r.detector is None and r.row["norm"] == e.at[0]
+        if r.detector is None and r.row.norm == e.at[0]
     ]
     if not hard:
         command = e.attack("apgd", eps=f"{as_text(half)}", words=e.other("softmax", "--adversarial"))
@@ -151,7 +151,7 @@ def learned(e: Evidence) -> Verdict:
     taught = [d for d in e.detectors if d in e.learned]
     if not taught:
         return met(f"{', '.join(e.detectors)}: fitted on clean training images alone")
-    seen = {d: sorted({r["attack"] for r in e.verify if r["detector"] == d}) for d in taught}
+    seen = {d: sorted({r.attack for r in e.verify if r.detector == d}) for d in taught}
     said = "; ".join(f"{d} learned from attacks, scored on {', '.join(a) or 'none'}" for d, a in seen.items())
     return either(all(len(a) > 1 for a in seen.values()), said, e.attack("pgd", "mim"))
 
@@ -169,7 +169,7 @@ def forced_rejection(e: Evidence) -> Verdict:
     shares = {x: float(r.flagged(guard)[:n].mean()) for x, r in rows.items()}
     said = ", ".join(f"{x:g}: {percent(y)}" for x, y in shares.items())
     rising = all(b >= a - POINT for a, b in pairwise(shares.values()))
-    counted = all(abs(float(r.flagged(guard).mean()) - r.row["rejected_rate"]) < 1e-9 for r in rows.values())
+    counted = all(abs(float(r.flagged(guard).mean()) - r.adaptive.rejected_rate) < 1e-9 for r in rows.values())
     command = e.aware("force-rejection", eps=radii, steps=100, restarts=3)
     return either(rising and counted, f"{e.detector} made to reject, by radius: {said} of {n}", command)
 

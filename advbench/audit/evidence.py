@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from advbench.audit import Selftest
 from advbench.audit.results import ENSEMBLE, Result
 from advbench.detection import DEFAULT_FPR, Guard, least_fpr, usual_fpr
 from advbench.formatting import as_text
 from advbench.metrics import Mask
-from advbench.runs import Row
+from advbench.runs import ModelRow, VerifyRow
 from advbench.runs.artifacts import Part
 from advbench.study.command_lines import Line, attack_options
 from advbench.types import ImageSet
 from advbench.victim import Victim
 
-WHICH = ("dataset", "loss", "seed", "training")
 BUDGETS = ("quick", "standard", "thorough")
 
 
@@ -42,10 +42,10 @@ class Evidence:
     selftest   the record of the last `advbench selftest`; None where there is none
     """
 
-    model: Row
+    model: ModelRow
     words: tuple[str, ...]
     results: tuple[Result, ...]
-    verify: tuple[Row, ...]
+    verify: tuple[VerifyRow, ...]
     clean: Part
     detectors: tuple[str, ...]
     guard: Callable[[str, float], Guard]
@@ -54,7 +54,7 @@ class Evidence:
     images: ImageSet | None = None
     learned: frozenset[str] = frozenset()
     others: tuple[Evidence, ...] = field(default=(), repr=False)
-    selftest: Mapping[str, Any] | None = None
+    selftest: Selftest | None = None
 
     # -- what the audit is about ---------------------------------------------------------------------------
 
@@ -69,8 +69,8 @@ class Evidence:
         beside = Counter(r.ball for r in self.results)
 
         def weight(r: Result) -> tuple[Any, ...]:
-            usual, left = r.row["fpr"] == DEFAULT_FPR, -r.row["undetected_error_rate"]
-            return r.n, BUDGETS.index(r.setting("budget")), beside[r.ball], usual, left, r.row["eps"]
+            usual, left = r.adaptive.fpr == DEFAULT_FPR, -r.adaptive.undetected_error_rate
+            return r.n, BUDGETS.index(r.setting("budget")), beside[r.ball], usual, left, r.row.eps
 
         return max(aware, key=weight, default=None)
 
@@ -97,15 +97,15 @@ class Evidence:
     @property
     def fpr(self) -> float:
         """The headline's false-positive rate, or the usual one for so many calibration images."""
-        if self.headline is not None:
-            return float(self.headline.row["fpr"])
+        if self.headline is not None and self.headline.adaptive.fpr is not None:
+            return self.headline.adaptive.fpr
         usual = None if self.calibration is None else usual_fpr(self.calibration)
         return DEFAULT_FPR if usual is None else usual
 
     @property
     def supplied(self) -> bool:
         """Whether the model was not trained here."""
-        return self.model["loss"] is None
+        return self.model.loss is None
 
     @property
     def pixels(self) -> int:
@@ -133,7 +133,7 @@ class Evidence:
         found = [
             r
             for r in self.results
-            if r.attack in attacks and r.row["norm"] == self.at[0] and abs(r.row["eps"] - at) < 1e-9
+            if r.attack in attacks and r.row.norm == self.at[0] and abs(r.row.eps - at) < 1e-9
             if r.setting("clip") is not False and all(r.setting(k) == v for k, v in settings.items())
         ]
         return sorted(found, key=lambda r: -r.n)
@@ -142,8 +142,8 @@ class Evidence:
         """For each choice of settings of these attacks: results by eps in the audit's norm, and what to call them."""
         groups: dict[str, dict[float, Result]] = {}
         for r in sorted(self.results, key=lambda r: r.n):
-            if r.attack in attacks and r.row["norm"] == self.at[0] and r.setting("clip") is not False:
-                groups.setdefault(r.label, {})[float(r.row["eps"])] = r
+            if r.attack in attacks and r.row.norm == self.at[0] and r.setting("clip") is not False:
+                groups.setdefault(r.label, {})[r.row.eps] = r
         yield from ((dict(sorted(by_eps.items())), label) for label, by_eps in groups.items())
 
     # -- what would close a gap ----------------------------------------------------------------------------
@@ -180,7 +180,9 @@ class Evidence:
         """The command that scores with every detector what was attacked."""
         if self.supplied:
             return self.attack("fgsm", detector=",".join(self.detectors))
-        return Line.of("verify", *(w for k in WHICH for w in (f"--{k}", str(self.model[k]))))
+        model = self.model
+        which = {"dataset": model.dataset, "loss": model.loss, "seed": model.seed, "training": model.training}
+        return Line.of("verify", *(word for key, value in which.items() for word in (f"--{key}", str(value))))
 
     def other(self, loss: str, *more: str) -> tuple[str, ...]:
         """The words of a model of the same data set with another loss or other options."""

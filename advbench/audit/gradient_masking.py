@@ -47,7 +47,7 @@ def transfer(e: Evidence) -> Verdict:
     """R10, made on another model trained on the same part, which a supplied model has none of."""
     if e.supplied:
         return Verdict("not run", "a supplied model has no surrogate; see the attacks by queries and by labels alone")
-    source = "lgm" if e.model["loss"] == "softmax" else "softmax"
+    source = "lgm" if e.model.loss == "softmax" else "softmax"
     return black_box(e, "transfer", "transfer", e.attack("transfer", source=source))
 
 
@@ -61,8 +61,9 @@ def detector_gradient_free(e: Evidence) -> Verdict:
         return not_run("detector-square not run by itself", Line.joined(commands))
     guard, n = e.guard(e.detector, e.fpr), common(found[0], top)
     blind, seeing = found[0].lost(guard)[:n], top.lost(guard)[:n]
-    if top.made.member is not None and "detector-square" in top.row["members"]:
-        seeing &= top.made.member.numpy()[:n] != list(top.row["members"]).index("detector-square")
+    members = list(top.adaptive.members)
+    if top.made.member is not None and "detector-square" in members:
+        seeing &= top.made.member.numpy()[:n] != members.index("detector-square")
     said = f"random search loses {count(blind)}, gradients {percent(float(seeing.mean()))} ({e.detector})"
     good = float(blind.mean()) - float(seeing.mean()) <= POINT
     return either(good, said, e.aware(ENSEMBLE, budget="thorough"))
@@ -100,7 +101,7 @@ def zero_gradients(e: Evidence) -> Verdict:
         return not_run(f"no gradient attack at eps {as_text(e.eps)}", e.attack("fgsm"))
     said, good, commands = [], True, []
     for kind, results in kinds.items():
-        shares = [(r.row["zero_gradients"] or 0) / r.n for r in results]
+        shares = [(r.row.zero_gradients or 0) / r.n for r in results]
         said += [f"{r.label} {percent(share)} of {r.n}" for r, share in zip(results, shares, strict=True)]
         if not shares or min(shares) <= POINT:
             continue

@@ -6,6 +6,7 @@ from functools import cache, partial
 from advbench.audit import (
     Check,
     Finding,
+    Selftest,
     Verdict,
     attack_strength,
     controls,
@@ -18,7 +19,7 @@ from advbench.audit.evidence import Evidence
 from advbench.audit.results import Result
 from advbench.detection import calibration
 from advbench.errors import Misfit, TooFewImages
-from advbench.runs import SUPPLIED, Run, artifacts, model_row, read_note, shapes
+from advbench.runs import Run, SuppliedRecord, artifacts, read_note
 from advbench.study.command_lines import attacking
 from advbench.study.selection import attack_rows, lacking_for_model
 from advbench.study.verify import checked_attack, known
@@ -37,7 +38,7 @@ def audit(run: Run, others: Sequence[Run] = (), *, images: ImageSet | None = Non
 
     Only files are read and the model is run, on the CPU; nothing is attacked. Raises BadRun for an altered file.
     """
-    alike = [o for o in others if o.name != run.name and o.model.get("data_sha256") == run.model.get("data_sha256")]
+    alike = [o for o in others if o.name != run.name and o.model.data_sha256 == run.model.data_sha256]
     beside = tuple(evidence_of(o) for o in alike if "outputs" in o.steps and lacking_for_model(o.model) is None)
     return findings(evidence_of(run, beside, images))
 
@@ -49,23 +50,23 @@ def evidence_of(run: Run, others: tuple[Evidence, ...] = (), images: ImageSet | 
     verify = tuple(known(run))
     aware = [r.detector for r in results if r.detector is not None]
     assert clean.examples is not None  # the test part has some
-    examples = ImageSet(str(run.model["dataset"]), clean.examples, clean.labels[: len(clean.examples)], ())
+    examples = ImageSet(run.model.dataset, clean.examples, clean.labels[: len(clean.examples)], ())
     return Evidence(
-        model=model_row(run),
+        model=run.model_row,
         words=tuple(attacking(run)),
         results=results,
         verify=verify,
         clean=clean,
-        detectors=tuple(dict.fromkeys([*aware, *(row["detector"] for row in verify)])),
+        detectors=tuple(dict.fromkeys([*aware, *(row.detector for row in verify)])),
         guard=cache(partial(calibration.guard, run)),
         calibration=len(artifacts.read_part(run, "calibration")),
         # the code of a supplied model is run only where its user names it
         victim=None
-        if SUPPLIED in run.model
+        if isinstance(run.model, SuppliedRecord)
         else cache(partial(victim, run, examples.shape, clean.outputs.logits.shape[1])),
         images=examples if images is None else images,
         others=others,
-        selftest=read_note(run.folder.parent / SELFTEST, shapes.SELFTEST),
+        selftest=read_note(run.folder.parent / SELFTEST, Selftest),
     )
 
 

@@ -21,7 +21,7 @@ SELFTEST = Line.of("selftest")
 
 def eight_bit(e: Evidence) -> Verdict:
     """R15: images are kept in float32; what is left of the attack once they are rounded to 255ths stands beside."""
-    found = e.headline or max(e.results, key=lambda r: float(r.row["eps"]), default=None)
+    found = e.headline or max(e.results, key=lambda r: r.row.eps, default=None)
     if found is None or e.victim is None:
         return not_run("no attacked images and model at hand", e.aware(ENSEMBLE))
     made, n = found.made, min(found.n, ENOUGH)
@@ -29,7 +29,7 @@ def eight_bit(e: Evidence) -> Verdict:
     wrong = (rounded.predictions != made.labels[:n]).numpy()
     before = (made.outputs.predictions != made.labels)[:n].numpy()
     stored = str(made.images.dtype).removeprefix("torch.")
-    said = f"{found.attack} eps {as_text(found.row['eps'])}, stored as {stored}: wrong "
+    said = f"{found.attack} eps {as_text(found.row.eps)}, stored as {stored}: wrong "
     said += f"{percent(float(before.mean()))}, in 8 bits {count(wrong)}"
     if found.detector is not None:
         guard = e.guard(e.detector, e.fpr)
@@ -66,7 +66,7 @@ def rechecked(e: Evidence) -> Verdict:
     """R19: norm, range, type and labels of the stored images, checked anew against the clean ones."""
     if not e.results or e.images is None:
         why = "no attack" if not e.results else "the clean images are not at hand: name their folder with --data-dir"
-        again = Line.of("audit", e.model["run"], "--data-dir", "data")
+        again = Line.of("audit", e.model.run, "--data-dir", "data")
         return not_run(why, again if e.results else e.aware(ENSEMBLE))
     held, failed = 0, []
     for r in e.results:
@@ -106,9 +106,9 @@ def canaries(e: Evidence) -> Verdict:
     """R21: the evaluation sees through models and detectors made to fool it."""
     if e.selftest is None:
         return not_run("no selftest beside this run", SELFTEST)
-    rows = e.selftest["rows"]
-    missed, whose = sum(not r["met"] for r in rows), len({r["canary"] for r in rows})
-    said = f"{whose} canaries, {len(rows)} expectations, missed {missed} (advbench {e.selftest['advbench']})"
+    rows = e.selftest.rows
+    missed, whose = sum(not r.met for r in rows), len({r.canary for r in rows})
+    said = f"{whose} canaries, {len(rows)} expectations, missed {missed} (advbench {e.selftest.advbench})"
     return either(bool(rows) and not missed, said, SELFTEST)
 
 

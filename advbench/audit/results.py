@@ -1,6 +1,6 @@
 """One attack's result as the checks read it, and its figures in words."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
@@ -12,7 +12,7 @@ from advbench.detection import NO_DETECTOR, Guard, undetected_errors
 from advbench.errors import AdvbenchError
 from advbench.formatting import percent
 from advbench.metrics import Mask
-from advbench.runs import Row
+from advbench.runs import AdaptiveRow, AttackRow
 from advbench.settings import defaults
 from advbench.study.parsing import attack_choices
 from advbench.study.spec import AttackChoice
@@ -31,7 +31,7 @@ class Result:
     name   its file's name in a run; None for one that was never stored
     """
 
-    row: Row
+    row: AttackRow
     load: Callable[[], Adversarials]
     name: str | None = None
 
@@ -49,33 +49,39 @@ class Result:
     @property
     def attack(self) -> str:
         """Its catalog name."""
-        return str(self.row["attack"])
+        return self.row.attack
 
     @property
     def n(self) -> int:
         """How many images."""
-        return int(self.row["n"])
+        return self.row.n
 
     @property
     def ball(self) -> tuple[str, float]:
         """Norm and eps."""
-        return str(self.row["norm"]), float(self.row["eps"])
+        return self.row.norm, self.row.eps
 
     @property
     def detector(self) -> str | None:
         """The detector that an adaptive attack knows; None for another attack, and for one that was told of none."""
-        known = self.row.get("detector")
+        known = self.row.detector if isinstance(self.row, AdaptiveRow) else NO_DETECTOR
         return None if known == NO_DETECTOR else known
+
+    @property
+    def adaptive(self) -> AdaptiveRow:
+        """The row of an adaptive attack."""
+        assert isinstance(self.row, AdaptiveRow)
+        return self.row
 
     def setting(self, key: str) -> Any:
         """A setting, the default where its row does not name it; None where it, or the attack, is not known."""
-        given: Mapping[str, Any] = self.row["settings"]
+        given = self.row.settings
         return given[key] if key in given else _usual(self.attack).get(key)
 
     @property
     def label(self) -> str:
         """Name and unusual settings, for a sentence."""
-        return " ".join([self.attack, *(f"{k}={v}" for k, v in self.row["settings"].items() if k != "fpr")])
+        return " ".join([self.attack, *(f"{k}={v}" for k, v in self.row.settings.items() if k != "fpr")])
 
     def lost(self, guard: Guard) -> Mask:
         """Bool [n]: misclassified, and not rejected by the guard."""
@@ -88,11 +94,13 @@ class Result:
     @property
     def choice(self) -> AttackChoice:
         """The attack that its row describes; raises BadSetting where that makes none."""
-        given = {k: v for k, v in self.row["settings"].items() if k not in ("detector", "fpr")}
-        entry = {"name": self.attack, "eps": self.row["eps"], "n": self.n, **given}
-        adaptive = "detector" in self.row["settings"]
-        (choice,) = attack_choices(entry | ({"detector": NO_DETECTOR} if adaptive else {}))
-        return replace(choice, detector=self.row["detector"], fpr=self.row["fpr"]) if adaptive else choice
+        row = self.row
+        entry = {"name": self.attack, "eps": row.eps, "n": self.n, **row.own_settings}
+        if not isinstance(row, AdaptiveRow):
+            (choice,) = attack_choices(entry)
+            return choice
+        (choice,) = attack_choices(entry | {"detector": NO_DETECTOR})
+        return replace(choice, detector=row.detector, fpr=row.fpr)
 
 
 @cache

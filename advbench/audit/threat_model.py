@@ -32,14 +32,14 @@ def threshold(e: Evidence) -> Verdict:
     if not rows and not e.verify:
         return not_run("no threshold was used", e.aware("detector-aware"))
     said, good = [], True
-    used_by = sorted({(str(r.detector), float(r.row["fpr"])) for r in rows})
+    used_by = sorted({(r.adaptive.detector, r.adaptive.fpr or 0.0) for r in rows})
     for name, fpr in used_by or [(d, e.fpr) for d in e.detectors]:
         guard = e.guard(name, fpr)
         rejected = guard.rejects(e.clean.outputs).numpy()
         m, n = len(guard.clean), len(rejected)
         error = math.sqrt(fpr * (1 - fpr) * (1 / m + 1 / n))
         good &= bool(rejected.mean() - fpr <= DEVIATIONS * error)
-        used = {r.row["threshold"] for r in rows if (r.detector, r.row["fpr"]) == (name, fpr)}
+        used = {r.adaptive.threshold for r in rows if (r.detector, r.adaptive.fpr) == (name, fpr)}
         said.append(
             f"{name} at {100 * fpr:g} % of {m} calibration images rejects {count(rejected)} clean test images"
         )
@@ -53,8 +53,8 @@ def populations(e: Evidence) -> Verdict:
     """R4: all, successful and failed adversarials stand in rows of their own, and their counts add up."""
     groups: dict[str, dict[str, int]] = {}
     for row in e.verify:
-        key = f"{row['attack']} {row['settings']} {row['norm']} {row['eps']} {row['detector']}"
-        groups.setdefault(key, {})[row["population"]] = row["n_attacked"]
+        key = f"{row.attack} {row.settings} {row.norm} {row.eps} {row.detector}"
+        groups.setdefault(key, {})[row.population] = row.n_attacked
     if not groups:
         return not_run("no verify rows", e.verification())
     good = all(
@@ -71,18 +71,16 @@ def headline(e: Evidence) -> Verdict:
     top = e.headline
     if top is None:
         return not_run("no detector was attacked by one that knows it", e.aware("detector-aware"))
-    row = top.row
-    lost = top.lost(e.guard(e.detector, e.fpr))
-    low, high = row.get("undetected_error_low"), row.get("undetected_error_high")
-    fgsm = row.get("fgsm_undetected_error_rate")
+    row, lost = top.adaptive, top.lost(e.guard(e.detector, e.fpr))
+    low, high = row.undetected_error_low, row.undetected_error_high
     said = (
         f"{e.detector}, {e.at[0]} eps {as_text(e.eps)}, FPR {100 * e.fpr:g} %, budget {top.setting('budget')}: "
-        f"{percent(lost.mean())} [{100 * (low or 0):.1f}, {100 * (high or 0):.1f}] of {top.n} undetected and wrong; "
-        f"clean error {percent(row['clean_error_rate'])}, clean rejected {percent(row['clean_rejected'])}; "
-        f"FGSM {'n/a' if fgsm is None else percent(fgsm)}"
+        f"{percent(lost.mean())} [{100 * low:.1f}, {100 * high:.1f}] of {top.n} undetected and wrong; "
+        f"clean error {percent(row.clean_error_rate)}, clean rejected {percent(row.clean_rejected)}; "
+        f"FGSM {percent(row.fgsm_undetected_error_rate)}"
     )
-    counted = abs(float(lost.mean()) - row["undetected_error_rate"]) < 1e-9
-    inside = low is not None and high is not None and low <= row["undetected_error_rate"] <= high
+    counted = abs(float(lost.mean()) - row.undetected_error_rate) < 1e-9
+    inside = low <= row.undetected_error_rate <= high
     return either(counted and inside, said, e.aware("detector-aware"))
 
 
@@ -107,29 +105,29 @@ def worst_case(e: Evidence) -> Verdict:
 
 def targeted(e: Evidence) -> Verdict:
     """R6: where an attack has targets, success and target reached are both reported."""
-    rows = [r.row for r in e.results if r.row["target_rate"] is not None]
+    rows = [(r.row, rate) for r in e.results if (rate := r.row.target_rate) is not None]
     command = e.attack("targeted-fgsm", eps=None if e.at[0] == "linf" else "0.3")  # L-inf only, at its usual eps
     if not rows:
         return not_run("no targeted attack", command)
-    good = all(None not in (r["success_rate"], r["error_rate"]) and 0 <= r["target_rate"] <= 1 for r in rows)
-    row = max(rows, key=lambda r: ((r["norm"], r["eps"]) == e.at, r["n"]))
-    wrong = percent(math.nan if row["success_rate"] is None else row["success_rate"])
-    said = f"{row['attack']} {as_text(row['eps'])}: target reached {percent(row['target_rate'])}, "
-    return either(good, f"{said}wrong label {wrong} of the clean-correct of {row['n']}", command)
+    good = all(row.success_rate is not None and 0 <= rate <= 1 for row, rate in rows)
+    row, rate = max(rows, key=lambda pair: ((pair[0].norm, pair[0].eps) == e.at, pair[0].n))
+    wrong = percent(math.nan if row.success_rate is None else row.success_rate)
+    said = f"{row.attack} {as_text(row.eps)}: target reached {percent(rate)}, "
+    return either(good, f"{said}wrong label {wrong} of the clean-correct of {row.n}", command)
 
 
 def adaptive(e: Evidence) -> Verdict:
     """R7: joint, selective, orthogonal, feature matching; for a score without gradient, those that need none."""
     if not e.detectors:
         return not_run("no detector", e.aware("detector-aware"))
-    ran: dict[str, float | None] = {}
+    ran: dict[str, float] = {}
     for r in e.results:
         if r.detector == e.detector and r.ball == e.at:
-            own = r.row.get("members")
-            ran = {r.attack: r.row["undetected_error_rate"]} | ran if own is None else ran | own
+            own = r.adaptive.members
+            ran = {**ran, **own} if own else {r.attack: r.adaptive.undetected_error_rate} | ran
     wanted = FAMILIES if e.guard(e.detector, e.fpr).has_gradient else WITHOUT_GRADIENT
     missing = [f for f in wanted if not any(name.startswith(f) for name in ran)]
-    said = ", ".join(f"{k} {percent(v)}" for k, v in ran.items() if v is not None)
+    said = ", ".join(f"{k} {percent(v)}" for k, v in ran.items())
     said = f"against {e.detector}, shares of lost images: {said or 'none ran'}"
     if not ran:
         return not_run(said, e.aware("detector-aware"))

@@ -12,7 +12,7 @@ from advbench.cli.output import filled, filled_text, pasteable
 from advbench.data import fingerprint, for_supplied
 from advbench.data.sources import label, option, source
 from advbench.errors import BadData, BadRun, BadSetting, FailedCheck, UnknownName, printable
-from advbench.runs import SUPPLIED, Row, Run
+from advbench.runs import Run, SuppliedRecord
 from advbench.study import selection
 from advbench.study.command_lines import Line
 from advbench.study.options import Audit, Output
@@ -43,8 +43,8 @@ def findings_of(name: str, workspace: Workspace, dataset: str | None = None) -> 
     return audit(run, others, images=_images(run, workspace, dataset))
 
 
-def rows_of(findings: Sequence[Finding]) -> list[Row]:
-    """The findings as rows: requirement, name, title, state, evidence, command (as text)."""
+def rows_of(findings: Sequence[Finding]) -> list[dict[str, str | None]]:
+    """The findings as JSON, a command as text."""
     return [vars(f) | {"command": None if f.command is None else str(f.command)} for f in findings]
 
 
@@ -53,19 +53,19 @@ def _images(run: Run, workspace: Workspace, dataset: str | None = None) -> Image
 
     Raises BadSetting where `dataset` is recorded under another name.
     """
-    recorded = str(run.model["dataset"])
+    recorded = run.model.dataset
     if dataset is not None and label(dataset) != recorded:
         raise BadSetting(f"--dataset {dataset} is recorded as {label(dataset)}, this run's data as {recorded}")
     name = dataset or option(recorded)
     try:
         if dataset is None and ":" in name:
             raise BadData(f"the run's record says of its data {recorded}; --dataset names where they lie")
-        splits = source(name, run.model.get("image_size")).load(workspace.data_dir)
-        splits = for_supplied(splits) if SUPPLIED in run.model else splits
+        splits = source(name, run.model.image_size).load(workspace.data_dir)
+        splits = for_supplied(splits) if isinstance(run.model, SuppliedRecord) else splits
     except (BadData, UnknownName) as error:
         workspace.progress.say(f"checked against the few clean images that the run keeps: {error}")
         return None
-    return splits.test if fingerprint(splits) == run.model["data_sha256"] else None
+    return splits.test if fingerprint(splits) == run.model.data_sha256 else None
 
 
 def show_audit(findings: Sequence[Finding], options: Output) -> None:

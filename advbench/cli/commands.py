@@ -141,7 +141,7 @@ def report(options: records.Report) -> None:
 
     workspace = workspace_of(options)
     found = found_by(options, workspace)
-    datasets = {f.run.model["dataset"] for f in found}
+    datasets = {f.run.model.dataset for f in found}
     default = f"{slug(datasets.pop()).lstrip('.')}-study" if len(datasets) == 1 else "all-data-sets"
     name = folder_name(default if options.name is None else options.name)
     page, rows = write.report(name, found, detectors_of(options, found), workspace, title=options.title)
@@ -182,10 +182,10 @@ def selftest(options: records.Output) -> None:
 
     rows = found_in(Path(options.runs_dir), Terminal())
     emit("selftest", rows, options)
-    if missed := [row for row in rows if not row["met"]]:
+    if missed := [row for row in rows if not row.met]:
         raise FailedCheck(
-            f"{len(missed)} of {len(rows)} expectations were missed, the first: {missed[0]['canary']}, expected "
-            f"{missed[0]['expected']}, found {missed[0]['found']}; trust no audit of this installation"
+            f"{len(missed)} of {len(rows)} expectations were missed, the first: {missed[0].canary}, expected "
+            f"{missed[0].expected}, found {missed[0].found}; trust no audit of this installation"
         )
 
 
@@ -198,7 +198,7 @@ def doctor(options: records.Doctor) -> None:
     locks.in_use = not options.no_locks
     rows = examine(Path(options.runs_dir), mend=options.mend)
     emit("doctor", rows, options)
-    if broken := [r["run"] for r in rows if r["state"] == "unread" or (r["broken"] and not r["mended"])]:
+    if broken := [r.run for r in rows if r.state == "unread" or (r.broken and not r.mended)]:
         raise FailedCheck(
             f"{len(broken)} of {len(rows)} runs hold files that are broken or cannot be read, the first: "
             f"{broken[0]}; restore them, or let advbench doctor --mend forget the broken ones, so that the next call "

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from advbench import catalog
 from advbench.errors import BadSetting, UnknownName
-from advbench.runs import locks
 from advbench.settings import at_least
 from advbench.study.options import Machine, Named, Place, Selected, Table, Verify
 
@@ -37,6 +36,7 @@ def workspace_of(options: Place) -> Workspace:
     """Folders, device and batch that options name; sets this process up to compute."""
     from advbench.device import resolve_device
     from advbench.progress import Terminal
+    from advbench.runs import locks
     from advbench.study.workspace import Workspace
 
     machine = options if isinstance(options, Machine) else Machine(**options.given(Place))
@@ -97,7 +97,7 @@ def detectors_of(options: Verify, found: Sequence[Found]) -> list[str]:
     from advbench.study.parsing import USUAL
     from advbench.study.verify import known
 
-    names = options.detectors or [row["detector"] for one in found for row in known(one.run)] or USUAL.detectors or ()
+    names = options.detectors or [row.detector for one in found for row in known(one.run)] or USUAL.detectors or ()
     for name in names:
         catalog.load("detector", name)
     return list(dict.fromkeys(names))

@@ -11,26 +11,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from advbench.errors import printable
-from advbench.runs import Row
 from advbench.study.options import Evaluate, Output
 
 if TYPE_CHECKING:
     from advbench.report.adaptive import Shown
+    from advbench.runs import VerifyRow
     from advbench.study.command_lines import Line
 
 NAMED_BY_FILE = ("--dataset", "--model", "--weights")
 
 
-def emit(command: str, rows: list[Row], options: Output, page: Path | None = None, table: str | None = None) -> None:
+def emit(
+    command: str, rows: Sequence[object], options: Output, page: Path | None = None, table: str | None = None
+) -> None:
     """Rows as JSON (and nothing else on stdout), or as a table (the command's own) and the page's path."""
+    from advbench.runs import VerifyRow, as_json
+
     if options.json:
-        sys.stdout.write(json.dumps({"schema": 1, "command": command, "rows": rows}, allow_nan=False) + "\n")
+        said = {"schema": 1, "command": command, "rows": as_json(list(rows))}
+        sys.stdout.write(json.dumps(said, allow_nan=False) + "\n")
         if page is not None:
             sys.stderr.write(f"{printable(str(page))}\n")
         return
     from advbench.cli.tables import show
 
-    aware = aware_of(rows, options) if command in ("verify", "run", "evaluate", "report") else None
+    scored = [row for row in rows if isinstance(row, VerifyRow)]
+    aware = aware_of(scored, options) if command in ("verify", "run", "evaluate", "report") else None
     show(table or command, rows, aware)
     if page is not None:
         sys.stdout.write(f"{printable(str(page))}\n")
@@ -75,12 +81,12 @@ def pasteable(line: Line, options: Output) -> str:
     return f"{Line(tuple(tuple(words) for words, _ in parts))}" + f"  # fill in where these lie: {left}" * bool(left)
 
 
-def aware_of(rows: list[Row], options: Output) -> dict[str, tuple[Shown, str | None]]:
+def aware_of(rows: Sequence[VerifyRow], options: Output) -> dict[str, tuple[Shown, str | None]]:
     """By run, what the attacks that know a detector did to the models of verify rows, and the command for more."""
     from advbench.report.adaptive import beside
     from advbench.runs import load
 
-    names = dict.fromkeys(row["run"] for row in rows)
+    names = dict.fromkeys(row.model.run for row in rows)
     folder = Path(options.runs_dir)
-    found = {name: beside(load(folder / name), [r for r in rows if r["run"] == name]) for name in names}
+    found = {name: beside(load(folder / name), [r for r in rows if r.model.run == name]) for name in names}
     return {n: (one, None if one.command is None else pasteable(one.command, options)) for n, one in found.items()}

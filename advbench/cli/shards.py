@@ -9,7 +9,7 @@ from advbench.cli.context import study_of, workspace_of
 from advbench.device import take_gpu
 from advbench.errors import BadRun, BadSetting
 from advbench.grid import shards
-from advbench.runs import Row
+from advbench.runs import AttackRow
 from advbench.runs.shards import FOLDER, Shard, folder_of, notes_of
 from advbench.study import selection
 from advbench.study.options import Attack, Merge, Table
@@ -33,7 +33,7 @@ def shard_of(text: str, environment: Mapping[str, str]) -> Shard:
     return Shard(int(found[1]), int(found[2]))
 
 
-def attack_shard(table: Table, which: str, options: Attack) -> list[Row]:
+def attack_shard(table: Table, which: str, options: Attack) -> list[AttackRow]:
     """One shard of the attacks; under torchrun on the GPU of this rank, where --device names none."""
     shard = shard_of(which, os.environ)
     if which == "auto" and options.device is None:
@@ -41,7 +41,7 @@ def attack_shard(table: Table, which: str, options: Attack) -> list[Row]:
     return shards.attack(study_of(table, options), shard)
 
 
-def merge_shards(options: Merge) -> list[Row]:
+def merge_shards(options: Merge) -> list[AttackRow]:
     """The attacks of a run of which there are shards, each merged; raises BadRun where there is none."""
     workspace = workspace_of(options)
     run = selection.by_name(workspace.runs_dir, options.run)
@@ -50,11 +50,11 @@ def merge_shards(options: Merge) -> list[Row]:
         folder = folder_of(run, path.name)
         if not (notes := notes_of(folder)):
             continue
-        table = notes[0]["table"]
+        table = notes[0].table
         recorded = str(table.get("dataset"))
         if options.dataset is None and ":" in recorded:
             raise BadSetting(f"the shards in {folder} are of {recorded}; --dataset names where it lies")
-        spec = parse(table | {"dataset": options.dataset or recorded})
+        spec = parse({**table, "dataset": options.dataset or recorded})
         if (len(spec.models()), len(spec.attacks)) != (1, 1):
             raise BadRun(f"the shards in {folder} are of several models or attacks; delete them")
         study = Study(spec, workspace, weights=[])

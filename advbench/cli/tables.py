@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -12,12 +12,15 @@ from rich.text import Text
 
 from advbench.errors import printable
 from advbench.formatting import as_text
-from advbench.runs import Row
+from advbench.runs import AdaptiveRow, Attacked, AttackRow, ModelRow, TrainingRow, VerifyRow
+from advbench.runs.rows import DoctorRow, RunRow
 
 if TYPE_CHECKING:
+    from advbench.audit import CanaryRow
     from advbench.report.adaptive import Shown
 
-Column = tuple[str, Callable[[Row], str]]
+R = TypeVar("R")
+Column = tuple[str, Callable[[R], str]]
 
 
 def percent(value: float | None) -> str:
@@ -25,39 +28,35 @@ def percent(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.1%}".removesuffix("%")
 
 
-def interval(row: Row, key: str) -> str:
+def interval(value: float | None, low: float | None, high: float | None) -> str:
     """A rate and its 95 % interval, in per cent."""
-    if (value := row.get(key, row.get(f"{key}_rate"))) is None:
-        return "n/a"
-    return f"{percent(value)} [{percent(row[key + '_low'])}, {percent(row[key + '_high'])}]"
+    return "n/a" if value is None else f"{percent(value)} [{percent(low)}, {percent(high)}]"
 
 
-def model(row: Row) -> str:
+def undetected(row: AdaptiveRow) -> str:
+    """The undetected errors, with their interval."""
+    return interval(row.undetected_error_rate, row.undetected_error_low, row.undetected_error_high)
+
+
+def model(row: ModelRow) -> str:
     """Data set, regime unless standard, loss and its settings, seed, and the run's folder."""
-    if row["loss"] is None:
-        return f"{row['dataset']}, supplied model: {row['run']}"
-    settings = [f"{k} {row[k]:g}" for k in ("alpha", "lam") if row[k] is not None]
-    settings += ["diagonal covariance"] if row["covariance"] == "diagonal" else []
-    loss = f"{row['loss']} ({', '.join(settings)})" if settings else row["loss"]
-    regime = "" if row["training"] == "standard" else f"{row['training']} "
-    return f"{row['dataset']}, {regime}{loss}, seed {row['seed']}: {row['run']}"
+    if row.loss is None:
+        return f"{row.dataset}, supplied model: {row.run}"
+    settings = [f"{k} {v:g}" for k, v in (("alpha", row.alpha), ("lam", row.lam)) if v is not None]
+    settings += ["diagonal covariance"] if row.covariance == "diagonal" else []
+    loss = f"{row.loss} ({', '.join(settings)})" if settings else row.loss
+    regime = "" if row.training == "standard" else f"{row.training} "
+    return f"{row.dataset}, {regime}{loss}, seed {row.seed}: {row.run}"
 
 
-def attack(row: Row) -> str:
-    """Name, eps, and the settings that are not the default."""
-    return unguarded(row) + (f" against {guard(row)}" if "detector" in row["settings"] else "")
+def attack(row: Attacked) -> str:
+    """Name, eps, and the settings that are not the default, without the detector that an adaptive attack knows."""
+    return f"{row.attack} {as_text(row.eps)}" + "".join(f" {k}={v}" for k, v in row.own_settings.items())
 
 
-def unguarded(row: Row) -> str:
-    """The same without the detector that an adaptive attack knows."""
-    own = {k: v for k, v in row["settings"].items() if k not in ("detector", "fpr")}
-    return f"{row['attack']} {as_text(row['eps'])}" + "".join(f" {k}={v}" for k, v in own.items())
-
-
-def guard(row: Row) -> str:
+def guard(row: AdaptiveRow) -> str:
     """The detector that an adaptive attack knows, and the false-positive rate of its threshold."""
-    known = row["settings"]
-    return str(known["detector"]) + (f" at {100 * known['fpr']:g} %" if "fpr" in known else "")
+    return row.detector if row.fpr is None else f"{row.detector} at {100 * row.fpr:g} %"
 
 
 def _figure(value: float) -> str:
@@ -65,46 +64,68 @@ def _figure(value: float) -> str:
 
 
 # heads are broken by hand: the figures, not the words, set the widths
-VERIFY: list[Column] = [
+VERIFY: list[Column[VerifyRow]] = [
     ("attack", attack),
-    ("detector", lambda r: r["detector"]),
-    ("EER %\n[95 %]", lambda r: interval(r, "eer")),
-    ("AUROC\n%", lambda r: percent(r["auroc"])),
-    ("TPR %\n@5 %", lambda r: percent(r["tpr_at_fpr05"])),
-    ("n", lambda r: f"{r['n_clean']}+{r['n_attacked']}"),
+    ("detector", lambda r: r.detector),
+    ("EER %\n[95 %]", lambda r: interval(r.eer, r.eer_low, r.eer_high)),
+    ("AUROC\n%", lambda r: percent(r.auroc)),
+    ("TPR %\n@5 %", lambda r: percent(r.tpr_at_fpr05)),
+    ("n", lambda r: f"{r.n_clean}+{r.n_attacked}"),
 ]
-COLUMNS: dict[str, list[Column]] = {
-    "train": [
-        ("epochs", lambda r: str(r["epochs"])),
-        ("validation\nerror %", lambda r: percent(r["validation_error_rate"])),
-        ("test\nerror %", lambda r: percent(r["clean_error_rate"])),
-        ("n test", lambda r: str(r["n"])),
-    ],
-    "attack": [
-        ("attack", attack),
-        ("n", lambda r: str(r["n"])),
-        ("clean\nerror %", lambda r: percent(r["clean_error_rate"])),
-        ("error\n%", lambda r: percent(r["error_rate"])),
-        ("success\n%", lambda r: percent(r["success_rate"])),
-        ("target\n%", lambda r: "-" if r["target_rate"] is None else percent(r["target_rate"])),
-        ("zero\ngradients", lambda r: "-" if r["zero_gradients"] is None else str(r["zero_gradients"])),
-        ("saturated", lambda r: str(r["saturated"])),
-    ],
+TRAINED: list[Column[TrainingRow]] = [
+    ("epochs", lambda r: str(r.epochs)),
+    ("validation\nerror %", lambda r: percent(r.validation_error_rate)),
+    ("test\nerror %", lambda r: percent(r.clean_error_rate)),
+    ("n test", lambda r: str(r.n)),
+]
+ATTACK: list[Column[AttackRow]] = [
+    ("attack", attack),
+    ("n", lambda r: str(r.n)),
+    ("clean\nerror %", lambda r: percent(r.clean_error_rate)),
+    ("error\n%", lambda r: percent(r.error_rate)),
+    ("success\n%", lambda r: percent(r.success_rate)),
+    ("target\n%", lambda r: "-" if r.target_rate is None else percent(r.target_rate)),
+    ("zero\ngradients", lambda r: "-" if r.zero_gradients is None else str(r.zero_gradients)),
+    ("saturated", lambda r: str(r.saturated)),
+]
+EVASION: list[Column[AdaptiveRow]] = [
+    ("attack", lambda r: attack(r).replace(" ", "\n")),
+    ("detector", lambda r: guard(r).replace(" at", "\nat")),
+    ("n", lambda r: str(r.n)),
+    (
+        "undetected\nerror % [95 %]",
+        lambda r: interval(r.undetected_error_rate, r.undetected_error_low, r.undetected_error_high).replace(
+            " ", "\n", 1
+        ),
+    ),
+    ("FGSM\n%", lambda r: percent(r.fgsm_undetected_error_rate)),
+    ("error\n%", lambda r: percent(r.error_rate)),
+    ("clean %\nerr./rej.", lambda r: f"{percent(r.clean_error_rate)}/{percent(r.clean_rejected)}"),
+]
+RUNS: list[Column[RunRow]] = [
+    ("trained", lambda r: "yes" if r.trained else "no"),
+    ("attacks", lambda r: "\n".join(r.attacks) or "-"),
+]
+DOCTOR: list[Column[DoctorRow]] = [
+    ("state", lambda r: r.state + (", mended" if r.mended else "")),
+    ("broken", lambda r: "\n".join(f"{b.file}: {b.why}" for b in r.broken) or "-"),
+    ("done again", lambda r: "\n".join(r.redone) or "-"),
+    ("needs", lambda r: "\n".join(r.needs) or "-"),
+    ("left over", lambda r: "\n".join(r.left) or "-"),
+]
+SELFTEST: list[Column[CanaryRow]] = [
+    ("canary", lambda r: r.canary),
+    ("expected", lambda r: r.expected),
+    ("found", lambda r: r.found.rpartition(": ")[2]),
+    ("", lambda r: "ok" if r.met else "MISSED"),
+]
+COLUMNS: dict[str, list[Column[Any]]] = {
+    "train": TRAINED,
+    "attack": ATTACK,
     **dict.fromkeys(("verify", "run", "evaluate", "report"), VERIFY),
-    "runs": [
-        ("trained", lambda r: "yes" if r["trained"] else "no"),
-        ("attacks", lambda r: "\n".join(r["attacks"]) or "-"),
-    ],
+    "runs": RUNS,
     "list": [("name", lambda r: r["name"]), ("what it is", lambda r: r["summary"])],
-    "evasion": [
-        ("attack", lambda r: unguarded(r).replace(" ", "\n")),
-        ("detector", lambda r: guard(r).replace(" at", "\nat")),
-        ("n", lambda r: str(r["n"])),
-        ("undetected\nerror % [95 %]", lambda r: interval(r, "undetected_error").replace(" ", "\n", 1)),
-        ("FGSM\n%", lambda r: percent(r["fgsm_undetected_error_rate"])),
-        ("error\n%", lambda r: percent(r["error_rate"])),
-        ("clean %\nerr./rej.", lambda r: f"{percent(r['clean_error_rate'])}/{percent(r['clean_rejected'])}"),
-    ],
+    "evasion": EVASION,
     "reproduce": [
         ("loss", lambda r: r["loss"]),
         ("setting", lambda r: r["setting"]),
@@ -113,19 +134,8 @@ COLUMNS: dict[str, list[Column]] = {
         ("std", lambda r: "-" if r["std"] is None else f"{100 * r['std']:.2f}"),
         ("paper\n%", lambda r: "-" if r["paper"] is None else f"{100 * r['paper']:.2f}"),
     ],
-    "doctor": [
-        ("state", lambda r: r["state"] + (", mended" if r["mended"] else "")),
-        ("broken", lambda r: "\n".join(f"{b['file']}: {b['why']}" for b in r["broken"]) or "-"),
-        ("done again", lambda r: "\n".join(r["redone"]) or "-"),
-        ("needs", lambda r: "\n".join(r["needs"]) or "-"),
-        ("left over", lambda r: "\n".join(r["left"]) or "-"),
-    ],
-    "selftest": [
-        ("canary", lambda r: r["canary"]),
-        ("expected", lambda r: r["expected"]),
-        ("found", lambda r: r["found"].rpartition(": ")[2]),
-        ("", lambda r: "ok" if r["met"] else "MISSED"),
-    ],
+    "doctor": DOCTOR,
+    "selftest": SELFTEST,
     "check": [
         ("figure", lambda r: r["figure"]),
         ("committed", lambda r: _figure(r["committed"])),
@@ -133,9 +143,22 @@ COLUMNS: dict[str, list[Column]] = {
         ("within", lambda r: "yes" if r["met"] else "NO"),
     ],
 }
-TITLES: dict[str, Callable[[Row], str]] = {"reproduce": lambda r: r["table"], "check": lambda r: r["cell"]}
-TITLES |= dict.fromkeys(("attack", "evasion", "verify", "run", "evaluate", "report"), model)
-TITLES |= dict.fromkeys(("train", "runs", "doctor"), lambda r: r["run"])
+
+
+def title(row: Any) -> str:
+    """What rows are grouped by: it stands over each group's table."""
+    match row:
+        case Attacked():
+            return model(row.model)
+        case TrainingRow() | RunRow():
+            return row.model.run
+        case DoctorRow():
+            return row.run
+        case {"table": str(name)} | {"cell": str(name)}:
+            return name
+    return ""
+
+
 NOTES = {
     "verify": (
         "EERs: zero-knowledge attacks, all attacked images against all clean ones. "
@@ -156,35 +179,31 @@ NOTES["evasion"] = (
 )
 
 
-def show(command: str, rows: list[Row], aware: Mapping[str, tuple[Shown, str | None]] | None = None) -> None:
+def show(command: str, rows: Sequence[Any], aware: Mapping[str, tuple[Shown, str | None]] | None = None) -> None:
     """Print rows on stdout, a table for each model; of verify rows, the population `all`.
 
     Attacks that know a detector have a table of their own; `aware` holds it for verify rows, by run.
     """
     if command == "attack":
-        adaptive = [r for r in rows if "undetected_error_rate" in r]
-        rows = [r for r in rows if "undetected_error_rate" not in r]
+        adaptive = [r for r in rows if isinstance(r, AdaptiveRow)]
+        rows = [r for r in rows if not isinstance(r, AdaptiveRow)]
         if adaptive and rows:
             show("attack", rows)
         if adaptive:
             command, rows = "evasion", adaptive
     columns = COLUMNS[command]
-    if columns is VERIFY:
-        rows = [r for r in rows if r["population"] == "all"]
     console = Console(highlight=False)
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[Any]] = {}
     for row in rows:
-        groups.setdefault(TITLES[command](row) if command in TITLES else "", []).append(row)
-    for title, members in groups.items():
-        if title:
-            console.print(Text(printable(title), "bold"), soft_wrap=True)
-        if columns is not VERIFY:
-            _print(console, command, members)
-            continue
-        if blind := [r for r in members if "detector" not in r["settings"]]:
+        if not isinstance(row, VerifyRow) or row.population == "all":
+            groups.setdefault(title(row), []).append(row)
+    for head, members in groups.items():
+        if head:
+            console.print(Text(printable(head), "bold"), soft_wrap=True)
+        if blind := [r for r in members if not (isinstance(r, VerifyRow) and r.is_adaptive)]:
             _print(console, command, blind)
-        if aware is not None:
-            _beside(console, *aware[members[0]["run"]])
+        if aware is not None and columns is VERIFY:
+            _beside(console, *aware[members[0].model.run])
     if command in NOTES:
         console.print(NOTES[command], markup=False)
     if aware and any(known.rows for known, _ in aware.values()):
@@ -201,12 +220,12 @@ def _beside(console: Console, aware: Shown, command: str | None) -> None:
         console.print()
 
 
-def _print(console: Console, command: str, rows: Sequence[Row]) -> None:
+def _print(console: Console, command: str, rows: Sequence[Any]) -> None:
     columns = COLUMNS[command]
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for i, (name, _) in enumerate(columns):
         numeric = command not in ("list", "selftest", "doctor") and i > 0 and name not in ("detector", "attacks")
-        whole = numeric or columns is COLUMNS["evasion"]
+        whole = numeric or columns is EVASION
         table.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=whole)
     for row in rows:
         table.add_row(*(Text("\n".join(map(printable, cell(row).split("\n")))) for _, cell in columns))

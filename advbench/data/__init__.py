@@ -12,11 +12,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from advbench.errors import BadData
+from advbench.errors import BadData, Diagnostic, warn
 from advbench.formatting import shown
 from advbench.progress import Progress, Quiet
 from advbench.recipes import Recipe
-from advbench.types import Diagnostic, ImageSet, Splits, Streamed, joined, warn
+from advbench.types import ImageSet, Splits, Streamed, joined
 
 SPLIT_SEED = 20180618  # of the splits alone: a run's --seed never moves an image from one part to another
 SHARES = {"train": 10, "validation": 1, "calibration": 1, "test": 2}  # of data that come in one piece; MNIST's own

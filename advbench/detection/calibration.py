@@ -10,7 +10,7 @@ from advbench import catalog, metrics
 from advbench.detection.base import Detector, FittedDetector
 from advbench.detection.guard import NO_DETECTOR, AcceptAll, Guard
 from advbench.errors import BadSetting, FailedCheck, TooFewImages
-from advbench.runs import SUPPLIED, Run, artifacts
+from advbench.runs import Run, SuppliedRecord, artifacts
 from advbench.types import Outputs
 from advbench.victim import Told, head_of
 
@@ -22,7 +22,7 @@ ATTACK_FPRS = (DEFAULT_FPR, 0.10)  # that a threshold is set at unless one is na
 def applicable(run: Run, detectors: Sequence[str]) -> list[str]:
     """Those of `detectors` that a run has what it takes to fit, in their order; all where that would be none."""
     held = {"nothing"} | ({"outputs"} if len(artifacts.read_part(run, "train")) else set())
-    held |= set() if SUPPLIED in run.model else {"head"}
+    held |= set() if isinstance(run.model, SuppliedRecord) else {"head"}
     return [d for d in detectors if catalog.load("detector", d).fitted_on in held] or list(detectors)
 
 
@@ -42,7 +42,7 @@ def fit(run: Run, name: str, train: artifacts.Part) -> FittedDetector:
     """
     detector: Detector = catalog.load("detector", name)()
     check_fittable(name, len(train))
-    wanted = detector.fitted_on == "head" and SUPPLIED not in run.model
+    wanted = detector.fitted_on == "head" and not isinstance(run.model, SuppliedRecord)
     head = head_of(run, train.outputs.logits.shape[1]) if wanted else None
     return detector.fit(head, train.outputs, train.labels)
 
@@ -95,7 +95,7 @@ def guard(run: Run, name: str, fpr: float | None) -> Guard:
     calibration = artifacts.read_part(run, "calibration")
     if name == NO_DETECTOR or fpr is None:
         return Guard(NO_DETECTOR, AcceptAll(), 1.0, False, calibration.outputs, calibration.labels)
-    check_calibration(len(calibration), fpr, run.model["dataset"])
+    check_calibration(len(calibration), fpr, run.model.dataset)
     fitted = fit(run, name, artifacts.read_part(run, "train"))
     threshold = metrics.threshold_at(fpr, score(name, fitted, calibration.outputs, "calibration"))
     assert threshold is not None

@@ -14,11 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from advbench import runs
 from advbench.data.sources import label
 from advbench.errors import BadRun, Damaged
 from advbench.grid.cells import attack_table, model_table
-from advbench.runs import Row, Run, artifacts, attack_row, repair, sealed, sealed_json, write_whole
+from advbench.runs import AttackRow, Run, artifacts, as_json, repair, sealed, sealed_json, write_whole
 from advbench.runs.shards import Note, Shard, delete, folder_of, name_of, notes_of, read_note, read_shard
 from advbench.study.spec import AttackChoice
 from advbench.study.study import Study
@@ -26,7 +25,7 @@ from advbench.study.train import TrainedModel
 from advbench.types import Adversarials
 
 
-def attack(study: Study, shard: Shard) -> list[Row]:
+def attack(study: Study, shard: Shard) -> list[AttackRow]:
     """One shard of every attack of a study; the rows of those whose last shard this was.
 
     A model that does not exist is trained by the first process that comes, the others wait.
@@ -50,7 +49,7 @@ def attack(study: Study, shard: Shard) -> list[Row]:
     return rows
 
 
-def merge(study: Study, run: Run, model: TrainedModel, choice: AttackChoice) -> Row:
+def merge(study: Study, run: Run, model: TrainedModel, choice: AttackChoice) -> AttackRow:
     """Join an attack's shards into the step of the whole attack, in its held run; they are deleted.
 
     Raises BadRun where an image is in none of them or in two, where they were not made alike, or one is damaged.
@@ -65,10 +64,10 @@ def merge(study: Study, run: Run, model: TrainedModel, choice: AttackChoice) -> 
             raise BadRun(f"the shards in {folder} are of images or models of different sizes; delete them")
         made = _joined(tensors, notes)
         _check_complete(folder, notes, made.index, len(study.splits.test.take(slice(choice.n))))
-        began -= sum(note["seconds"] for note in notes)
-        study.keep(run, model, choice, made, notes[0]["info"], began=began)
+        began -= sum(note.seconds for note in notes)
+        study.keep(run, model, choice, made, notes[0].info, began=began)
     delete(folder)
-    return attack_row(run, choice.file_name)
+    return run.attack_row(choice.file_name)
 
 
 def _make(study: Study, run: Run, model: TrainedModel, choice: AttackChoice, shard: Shard) -> None:
@@ -81,29 +80,31 @@ def _make(study: Study, run: Run, model: TrainedModel, choice: AttackChoice, sha
     began = time.perf_counter()
     made, info = study.perturb(run, model, choice, part)
     data = artifacts.pack_adversarials(made)
-    note = {
-        "schema": runs.SCHEMA,
-        "sha256": sealed_json.sha256(data),
-        "bytes": len(data),
-        "shard": shard.index,
-        "of": shard.of,
-        "first": part.start,
-        "weights": _weights(run),
-        "batch_size": batch,
-        "seconds": time.perf_counter() - began,
-        "members": list(made.members),
-        "implementation": made.implementation,
-        "info": info,
-        "table": model_table(study.spec, model.model)
-        | {"dataset": label(study.spec.dataset), "attacks": [attack_table(choice)]},
+    table = model_table(study.spec, model.model) | {
+        "dataset": label(study.spec.dataset),
+        "attacks": [attack_table(choice)],
     }
+    note = Note(
+        sha256=sealed_json.sha256(data),
+        bytes=len(data),
+        shard=shard.index,
+        of=shard.of,
+        first=part.start,
+        weights=_weights(run),
+        batch_size=batch,
+        seconds=time.perf_counter() - began,
+        members=made.members,
+        implementation=made.implementation,
+        info=info,
+        table=table,
+    )
     write_whole(folder / f"{name}.safetensors", data)
-    write_whole(folder / f"{name}.json", sealed_json.to_json(sealed(note)))
+    write_whole(folder / f"{name}.json", sealed_json.to_json(sealed(as_json(note))))
 
 
 def _weights(run: Run) -> str:
     """Of the model that was attacked."""
-    return str(run.steps["train"]["files"][artifacts.MODEL]["sha256"])
+    return run.files[artifacts.MODEL].sha256
 
 
 def _is_there(folder: Path, shard: Shard, say: repair.Say) -> bool:
@@ -132,17 +133,18 @@ def _all_there(run: Run, choice: AttackChoice, of: int, say: repair.Say) -> bool
 def _check_alike(folder: Path, notes: Sequence[Note], weights: str) -> None:
     if not notes:
         raise BadRun(f"{folder} holds no shard; make it with: advbench attack --shard 1/2")
-    for key, what in (("weights", "models"), ("batch_size", "evaluation batches")):
-        if len({note[key] for note in notes}) > 1:
+    models, batches = {note.weights for note in notes}, {note.batch_size for note in notes}
+    for what, different in (("models", len(models)), ("evaluation batches", len(batches))):
+        if different > 1:
             raise BadRun(f"the shards in {folder} were made with different {what}; delete them and make them again")
-    if notes[0]["weights"] != weights:
+    if notes[0].weights != weights:
         raise BadRun(f"the shards in {folder} were made on a model before this one; delete them and make them again")
 
 
 def _check_complete(folder: Path, notes: Sequence[Note], index: Tensor, n: int) -> None:
     """Every image of 0..n once, and no other."""
     counts = torch.bincount(index, minlength=n)
-    names = ", ".join(f"{note['shard']}/{note['of']}" for note in notes)
+    names = ", ".join(f"{note.shard}/{note.of}" for note in notes)
     if int((counts > 1).sum()):
         first = int((counts > 1).nonzero()[0])
         raise BadRun(
@@ -158,6 +160,6 @@ def _check_complete(folder: Path, notes: Sequence[Note], index: Tensor, n: int) 
 
 def _joined(parts: Sequence[dict[str, Tensor]], notes: Sequence[Note]) -> Adversarials:
     """The attack that these shards are parts of, in the order given."""
-    used = " and ".join(sorted({note["implementation"] for note in notes if note.get("implementation")})) or None
+    used = " and ".join(sorted({note.implementation for note in notes if note.implementation})) or None
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return artifacts.attack_of(joined, members=tuple(notes[0]["members"]), implementation=used)
+    return artifacts.attack_of(joined, members=notes[0].members, implementation=used)

@@ -1,15 +1,14 @@
 """Rows of the attacks that know a detector: which are shown, in which order, and commands for missing ones."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from advbench import catalog, metrics
 from advbench.detection import DEFAULT_FPR, least_fpr, usual_fpr
-from advbench.formatting import as_text
 from advbench.report.model import ReportedModel
-from advbench.runs import Row, Run, artifacts
-from advbench.study.command_lines import Line, commands
+from advbench.runs import AdaptiveRow, AttackRow, Run, VerifyRow, artifacts
+from advbench.study.command_lines import Line, command
 from advbench.study.selection import attack_rows
 
 AWARE = "detector-aware"
@@ -25,14 +24,14 @@ class Shown:
     command   what would attack them; None where none is missing
     """
 
-    rows: Mapping[str, Row]
+    rows: Mapping[str, AdaptiveRow]
     missing: Sequence[str]
     command: Line | None
 
 
-def is_adaptive(row: Row) -> bool:
-    """Whether an attack or verify row is of an attack that knows a detector (or that there is none)."""
-    return "detector" in row["settings"]
+def adaptive(rows: Mapping[str, AttackRow]) -> dict[str, AdaptiveRow]:
+    """Those of the attacks that know a detector (or that there is none)."""
+    return {name: row for name, row in rows.items() if isinstance(row, AdaptiveRow)}
 
 
 def differentiable(detectors: Iterable[str]) -> list[str]:
@@ -40,54 +39,52 @@ def differentiable(detectors: Iterable[str]) -> list[str]:
     return [d for d in detectors if catalog.load("detector", d).differentiable]
 
 
-def headline(rows: Mapping[str, Row], detector: str) -> str | None:
+def headline(rows: Mapping[str, AdaptiveRow], detector: str) -> str | None:
     """The ensemble's file that stands for the others against a detector: at 5 % FPR and eps 0.3 where there is one.
 
     Else the largest eps, then the most images.
     """
-    own = [name for name, r in rows.items() if r["attack"] == AWARE and r["detector"] == detector]
+    own = [name for name, r in rows.items() if r.attack == AWARE and r.detector == detector]
     return max(own, key=lambda a: _weight(rows[a]), default=None)
 
 
-def _weight(row: Row) -> tuple[Any, ...]:
+def _weight(row: AdaptiveRow) -> tuple[Any, ...]:
     budgets = ("quick", "standard", "thorough")
-    of_budget = budgets.index(row["settings"].get("budget", "standard"))
-    return row["norm"] == "linf", row["fpr"] == DEFAULT_FPR, row["eps"] == EPS, row["eps"], row["n"], of_budget
+    of_budget = budgets.index(row.settings.get("budget", "standard"))
+    return row.norm == "linf", row.fpr == DEFAULT_FPR, row.eps == EPS, row.eps, row.n, of_budget
 
 
-def shown(run: Run, selected: Collection[str], known: Mapping[str, Row], detectors: Sequence[str]) -> Shown:
+def shown(run: Run, selected: Collection[str], known: Mapping[str, AttackRow], detectors: Sequence[str]) -> Shown:
     """The selected adaptive files of `known`, and the headline's for a detector that they leave out."""
-    rows = {a: known[a] for a in selected if is_adaptive(known[a]) and known[a]["attack"] != REJECTION}
-    left_out = {d: headline(known, d) for d in differentiable(detectors) if headline(rows, d) is None}
-    rows |= {name: known[name] for name in left_out.values() if name is not None}
+    of = adaptive(known)
+    rows = {a: of[a] for a in selected if a in of and of[a].attack != REJECTION}
+    left_out = {d: headline(of, d) for d in differentiable(detectors) if headline(rows, d) is None}
+    rows |= {name: of[name] for name in left_out.values() if name is not None}
     missing = [d for d, name in left_out.items() if name is None]
     in_order = dict(sorted(rows.items(), key=lambda item: order(*item)))
-    return Shown(in_order, missing, command(run, missing) if missing else None)
+    return Shown(in_order, missing, closing(run, missing) if missing else None)
 
 
-def beside(run: Run, rows: Sequence[Row]) -> Shown:
+def beside(run: Run, rows: Sequence[VerifyRow]) -> Shown:
     """What stands beside these verify rows of a run."""
     known = attack_rows(run)
-    keys = [(r["attack"], r["settings"], r["eps"], r["n_clean"]) for r in rows]
-    selected = [a for a, r in known.items() if (r["attack"], r["settings"], r["eps"], r["n"]) in keys]
-    return shown(run, selected, known, list(dict.fromkeys(r["detector"] for r in rows)))
+    selected = [a for a, r in known.items() if any(r.is_attack_of(row) and r.n == row.n_clean for row in rows)]
+    return shown(run, selected, known, list(dict.fromkeys(r.detector for r in rows)))
 
 
-def order(name: str, row: Row) -> tuple[Any, ...]:
+def order(name: str, row: AdaptiveRow) -> tuple[Any, ...]:
     """The ensemble first, then by attack, detector, false-positive rate and eps."""
-    return row["attack"] != AWARE, row["attack"], row["detector"], row["fpr"] or 0, row["eps"], name
+    return row.attack != AWARE, row.attack, row.detector, row.fpr or 0, row.eps, name
 
 
-def command(run: Run, detectors: Sequence[str]) -> Line:
+def closing(run: Run, detectors: Sequence[str]) -> Line:
     """The command line that attacks this model and these detectors with the ensemble."""
-    calibration = len(artifacts.read_part(run, "calibration"))
+    calibration, n_test = (len(artifacts.read_part(run, part)) for part in ("calibration", "test"))
     fpr = usual_fpr(calibration) or least_fpr(calibration)
     settings = {"detector": ",".join(detectors), "fpr": fpr, "budget": COMMAND_BUDGET}
-    n = min(COMMAND_N, len(artifacts.read_part(run, "test")))
-    used = {row["eps"] for row in attack_rows(run).values() if row["norm"] == "linf"} or {EPS}
+    used = {row.eps for row in attack_rows(run).values() if row.norm == "linf"} or {EPS}
     eps = EPS if EPS in used else max(used)
-    (line,) = commands(run, {"": {"attack": AWARE, "eps": eps, "settings": settings, "n": n}})
-    return line
+    return command(run, AWARE, settings, [eps], COMMAND_N if n_test > COMMAND_N else None)
 
 
 def results(subjects: Sequence[ReportedModel], detectors: Sequence[str]) -> dict[str, Any]:
@@ -95,10 +92,10 @@ def results(subjects: Sequence[ReportedModel], detectors: Sequence[str]) -> dict
     of = [shown(s.run, s.attacks.keys(), s.known, detectors) for s in subjects]
     first = {name: row for one in reversed(of) for name, row in one.rows.items()}
     lines = [
-        {"attack": entry(row), "n": row["n"], "aim": aim(row), "cells": [s.known.get(name) for s in subjects]}
+        {"attack": entry(row), "n": row.n, "aim": aim(row), "cells": [s.known.get(name) for s in subjects]}
         for name, row in sorted(first.items(), key=lambda item: order(*item))
     ]
-    ran = {row["detector"] for row in first.values() if row["attack"] == AWARE}
+    ran = {row.detector for row in first.values() if row.attack == AWARE}
     return {
         "lines": lines,
         "absent": [d for d in differentiable(detectors) if d not in ran],
@@ -109,35 +106,36 @@ def results(subjects: Sequence[ReportedModel], detectors: Sequence[str]) -> dict
 
 def beside_eers(subjects: Sequence[ReportedModel], detectors: Sequence[str]) -> list[dict[str, Any]]:
     """For each differentiable detector of an EER table, the ensemble's headline row of each model, or None."""
+    of = [adaptive(s.known) for s in subjects]
     return [
-        {"detector": d, "cells": [s.known[name] if (name := headline(s.known, d)) else None for s in subjects]}
+        {"detector": d, "cells": [rows[name] if (name := headline(rows, d)) else None for rows in of]}
         for d in differentiable(detectors)
     ]
 
 
-def entry(row: Row) -> str:
+def entry(row: AdaptiveRow) -> str:
     """An adaptive row's attack, eps and settings, without what it is aimed at."""
-    own = [f"{k} {v}" for k, v in row["settings"].items() if k not in ("detector", "fpr")]
-    return ", ".join([f"{row['attack']} eps {as_text(row['eps'])}", *own])
+    return replace(row, settings=row.own_settings).described
 
 
-def aim(row: Row) -> str:
+def aim(row: AdaptiveRow) -> str:
     """The detector an adaptive row is aimed at, and the false-positive rate of its threshold."""
-    return "no detector" if row["fpr"] is None else f"{row['detector']} at {100 * row['fpr']:g}\u00a0% FPR"
+    return "no detector" if row.fpr is None else f"{row.detector} at {100 * row.fpr:g}\u00a0% FPR"
 
 
-def _members(subjects: Sequence[ReportedModel], rows: Mapping[str, Row]) -> dict[str, Any]:
+def _members(subjects: Sequence[ReportedModel], rows: Mapping[str, AdaptiveRow]) -> dict[str, Any]:
     """A line per ensemble file and model, a column per member, those of the longest list in the order they run."""
-    of = [(s, s.known[name]) for name in rows for s in subjects if "members" in s.known.get(name, {})]
-    names = list(max((row["members"] for _, row in of), key=len, default={}))
-    names += [m for m in dict.fromkeys(m for _, row in of for m in row["members"]) if m not in names]
+    every = [(s, adaptive(s.known).get(name)) for name in rows for s in subjects]
+    of = [(s, row) for s, row in every if row is not None and row.members]
+    names = max((list(row.members) for _, row in of), key=len, default=[])
+    names += [m for m in dict.fromkeys(m for _, row in of for m in row.members) if m not in names]
     lines = [
         {
             "attack": entry(row),
             "aim": aim(row),
             "label": s.label,
-            "n": row["n"],
-            "shares": [row["members"].get(m) for m in names],
+            "n": row.n,
+            "shares": [row.members.get(m) for m in names],
         }
         for s, row in of
     ]
@@ -167,9 +165,9 @@ def _at(s: ReportedModel, name: str, detector: str, fpr: float) -> dict[str, Any
         return None
     row = s.attacks[name]
     lost = s.wrong(detector, name) & (s.score(detector, name) <= threshold)
-    aimed = row.get("detector") == detector and row.get("fpr") == fpr
+    aimed = isinstance(row, AdaptiveRow) and (row.detector, row.fpr) == (detector, fpr)
     interval = metrics.wilson(int(lost.sum()), len(lost))
-    if aimed:
-        interval = metrics.Interval(row["undetected_error_low"], row["undetected_error_high"])
-    rejected = metrics.rejected(s.score(detector, "test")[: row["n"]], threshold)
+    if isinstance(row, AdaptiveRow) and aimed:
+        interval = metrics.Interval(row.undetected_error_low, row.undetected_error_high)
+    rejected = metrics.rejected(s.score(detector, "test")[: row.n], threshold)
     return {"rate": float(lost.mean()), "interval": interval, "rejected": rejected, "aimed": aimed}

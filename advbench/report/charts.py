@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 
 from advbench import metrics
-from advbench.formatting import describe, percent
+from advbench.formatting import percent
 from advbench.report import plots
 from advbench.report.likelihood_axis import LOW, SURE, LikelihoodAxis
 from advbench.report.model import ReportedModel
 from advbench.runs import artifacts
+from advbench.runs.manifest import OutputsInfo
 
 PAPER_EPS = 0.3
 
@@ -22,16 +23,16 @@ def charts(
     known = {a: r for s in subjects for a, r in s.attacks.items()}
     shown: dict[tuple[str, str], str] = {}
     for name in names:
-        group = (known[name]["attack"], str(known[name]["settings"]))
-        if group not in shown or known[shown[group]]["eps"] != PAPER_EPS:
+        group = (known[name].attack, str(known[name].settings))
+        if group not in shown or known[shown[group]].eps != PAPER_EPS:
             shown[group] = name
     sections = []
     for name in shown.values():
         holders = [s for s in subjects if name in s.attacks]
         rocs = [_roc([s for s in holders if s.scored_by(d)], name, d, f"{key}-r-{name}-{d}") for d in detectors]
-        section: dict[str, Any] = {"attack": describe(known[name]), "posteriors": [], "likelihoods": [], "rocs": rocs}
+        section: dict[str, Any] = {"attack": known[name].described, "posteriors": [], "likelihoods": [], "rocs": rocs}
         for i, s in enumerate(holders):
-            about = f"{s.label}, {describe(known[name])}"
+            about = f"{s.label}, {known[name].described}"
             if s.scored_by("max-posterior"):
                 section["posteriors"].append(_posterior(s, name, about, f"{key}-p-{name}-{i}"))
             if s.scored_by("likelihood"):
@@ -72,16 +73,16 @@ def _roc(holders: Sequence[ReportedModel], name: str, detector: str, key: str) -
 
 def pictures(s: ReportedModel) -> dict[str, Any] | None:
     """The first test images beside their strongest FGSM versions: no choosing."""
-    name = max(s.attacks, key=lambda a: (s.attacks[a]["attack"] == "fgsm", s.attacks[a]["eps"]))
+    name = max(s.attacks, key=lambda a: (s.attacks[a].attack == "fgsm", s.attacks[a].eps))
     made = artifacts.read_adversarials(s.run, name)
     if s.test.examples is None:
         return None
     m = min(len(s.test.examples), len(made.images))
     before, after = s.test.outputs.predictions[:m], made.outputs.predictions[:m]
-    names = s.run.info("outputs").get("classes") or [str(k) for k in range(s.test.outputs.logits.shape[1])]
+    names = s.run.noted(OutputsInfo).classes or [str(k) for k in range(s.test.outputs.logits.shape[1])]
     pairs = [
         {"clean": plots.picture(s.test.examples[i].numpy()), "moved": plots.picture(made.images[i].numpy())}
         | {"label": names[made.labels[i]], "before": names[before[i]], "after": names[after[i]]}
         for i in range(m)
     ]
-    return {"label": s.label, "attack": describe(s.attacks[name]), "pairs": pairs}
+    return {"label": s.label, "attack": s.attacks[name].described, "pairs": pairs}

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from advbench import metrics
 from advbench.detection import NO_DETECTOR
 from advbench.report.adaptive import AWARE, aim
-from advbench.runs import Row
+from advbench.runs import AdaptiveRow, AttackRow
 
 Outcome = Literal["beats", "does not beat", "cannot be told from"]
 
@@ -40,7 +40,7 @@ class Comparison:
         return "does not beat" if self.adversarial.high < self.detector.low else "cannot be told from"
 
 
-def compare(rows: Iterable[tuple[str, Row]]) -> list[Comparison]:
+def compare(rows: Iterable[tuple[str, AttackRow]]) -> list[Comparison]:
     """One comparison per L-inf eps at which the ensemble attacked both kinds of model.
 
     `rows` are (label, attack row) pairs. A standard model has its undetected errors, with a detector; an adversarial
@@ -49,14 +49,16 @@ def compare(rows: Iterable[tuple[str, Row]]) -> list[Comparison]:
     guarded: dict[float, list[Rate]] = {}
     trained: dict[tuple[float, str], Rate] = {}
     for label, row in rows:
-        if row["attack"] != AWARE or row["norm"] != "linf":
+        if not isinstance(row, AdaptiveRow) or row.attack != AWARE or row.norm != "linf":
             continue
-        if row["training"] == "adversarial":
+        if row.model.training == "adversarial":
             found = _error(label, row)
-            before = trained.get((row["eps"], row["run"]), found)
-            trained[row["eps"], row["run"]] = max(before, found, key=lambda r: r.rate)
-        elif row["detector"] != NO_DETECTOR:
-            guarded.setdefault(row["eps"], []).append(_undetected(label, row))
+            before = trained.get((row.eps, row.model.run), found)
+            trained[row.eps, row.model.run] = max(before, found, key=lambda r: r.rate)
+        elif row.detector != NO_DETECTOR:
+            low, high = row.undetected_error_low, row.undetected_error_high
+            rate = Rate(label, aim(row), row.undetected_error_rate, low, high, row.n)
+            guarded.setdefault(row.eps, []).append(rate)
     comparisons = []
     for eps, rates in sorted(guarded.items()):
         rivals = [rate for (at, _), rate in trained.items() if at == eps]
@@ -66,12 +68,7 @@ def compare(rows: Iterable[tuple[str, Row]]) -> list[Comparison]:
     return comparisons
 
 
-def _undetected(label: str, row: Row) -> Rate:
-    ends: dict[str, Any] = {"low": row["undetected_error_low"], "high": row["undetected_error_high"]}
-    return Rate(label, aim(row), row["undetected_error_rate"], n=row["n"], **ends)
-
-
-def _error(label: str, row: Row) -> Rate:
-    interval = metrics.wilson(round(row["error_rate"] * row["n"]), row["n"])
+def _error(label: str, row: AttackRow) -> Rate:
+    interval = metrics.wilson(round(row.error_rate * row.n), row.n)
     assert interval is not None
-    return Rate(label, "", row["error_rate"], interval.low, interval.high, row["n"])
+    return Rate(label, "", row.error_rate, interval.low, interval.high, row.n)

@@ -31,7 +31,7 @@ class LikelihoodAxis:
         """The likelihoods among a run's scores: of an attack's images, and of the clean ones that they were."""
         attacked = -scores_of(scores, "likelihood", attack)
         clean = -scores_of(scores, "likelihood", "test")[: len(attacked)]
-        return cls.of(clean, attacked, density=catalog.load("loss", run.model["loss"]["name"]).is_density)
+        return cls.of(clean, attacked, density=catalog.load("loss", run.trained.loss_name).is_density)
 
     @classmethod
     def of(cls, clean: Array, attacked: Array, *, density: bool) -> LikelihoodAxis:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from advbench import metrics
-from advbench.runs import Row, Run, artifacts
+from advbench.runs import AttackRow, Run, VerifyRow, artifacts
 
 
 @dataclass(frozen=True)
@@ -18,15 +18,15 @@ class ReportedModel:
 
     run: Run
     label: str
-    attacks: Mapping[str, Row]
-    rows: Sequence[Row]
+    attacks: Mapping[str, AttackRow]
+    rows: Sequence[VerifyRow]
     scores: pd.DataFrame
     test: artifacts.Part
-    known: Mapping[str, Row]
+    known: Mapping[str, AttackRow]
 
     def scored_by(self, detector: str) -> bool:
         """Whether this page holds rows of the detector on this model."""
-        return any(row["detector"] == detector for row in self.rows)
+        return any(row.detector == detector for row in self.rows)
 
     def score(self, detector: str, source: str) -> metrics.Array:
         """Scores of a detector on `test` or an attack file, in image order."""

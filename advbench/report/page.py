@@ -9,7 +9,7 @@ from advbench import catalog, metrics
 from advbench.audit import Finding
 from advbench.data.sources import recipe_of
 from advbench.errors import printable
-from advbench.formatting import as_text, describe, percent
+from advbench.formatting import as_text, percent
 from advbench.recipes import words
 from advbench.report import adaptive
 from advbench.report.charts import charts, pictures
@@ -17,7 +17,8 @@ from advbench.report.control import compare
 from advbench.report.model import ReportedModel
 from advbench.report.plots import own_style
 from advbench.report.security import security
-from advbench.runs import SUPPLIED, Row, Run, artifacts
+from advbench.runs import AttackRow, Run, SuppliedRecord, VerifyRow, artifacts, as_json
+from advbench.runs.manifest import Inspection, OutputsInfo, TrainingInfo
 from advbench.settings import defaults
 from advbench.study.command_lines import commands, regime_options
 from advbench.study.selection import Found, attack_rows
@@ -26,7 +27,10 @@ from advbench.study.verify import TABLE_FPRS
 
 @own_style
 def render(
-    name: str, found: Sequence[Found], rows: Sequence[Row], audits: Mapping[str, Sequence[Finding]] | None = None
+    name: str,
+    found: Sequence[Found],
+    rows: Sequence[VerifyRow],
+    audits: Mapping[str, Sequence[Finding]] | None = None,
 ) -> str:
     """The page of these runs; `rows` are their verify rows, `audits` the findings about each run by its name."""
     by_dataset: dict[str, list[ReportedModel]] = {}
@@ -37,12 +41,12 @@ def render(
             run=one.run,
             label=printable(labels[one.run.name]),
             attacks={a: chosen[a] for a in one.attacks},
-            rows=[r for r in rows if r["run"] == one.run.name],
+            rows=[r for r in rows if r.model.run == one.run.name],
             scores=artifacts.read_scores(one.run),
             test=artifacts.read_part(one.run, "test"),
             known=chosen,
         )
-        by_dataset.setdefault(one.run.model["dataset"], []).append(subject)
+        by_dataset.setdefault(one.run.model.dataset, []).append(subject)
     template = environment().get_template("page.html.j2")
     studies = [_study(dataset, subjects, audits or {}) for dataset, subjects in by_dataset.items()]
     return template.render(name=name, studies=studies, runs=[one.run.name for one in found])
@@ -76,20 +80,20 @@ def _labels(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def _plain_label(run: Run) -> str:
-    if SUPPLIED in run.model:
-        return str(run.model[SUPPLIED]["source"])
-    return " ".join([*words(run.model["regime"]), run.model["loss"]["name"]])
+    if isinstance(run.model, SuppliedRecord):
+        return run.model.supplied.source
+    return " ".join([*words(run.model.regime), run.model.loss_name])
 
 
 def _full_label(run: Run) -> str:
-    if SUPPLIED in run.model:
+    model = run.model
+    if isinstance(model, SuppliedRecord):
         return run.name
-    loss, dim = run.model["loss"], ["2-D"] if run.model["feature_dim"] == 2 else []
-    usual = defaults(catalog.load("loss", loss["name"]))
-    unusual = [f"{k} {v}" for k, v in loss.items() if k != "name" and usual.get(k) != v]
-    attack = regime_options(run.model.get("adversarial"), recipe_of(run.model["dataset"]).adversarial)
+    usual, dim = defaults(catalog.load("loss", model.loss_name)), ["2-D"] if model.feature_dim == 2 else []
+    unusual = [f"{k} {v}" for k, v in model.loss_settings.items() if usual.get(k) != v]
+    attack = regime_options(model.adversarial, recipe_of(model.dataset).adversarial)
     unusual += [f"{k.replace('adversarial_', 'training ')} {v}" for k, v in attack.items() if v is not True]
-    return ", ".join([_plain_label(run), *dim, *unusual, f"seed {run.model['seed']}"])
+    return ", ".join([_plain_label(run), *dim, *unusual, f"seed {model.seed}"])
 
 
 def _study(
@@ -97,23 +101,23 @@ def _study(
 ) -> dict[str, Any]:
     key = dataset.replace(" ", "-")
     found = {a: row for s in subjects for a, row in s.attacks.items()}
-    known = dict(sorted(found.items(), key=lambda item: (item[1]["attack"], item[1]["eps"], item[0])))
-    blind = {a: row for a, row in known.items() if not adaptive.is_adaptive(row)}
-    detectors = list(dict.fromkeys(r["detector"] for s in subjects for r in s.rows))
+    known = dict(sorted(found.items(), key=lambda item: (item[1].attack, item[1].eps, item[0])))
+    blind = {a: row for a, row in known.items() if not row.is_adaptive}
+    detectors = list(dict.fromkeys(r.detector for s in subjects for r in s.rows))
     return {
         "dataset": dataset,
         "subjects": [
             {
                 "label": s.label,
                 "name": s.run.name,
-                "model": s.run.model,
-                "environment": s.run.manifest["environment"],
+                "model": as_json(s.run.model),
+                "environment": s.run.environment,
                 "trained": _training(s.run),
-                "door": s.run.info("door")["findings"] if "door" in s.run.steps else [],
-                "excluded": s.run.info("outputs").get("excluded", {}),
+                "door": s.run.noted(Inspection).findings,
+                "excluded": s.run.noted(OutputsInfo).excluded,
                 "classes": s.test.outputs.logits.shape[1],
                 "clean": _clean_error(s.test),
-                "commands": commands(s.run, s.attacks),
+                "commands": commands(s.run, s.attacks.values()),
             }
             for s in subjects
         ],
@@ -125,7 +129,7 @@ def _study(
         "summary": _summary(subjects, blind, detectors),
         "beside_eers": adaptive.beside_eers(subjects, detectors),
         "errors": _errors(subjects, known),
-        "details": [r | {"label": s.label} for s in subjects for r in s.rows],
+        "details": [(s.label, r) for s in subjects for r in s.rows],
         "charts": charts(key, subjects, list(blind), detectors),
         "pictures": [p for s in subjects if (p := pictures(s))],
     }
@@ -135,8 +139,8 @@ def _training(run: Run) -> dict[str, Any] | None:
     """How a model was trained: seconds, n_train, validation_error; None for a supplied one."""
     if "train" not in run.steps:
         return None
-    known = {k: run.info("train")[k] for k in ("n_train", "validation_error")}
-    return {"seconds": run.steps["train"]["seconds"], **known}
+    info = run.noted(TrainingInfo)
+    return {"seconds": run.seconds("train"), "n_train": info.n_train, "validation_error": info.validation_error}
 
 
 def _clean_error(test: artifacts.Part) -> dict[str, Any]:
@@ -145,38 +149,38 @@ def _clean_error(test: artifacts.Part) -> dict[str, Any]:
 
 
 def _summary(
-    subjects: Sequence[ReportedModel], known: Mapping[str, Row], detectors: Sequence[str]
+    subjects: Sequence[ReportedModel], known: Mapping[str, AttackRow], detectors: Sequence[str]
 ) -> list[dict[str, Any]]:
     """A line per attack and detector, a cell per model: the `all` population, the paper's setting."""
     return [
-        {"attack": describe(row), "n": row["n"], "detector": d, "cells": [_find(s, name, d) for s in subjects]}
+        {"attack": row.described, "n": row.n, "detector": d, "cells": [_find(s, name, d) for s in subjects]}
         for name, row in known.items()
         for d in detectors
     ]
 
 
-def _find(subject: ReportedModel, name: str, detector: str) -> Row | None:
+def _find(subject: ReportedModel, name: str, detector: str) -> VerifyRow | None:
     attack = subject.attacks.get(name)
     if attack is None:
         return None
-    wanted = {k: attack[k] for k in ("attack", "settings", "eps")}
-    wanted |= {"detector": detector, "population": "all", "n_clean": attack["n"]}
-    return next((row for row in subject.rows if all(row[k] == v for k, v in wanted.items())), None)
+    wanted = detector, "all", attack.n
+    rows = (row for row in subject.rows if (row.detector, row.population, row.n_clean) == wanted)
+    return next((row for row in rows if row.is_attack_of(attack)), None)
 
 
-def _errors(subjects: Sequence[ReportedModel], known: Mapping[str, Row]) -> list[dict[str, Any]]:
+def _errors(subjects: Sequence[ReportedModel], known: Mapping[str, AttackRow]) -> list[dict[str, Any]]:
     """A line per attack, a cell per model (Table 6 of the paper)."""
     return [
-        {"attack": describe(row), "cells": [_error(s.attacks.get(name)) for s in subjects]}
+        {"attack": row.described, "cells": [_error(s.attacks.get(name)) for s in subjects]}
         for name, row in known.items()
     ]
 
 
-def _error(row: Row | None) -> Row | None:
+def _error(row: AttackRow | None) -> dict[str, Any] | None:
     if row is None:
         return None
-    wrong = round(row["error_rate"] * row["n"])
-    return row | {"wrong": wrong, "interval": metrics.wilson(wrong, row["n"])}
+    wrong = round(row.error_rate * row.n)
+    return {"row": row, "wrong": wrong, "interval": metrics.wilson(wrong, row.n)}
 
 
 STATES = ("met", "not met", "not run")

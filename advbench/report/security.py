@@ -12,10 +12,10 @@ from advbench.detection import NO_DETECTOR, calibration, undetected_errors
 from advbench.formatting import as_text, percent
 from advbench.metrics import Array, Mask
 from advbench.report import plots
-from advbench.report.adaptive import AWARE, EPS, REJECTION, aim, order
+from advbench.report.adaptive import AWARE, EPS, REJECTION, adaptive, aim, order
 from advbench.report.model import ReportedModel
 from advbench.report.rejection import Cost, costs, interval
-from advbench.runs import Row, artifacts
+from advbench.runs import AdaptiveRow, artifacts
 from advbench.settings import defaults
 from advbench.types import Adversarials
 
@@ -59,9 +59,9 @@ def _groups(subjects: Sequence[ReportedModel], attack: str) -> dict[Group, dict[
     """Files of an attack with equal settings (and n) but eps: by place of the subject, in order of eps."""
     groups: dict[Group, dict[int, list[str]]] = {}
     for i, s in enumerate(subjects):
-        own = [(name, row) for name, row in s.attacks.items() if row["attack"] == attack]
+        own = [(name, row) for name, row in adaptive(s.attacks).items() if row.attack == attack]
         for name, row in sorted(own, key=lambda item: order(*item)):
-            groups.setdefault((str(row["settings"]), str(row["n"])), {}).setdefault(i, []).append(name)
+            groups.setdefault((str(row.settings), str(row.n)), {}).setdefault(i, []).append(name)
     return groups
 
 
@@ -69,33 +69,33 @@ def _over_eps(key: str, subjects: Sequence[ReportedModel]) -> Iterator[dict[str,
     for number, holders in enumerate(_groups(subjects, AWARE).values()):
         lines = []
         for i, names in holders.items():
-            rows = [subjects[i].attacks[name] for name in names]
+            attacks = adaptive(subjects[i].attacks)
+            rows = [attacks[name] for name in names]
             if len(rows) > 1:
-                clean = rows[0]["members"]["clean"]  # the unperturbed image is a member
-                y = np.array([clean, *(r["undetected_error_rate"] for r in rows)])
-                low, high = (
-                    np.array([clean, *(r[f"undetected_error_{end}"] for r in rows)]) for end in ("low", "high")
-                )
-                x = np.array([0, *(r["eps"] for r in rows)])
+                clean = rows[0].members["clean"]  # the unperturbed image is a member
+                y = np.array([clean, *(r.undetected_error_rate for r in rows)])
+                low = np.array([clean, *(r.undetected_error_low for r in rows)])
+                high = np.array([clean, *(r.undetected_error_high for r in rows)])
+                x = np.array([0, *(r.eps for r in rows)])
                 lines.append(plots.Line(subjects[i].label, x, y, low, high, i))
         if lines:
             about = _about(rows[0])
             label = f"{SHARE} over eps, {about}: {'; '.join(map(_said, lines))}"
-            drawn = plots.line_chart(lines, xlabel="eps (L-inf)" if rows[0]["norm"] == "linf" else "eps (L2)")
+            drawn = plots.line_chart(lines, xlabel="eps (L-inf)" if rows[0].norm == "linf" else "eps (L2)")
             yield {"title": about, "svg": plots.to_svg(drawn, label, f"{key}-s-{number}"), "note": ""}
 
 
 def _over_effort(key: str, subjects: Sequence[ReportedModel], attack: str, xlabel: str) -> Iterator[dict[str, Any]]:
     for number, holders in enumerate(_groups(subjects, attack).values()):
-        eps = _standing_for({subjects[i].attacks[a]["eps"] for i, names in holders.items() for a in names})
+        eps = _standing_for({subjects[i].attacks[a].eps for i, names in holders.items() for a in names})
         lines, about = [], ""
         for i, names in holders.items():
-            for name in (a for a in names if subjects[i].attacks[a]["eps"] == eps):
-                row = subjects[i].attacks[name]
+            attacks = adaptive(subjects[i].attacks)
+            for name, row in ((a, attacks[a]) for a in names if attacks[a].eps == eps):
                 about = f"eps {as_text(eps)}, {_about(row)}"
                 made = artifacts.read_adversarials(subjects[i].run, name)
                 if made.first_success is not None:
-                    line = within(subjects[i].label, effort(made), row["n"], most(row))
+                    line = within(subjects[i].label, effort(made), row.n, most(row))
                     lines.append(replace(line, style=i))
         if lines:
             label = f"{SHARE} over {xlabel}, {about}: {'; '.join(map(_said, lines))}"
@@ -122,34 +122,34 @@ def within(label: str, cost: Array, n: int, most: int) -> plots.Line:
     return plots.Line(label, np.append(x, max(most, x[-1])), np.append(y, y[-1]))
 
 
-def most(row: Row) -> int:
+def most(row: AdaptiveRow) -> int:
     """What the attack of a row may spend on an image: gradients, or a random search's queries."""
-    if row["attack"] == AWARE:
-        return GRADIENTS[row["settings"].get("budget", "standard")]
-    queries: int = row["settings"].get("queries", defaults(catalog.load("attack", row["attack"]))["queries"])
+    if row.attack == AWARE:
+        return GRADIENTS[row.settings.get("budget", "standard")]
+    queries: int = row.settings.get("queries", defaults(catalog.load("attack", row.attack))["queries"])
     return queries
 
 
 def _rejection_cost(key: str, subjects: Sequence[ReportedModel]) -> Iterator[dict[str, Any]]:
     aims = dict.fromkeys(
-        (r["detector"], r["fpr"]) for s in subjects for r in s.attacks.values() if r["attack"] == REJECTION
+        (r.detector, r.fpr) for s in subjects for r in adaptive(s.attacks).values() if r.attack == REJECTION
     )
     for number, (detector, fpr) in enumerate(aims):
         lines, notes, about, own = [], [], "", (detector, fpr, "linf")
         for i, s in enumerate(subjects):
-            aimed = {a: r for a, r in s.attacks.items() if (r.get("detector"), r.get("fpr"), r["norm"]) == own}
-            ensemble = {a: r for a, r in aimed.items() if r["attack"] == AWARE}
+            aimed = {a: r for a, r in adaptive(s.attacks).items() if (r.detector, r.fpr, r.norm) == own}
+            ensemble = {a: r for a, r in aimed.items() if r.attack == AWARE}
             if detector == NO_DETECTOR or not ensemble:
                 continue
-            eps = _standing_for({r["eps"] for r in ensemble.values()})
-            name = max((a for a in ensemble if ensemble[a]["eps"] == eps), key=lambda a: ensemble[a]["n"])
-            radii = {r["eps"]: a for a, r in aimed.items() if r["attack"] == REJECTION and r["eps"] <= eps}
+            eps = _standing_for({r.eps for r in ensemble.values()})
+            name = max((a for a in ensemble if ensemble[a].eps == eps), key=lambda a: ensemble[a].n)
+            radii = {r.eps: a for a, r in aimed.items() if r.attack == REJECTION and r.eps <= eps}
             if radii:
-                curve = _costs(s, name, radii, eps)
+                curve = _costs(s, name, ensemble[name], radii)
                 about = f"eps {as_text(eps)}, {aim(ensemble[name])}, n {curve[0].n:,}"
                 ends = [interval(point) for point in curve]
-                x, y = (np.array([getattr(point, field) for point in curve]) for field in ("alpha", "rate"))
-                low, high = (np.array([getattr(end, side) for end in ends]) for side in ("low", "high"))
+                x, y = np.array([point.alpha for point in curve]), np.array([point.rate for point in curve])
+                low, high = np.array([end.low for end in ends]), np.array([end.high for end in ends])
                 lines.append(plots.Line(s.label, x, y, low, high, i))
                 shares = ", ".join(f"{percent(p.rejected / p.n)} at {p.alpha:.2g}" for p in curve)
                 notes.append(f"{s.label} {shares}")
@@ -160,16 +160,16 @@ def _rejection_cost(key: str, subjects: Sequence[ReportedModel]) -> Iterator[dic
             yield {"title": about, "svg": svg, "note": f"Rejected within alpha eps: {'; '.join(notes)}."}
 
 
-def _costs(s: ReportedModel, name: str, radii: Mapping[float, str], eps: float) -> list[Cost]:
-    guard = calibration.guard(s.run, s.attacks[name]["detector"], s.attacks[name]["fpr"])
-    n = min(s.attacks[a]["n"] for a in (name, *radii.values()))
+def _costs(s: ReportedModel, name: str, row: AdaptiveRow, radii: Mapping[float, str]) -> list[Cost]:
+    guard = calibration.guard(s.run, row.detector, row.fpr)
+    n = min(s.attacks[a].n for a in (name, *radii.values()))
     worst = artifacts.read_adversarials(s.run, name)
     lost: Mask = undetected_errors(worst.outputs, worst.labels, guard).numpy()
     rejected = {0.0: guard.rejects(s.test.outputs.take(slice(n))).numpy()}
     for radius, file in radii.items():
         made = artifacts.read_adversarials(s.run, file)
         rejected[radius] = guard.rejects(made.outputs).numpy()[:n]
-    return costs(lost[:n], rejected, eps)
+    return costs(lost[:n], rejected, row.eps)
 
 
 def _standing_for(eps: Collection[float]) -> float:
@@ -177,9 +177,8 @@ def _standing_for(eps: Collection[float]) -> float:
     return EPS if EPS in eps else max(eps)
 
 
-def _about(row: Row) -> str:
-    own = [f"{k} {v}" for k, v in row["settings"].items() if k not in ("detector", "fpr")]
-    return ", ".join([aim(row), *own, f"n {row['n']:,}"])
+def _about(row: AdaptiveRow) -> str:
+    return ", ".join([aim(row), *(f"{k} {v}" for k, v in row.own_settings.items()), f"n {row.n:,}"])
 
 
 def _said(line: plots.Line) -> str:

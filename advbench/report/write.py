@@ -8,8 +8,8 @@ from pathlib import Path
 
 from advbench.errors import BadSetting
 from advbench.progress import Quiet
-from advbench.runs import SUPPLIED, Row, check_folder, load, sealed_json, text_of, write_whole
-from advbench.study.selection import Found, attack_rows
+from advbench.runs import SuppliedRecord, VerifyRow, check_folder, load, sealed_json, text_of, write_whole
+from advbench.study.selection import Found
 from advbench.study.study import Study
 from advbench.study.verify import verify_found
 from advbench.study.workspace import Workspace
@@ -44,7 +44,7 @@ def page_of(study: Study) -> Path:
     return page_at(study.workspace.reports_dir / study.spec.name / "index.html", about, study.workspace)
 
 
-def run(study: Study) -> tuple[Path, list[Row]]:
+def run(study: Study) -> tuple[Path, list[VerifyRow]]:
     """Attack what a study is about, verify it and write its page: the page's path, and the verify rows.
 
     The page of a supplied model holds all attacks that its run holds: it is not narrowed by the next one.
@@ -54,7 +54,7 @@ def run(study: Study) -> tuple[Path, list[Row]]:
     names, spec, workspace = tuple(choice.file_name for choice in study.attacks), study.spec, study.workspace
     made = [load(workspace.runs_dir / model.run_name(study.fingerprint)) for model in study.models()]
     own = [Found(run, names) for run in made]
-    shown = [Found(run, tuple(attack_rows(run))) if SUPPLIED in run.model else Found(run, names) for run in made]
+    shown = [Found(run, tuple(run.attacks) if isinstance(run.model, SuppliedRecord) else names) for run in made]
     page, rows = report(spec.name, shown, spec.detectors, workspace, page=page, title=spec.title, overwrite=True)
     return page, rows if shown == own else verify_found(own, spec.detectors, Quiet())
 
@@ -68,7 +68,7 @@ def report(
     page: Path | None = None,
     title: str | None = None,
     overwrite: bool = False,
-) -> tuple[Path, list[Row]]:
+) -> tuple[Path, list[VerifyRow]]:
     """Write the page of these runs, verifying what is missing; its path and the rows on it.
 
     `page` None = `<name>/index.html` under the workspace's reports folder; `title` None = the name. Raises BadSetting

@@ -11,7 +11,7 @@ from advbench.device import CPU
 from advbench.reproduce import records
 from advbench.reproduce.cells import DETECTORS, Cell, Entry, chosen
 from advbench.reproduce.records import Record
-from advbench.runs import Run, released, sha256, to_json, write_whole
+from advbench.runs import Run, VerifyRow, released, sha256, to_json, write_whole
 from advbench.study.selection import Found
 from advbench.study.study import LoadedData, Study
 from advbench.study.train import ensure_trained
@@ -88,7 +88,7 @@ class Grid:
             ensure_trained(run, model, self.splits, study.workspace, [])
             write_whole(self.weights(cell), released.pack(run))
 
-    def evaluate(self, cell: Cell, attacks: list[Entry]) -> tuple[Run, list[dict[str, Any]]]:
+    def evaluate(self, cell: Cell, attacks: list[Entry]) -> tuple[Run, list[VerifyRow]]:
         """The run of the cell's rounded weights, attacked and verified, and its verify rows."""
         study = self.study(cell, "evaluated", attacks)
         study.attack() if attacks else study.train()

@@ -9,14 +9,14 @@ import numpy as np
 from advbench.errors import BadRun
 from advbench.report.likelihood_axis import LOW, SURE, LikelihoodAxis
 from advbench.reproduce.cells import Cell
-from advbench.runs import Run, artifacts
+from advbench.runs import AttackRow, Run, VerifyRow, artifacts, as_json
 from advbench.study.selection import attack_rows
 
 Record = dict[str, Any]
 SCHEMA = 1
 
 
-def record_of(cell: Cell, run: Run, verify: list[dict[str, Any]], weights: dict[str, Any]) -> Record:
+def record_of(cell: Cell, run: Run, verify: list[VerifyRow], weights: dict[str, Any]) -> Record:
     """The record of an evaluated run. `weights` says which file was evaluated (name, sha256, bytes)."""
     test = artifacts.read_part(run, "test")
     wrong = (test.outputs.predictions != test.labels).nonzero().squeeze(1).tolist()
@@ -25,15 +25,15 @@ def record_of(cell: Cell, run: Run, verify: list[dict[str, Any]], weights: dict[
         "schema": SCHEMA,
         "cell": {"loss": cell.loss, "dim": cell.dim, "seed": cell.seed},
         "weights": weights,
-        "model": run.model,
+        "model": as_json(run.model),
         "history": [json.loads(line) for line in run.read("training.jsonl").decode().splitlines()],
-        "seconds": run.steps["train"]["seconds"],
-        "environment": run.manifest["environment"],
+        "seconds": run.seconds("train"),
+        "environment": as_json(run.environment),
         "n": len(test),
         "wrong": wrong,
         "within_variance": within_variance(artifacts.read_part(run, "train")),
-        "attacks": list(attacks.values()),
-        "verify": [row for row in verify if row["population"] == "all"],
+        "attacks": as_json(list(attacks.values())),
+        "verify": [as_json(row) for row in verify if row.population == "all"],
         "shares": shares(run, attacks) if attacks else [],
     }
 
@@ -46,15 +46,15 @@ def within_variance(part: artifacts.Part) -> float:
     return float(within / (x - x.mean(dim=0)).square().sum())
 
 
-def shares(run: Run, attacks: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def shares(run: Run, attacks: dict[str, AttackRow]) -> list[dict[str, Any]]:
     """For each attack: shares of clean and attacked images with a low likelihood and with a large p_max."""
     table, found = artifacts.read_scores(run), []
     for name, row in attacks.items():
         axis = LikelihoodAxis.of_run(run, table, name)
         low = {"low_clean": float((axis.clean < LOW).mean()), "low_attacked": float((axis.attacked < LOW).mean())}
-        p_max = [np.exp(-artifacts.scores_of(table, "max-posterior", s)[: row["n"]]) for s in ("test", name)]
+        p_max = [np.exp(-artifacts.scores_of(table, "max-posterior", s)[: row.n]) for s in ("test", name)]
         sure = {k: float((p > SURE).mean()) for k, p in zip(("sure_clean", "sure_attacked"), p_max, strict=True)}
-        found.append({key: row[key] for key in ("attack", "eps", "settings", "n")} | low | sure)
+        found.append({"attack": row.attack, "eps": row.eps, "settings": row.settings, "n": row.n} | low | sure)
     return found
 
 

@@ -19,7 +19,7 @@ from advbench.reproduce.cells import Cell, chosen
 from advbench.reproduce.grid import Grid
 from advbench.reproduce.probes import Probe, plan
 from advbench.reproduce.records import Record
-from advbench.runs import artifacts, attack_row, to_json, write_whole
+from advbench.runs import artifacts, as_json, to_json, write_whole
 from advbench.runs.environment import describe
 from advbench.study.spec import AttackChoice
 from advbench.study.study import Study
@@ -111,13 +111,13 @@ def _answer(study: Study, probe: Probe) -> Answer | None:
     made = artifacts.read_adversarials(run, choice.file_name)
     clean = artifacts.read_part(run, "test").outputs.take(slice(len(made.labels)))
     guard = calibration.guard(run, probe.detector, probe.fpr)
-    row = attack_row(run, choice.file_name)
+    row = as_json(run.attack_row(choice.file_name))
     found: Answer = {
         "part": probe.part,
         "asked": probe.asked,
         "settings": dict(choice.choice.settings),
         "row": row,
-        "seconds": run.steps[f"attack {choice.file_name}"]["seconds"],
+        "seconds": run.seconds(f"attack {choice.file_name}"),
         "threshold": None if probe.detector == NO_DETECTOR else guard.threshold,
         "lost": digits(undetected_errors(made.outputs, made.labels, guard).numpy()),
         "rejected": digits(guard.rejects(made.outputs).numpy()),

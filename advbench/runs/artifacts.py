@@ -14,7 +14,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -27,10 +27,13 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from advbench.errors import BadRun
-from advbench.runs import shapes
+from advbench.runs.json_records import from_json, parsed
+from advbench.runs.rows import VerifyRow
 from advbench.runs.run import Run
+from advbench.runs.shapes import Name, Number, Sha, Text
 from advbench.types import Adversarials, ImageSet, Outputs
 
+Threshold = Number | Literal["inf", "-inf"] | None
 EXAMPLES = 8
 MODEL = "model.safetensors"
 SCORES = "scores.parquet"
@@ -147,7 +150,7 @@ def read_adversarials(run: Run, name: str) -> Adversarials:
     """attacks/<name>.safetensors; raises BadRun where its tensors do not fit together, or do not fit its row."""
     file = f"attacks/{name}.safetensors"
     made = adversarials_of(run.read(file), run.folder / file)
-    if len(made.labels) != run.info(f"attack {name}")["row"]["n"]:
+    if len(made.labels) != run.attack_row(name).n:
         raise unsound(run.folder / file, f"it is of {len(made.labels)} images, its row of another number")
     return made
 
@@ -179,8 +182,10 @@ def pack_table(table: pd.DataFrame) -> bytes:
 def read_scores(run: Run) -> pd.DataFrame:
     """scores.parquet; raises BadRun where it is none, has other columns, gaps, or more rows than its run can have."""
     path, data = run.folder / SCORES, run.read(SCORES)
-    rows = [step["info"]["row"]["n"] for name, step in run.steps.items() if name.startswith("attack ")]
-    most = 100 * (sum(rows) + sum(len(read_part(run, part)) for part in ("calibration", "test")))
+    most = 100 * (
+        sum(run.attack_row(name).n for name in run.attacks)
+        + sum(len(read_part(run, part)) for part in ("calibration", "test"))
+    )
     try:
         file = pq.ParquetFile(io.BytesIO(data))
         kinds = {field.name: str(field.type).removeprefix("large_") for field in file.schema_arrow}
@@ -207,18 +212,38 @@ def within(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
 
-def read_metrics(run: Run) -> dict[tuple[str, str], dict[str, Any]]:
-    """metrics.json by (attack file, detector): verify rows and thresholds; raises BadRun where it is none."""
-    path = run.folder / METRICS
+@dataclass(frozen=True, kw_only=True)
+class ScoredCell:
+    """The verify rows of one attack and one detector, a row for each population."""
+
+    source: Name  # the attack file's name
+    detector: Name
+    sha256: Sha  # of the attack file that was scored
+    rows: tuple[VerifyRow, ...]
+    thresholds: Mapping[Text, Threshold]  # by the false-positive rate on calibration images; None: too few
+    eer_threshold: Threshold  # at which false positives are as many as false negatives; None: nothing attacked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """What metrics.json holds."""
+
+    schema: Literal[1] = 1
+    cells: tuple[ScoredCell, ...]
+
+
+Cells = dict[tuple[str, str], ScoredCell]  # by attack file and detector
+
+
+def read_metrics(run: Run) -> Cells:
+    """What metrics.json holds; raises BadRun where it is none."""
     try:
-        value = shapes.parsed(run.read(METRICS))
+        cells = from_json(Metrics, parsed(run.read(METRICS)), "metrics", model=run.model_row).cells
     except ValueError as error:
-        raise unsound(path, str(error)) from error
-    if (found := shapes.fault(value, shapes.METRICS, "metrics")) is not None:
-        raise unsound(path, found)
-    return {(cell["source"], cell["detector"]): cell for cell in value["cells"]}
+        raise unsound(run.folder / METRICS, str(error)) from error
+    return {(cell.source, cell.detector): cell for cell in cells}
 
 
-def scored_cells(run: Run) -> dict[tuple[str, str], dict[str, Any]]:
+def scored_cells(run: Run) -> Cells:
     """What `read_metrics` gives; empty where nothing is verified. Raises Damaged too."""
     return read_metrics(run) if run.has("verify") else {}

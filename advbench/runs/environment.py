@@ -4,14 +4,15 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+
+from advbench.runs.manifest import Environment
 
 PACKAGES = (
     "advbench", "torch", "torchvision", "numpy", "adversarial-robustness-toolbox", "scikit-learn", "pandas",
 )  # fmt: skip
 
 
-def describe(device: str) -> dict[str, Any]:
+def describe(device: str) -> Environment:
     """Versions, commit and device, for a manifest."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -20,13 +21,8 @@ def describe(device: str) -> dict[str, Any]:
         except PackageNotFoundError:
             versions[package] = "unknown"
     commit, dirty = git_state()
-    return {
-        "versions": versions,
-        "commit": commit,
-        "dirty": dirty,
-        "device": device,
-        "system": f"{platform.system()} {platform.machine()}",
-    }
+    system = f"{platform.system()} {platform.machine()}"
+    return Environment(versions=versions, commit=commit, dirty=dirty, device=device, system=system)
 
 
 def git_state() -> tuple[str | None, bool | None]:

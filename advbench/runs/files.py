@@ -5,12 +5,13 @@ import os
 import stat
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from advbench.errors import BadRun, BadSetting, Damaged, Unreadable
-from advbench.runs import shapes
+from advbench.runs.json_records import from_json, parsed
 from advbench.runs.sealed_json import DIGEST, is_intact, sha256
 
+T = TypeVar("T")
 # flags of opening what may be a link, or a pipe that nobody writes to; not all are there on every system
 UNFOLLOWED = sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK"))
 MOST_JSON = 2**28  # bytes of a manifest or note: a run of 100,000 attacks has 2**26
@@ -121,23 +122,26 @@ def text_of(path: Path) -> str:
         raise cannot_write(path, error) from error
 
 
-def read_note(path: Path, shape: Any, cure: str = "delete it", *, is_sealed: bool = False) -> Any:
-    """A JSON file of a shape (see `shapes`) beside the runs or in one; None where it does not exist.
+def read_note(path: Path, cls: type[T], cure: str = "delete it", *, is_sealed: bool = False) -> T | None:
+    """The record in a JSON file beside the runs or in one; None where the file does not exist.
 
-    Raises Damaged, which ends in `cure`, where it is no JSON of that shape, or not what it was sealed as, and what
+    Raises Damaged, which ends in `cure`, where it is no JSON of that record, or not what it was sealed as, and what
     else `read_regular` does.
     """
     try:
-        value = shapes.parsed(read_regular(path, MOST_JSON, cure))
+        value = parsed(read_regular(path, MOST_JSON, cure))
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise Damaged(f"{path} cannot be read ({error}); {cure}") from error
-    if (found := shapes.fault(value, shape, path.stem)) is not None:
-        raise Damaged(f"{path} was altered: {found}; {cure}")
+    try:
+        bare = {k: v for k, v in value.items() if k != DIGEST} if isinstance(value, dict) else value
+        note = from_json(cls, bare, path.stem)
+    except ValueError as error:
+        raise Damaged(f"{path} was altered: {error}; {cure}") from error
     if (is_sealed and DIGEST not in value) or not is_intact(value):
         raise Damaged(f"{path} was altered; {cure}")
-    return value
+    return note
 
 
 def check_folder(folder: Path) -> None:

@@ -7,9 +7,8 @@ training.jsonl) and `environment`.
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,22 +16,31 @@ from safetensors.torch import save
 from torch import Tensor
 
 from advbench.errors import BadRun, FailedCheck
-from advbench.runs import artifacts, shapes
+from advbench.runs import artifacts
+from advbench.runs.json_records import as_json, from_json, parsed
+from advbench.runs.manifest import Environment, ModelRecord, TrainedRecord, TrainingInfo
 from advbench.runs.run import Run
-from advbench.runs.sealed_json import sha256
+from advbench.runs.sealed_json import digest, sha256
+from advbench.runs.shapes import Seconds
 
 
-@dataclass(frozen=True)
-class Released:
+@dataclass(frozen=True, kw_only=True)
+class Metadata:
+    """What is said of released weights."""
+
+    model: TrainedRecord
+    info: TrainingInfo
+    seconds: Seconds  # of training
+    history: str  # the lines of training.jsonl
+    environment: Environment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released(Metadata):
     """A file of released weights: tensors as float32 (integers as they are), and what its metadata says."""
 
     path: Path
     tensors: Mapping[str, Tensor]
-    model: Mapping[str, Any]
-    info: Mapping[str, Any]
-    seconds: float
-    history: str
-    environment: Mapping[str, Any]
 
 
 def pack(run: Run) -> bytes:
@@ -43,15 +51,14 @@ def pack(run: Run) -> bytes:
         if not torch.isfinite(half).all():
             raise FailedCheck(f"{run.name}: {name} does not fit into 16 bits; release it in another format")
         rounded[name] = half.contiguous()
-    step = run.steps["train"]
-    metadata = {
-        "model": run.model,
-        "info": step["info"],
-        "seconds": step["seconds"],
-        "history": run.read("training.jsonl").decode(),
-        "environment": run.manifest["environment"],
-    }
-    return save(rounded, {key: json.dumps(value, sort_keys=True) for key, value in metadata.items()})
+    said = Metadata(
+        model=run.trained,
+        info=run.noted(TrainingInfo),
+        seconds=run.seconds("train"),
+        history=run.read("training.jsonl").decode(),
+        environment=run.environment,
+    )
+    return save(rounded, {key: json.dumps(value, sort_keys=True) for key, value in as_json(said).items()})
 
 
 def read(path: Path) -> Released:
@@ -60,14 +67,13 @@ def read(path: Path) -> Released:
         with safe_open(str(path), "pt") as file:
             found = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        said = {key: shapes.parsed(found[key]) for key in shapes.RELEASED}
-        if (wrong := shapes.fault(said, shapes.RELEASED, "metadata")) is not None:
-            raise ValueError(wrong)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        said = from_json(Metadata, {key: parsed(text) for key, text in found.items()}, "metadata")
+    except (OSError, SafetensorError, ValueError) as error:
         raise BadRun(
             f"{path} cannot be read as released weights ({type(error).__name__}: {error}); restore the file"
         ) from error
-    return Released(path, {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, **said)
+    single = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    return Released(path=path, tensors=single, **vars(said))
 
 
 def folders(reports_dir: Path, dataset: str) -> list[Path]:
@@ -76,19 +82,19 @@ def folders(reports_dir: Path, dataset: str) -> list[Path]:
     return list(dict.fromkeys(root / dataset / "weights" for root in (reports_dir, checkout)))
 
 
-def find(places: Iterable[Path], model: Mapping[str, Any]) -> Released | None:
+def find(places: Iterable[Path], model: ModelRecord) -> Released | None:
     """The first file in these folders that was trained as `model` says, to the last setting."""
     every = (read(path) for folder in places for path in sorted(folder.glob("*.safetensors")))
-    return next((released for released in every if released.model == model), None)
+    return next((released for released in every if digest(released.model) == digest(model)), None)
 
 
 def adopt(run: Run, released: Released) -> None:
     """Make the trained model of `run` the released one."""
-    run.manifest["environment"] = dict(released.environment)
     origin = {"file": released.path.name, "sha256": sha256(released.path.read_bytes())}
+    run.environment = released.environment
     run.write(
         "train",
         {artifacts.MODEL: artifacts.pack(dict(released.tensors)), "training.jsonl": released.history.encode()},
         seconds=released.seconds,
-        info={**released.info, "released": origin},
+        info=replace(released.info, released=origin),
     )

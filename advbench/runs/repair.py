@@ -6,15 +6,15 @@ from pathlib import Path
 from advbench import runs
 from advbench.errors import Damaged
 from advbench.runs.files import remove
+from advbench.runs.manifest import INSPECTED
 from advbench.runs.run import MANIFEST, Run
 
-INSPECTED = "door"  # the step of a supplied model's inspection, which comes from no weights trained here
 Say = Callable[[str], object]
 
 
 def faults(run: Run, steps: Collection[str]) -> dict[str, dict[str, str]]:
     """Step -> file -> what is wrong with it (missing, truncated, altered), of those whose files are not whole."""
-    found = {step: {name: why for name in run.steps[step]["files"] if (why := run.fault(name))} for step in steps}
+    found = {step: {name: why for name in run.steps[step].files if (why := run.fault(name))} for step in steps}
     return {step: files for step, files in found.items() if files}
 
 

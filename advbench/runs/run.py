@@ -7,18 +7,35 @@ files are replaced, the step leaves the manifest, so that an interruption costs 
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from advbench.errors import BadRun, BadSetting, Damaged, Renamed, Unreadable
-from advbench.runs import shapes
 from advbench.runs.files import MOST_JSON, cannot_write, inside, linked, read_regular, read_whole, remove, write_whole
+from advbench.runs.json_records import as_json, from_json, parsed
 from advbench.runs.locks import LOCK, WRITING, locked
+from advbench.runs.manifest import (
+    ATTACK_STEP,
+    FILE,
+    INFOS,
+    Environment,
+    FileRecord,
+    Inspection,
+    ModelRecord,
+    Step,
+    SuppliedRecord,
+    TrainedRecord,
+    model_row,
+    read_model,
+    read_steps,
+)
+from advbench.runs.rows import AttackRow, ModelRow, read_attack_row
 from advbench.runs.sealed_json import DIGEST, digest, is_intact, sealed, sha256, to_json
 
+T = TypeVar("T")
 SCHEMA = 1
 MANIFEST = "manifest.json"
 KEYS = {"schema", "name", "model", "environment", "steps", DIGEST}
@@ -26,15 +43,16 @@ OWN = re.compile(rf"outputs|attacks|shards|{re.escape(LOCK)}(\..*|-.*)?|\..*\.pa
 
 
 class Run:
-    """One run folder. `manifest` is what stood in manifest.json when it was last read or written.
+    """One run folder, as its manifest was when it was last read or written.
 
-    manifest: schema, name, model (what the digest covers), environment, steps: {step: {seconds, info,
-    files: {path: {sha256, bytes}}}}. On disk it is sealed: `digest` is the sha256 of all the rest.
+    On disk the manifest is sealed: `digest` is the sha256 of all the rest.
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, model: ModelRecord, environment: Environment, steps: dict[str, Step]) -> None:
         self.folder = folder
-        self.manifest = manifest
+        self.model = model
+        self.environment = environment
+        self.steps = steps  # in the order they were done
 
     @property
     def name(self) -> str:
@@ -42,27 +60,54 @@ class Run:
         return self.folder.name
 
     @property
-    def model(self) -> dict[str, Any]:
-        """What was trained: data set, network, loss and its settings, training settings, seed."""
-        model: dict[str, Any] = self.manifest["model"]
-        return model
+    def trained(self) -> TrainedRecord:
+        """The model of a run that trained it."""
+        assert isinstance(self.model, TrainedRecord)
+        return self.model
 
     @property
-    def steps(self) -> dict[str, Any]:
-        """The done steps, in the order they were done."""
-        steps: dict[str, Any] = self.manifest["steps"]
-        return steps
+    def manifest(self) -> dict[str, Any]:
+        """As JSON, unsealed."""
+        own = as_json({"model": self.model, "environment": self.environment, "steps": self.steps})
+        return {"schema": SCHEMA, "name": self.folder.absolute().name, **own}
 
-    def info(self, step: str) -> dict[str, Any]:
+    def info(self, step: str) -> Mapping[str, Any]:
         """What a done step noted about itself; nothing where it is not done."""
-        info: dict[str, Any] = self.steps.get(step, {"info": {}})["info"]
-        return info
+        return self.steps[step].info if step in self.steps else {}
+
+    def seconds(self, step: str) -> float:
+        """What a done step of training or attacking took."""
+        return self.steps[step].seconds or 0.0
+
+    def noted(self, cls: type[T]) -> T:
+        """The same of the step whose record `cls` is; its defaults where the step is not done."""
+        (step,) = (step for step, kind in INFOS.items() if kind is cls)
+        return from_json(cls, self.info(step), step)
+
+    @property
+    def model_row(self) -> ModelRow:
+        """The fields of its rows that say which model they are about."""
+        return model_row(self.name, self.model, self.noted(Inspection))
+
+    def attack_row(self, file_name: str) -> AttackRow:
+        """The row of a done attack."""
+        return read_attack_row(self.info(ATTACK_STEP + file_name).get("row"), file_name, model=self.model_row)
+
+    @property
+    def attacks(self) -> list[str]:
+        """The file names of the done attacks."""
+        return [step.removeprefix(ATTACK_STEP) for step in self.steps if step.startswith(ATTACK_STEP)]
+
+    @property
+    def files(self) -> dict[str, FileRecord]:
+        """Every file that a step lists."""
+        return {name: file for step in self.steps.values() for name, file in step.files.items()}
 
     def has(self, step: str) -> bool:
         """Whether a step is done, its files checked against their hashes; raises Damaged as `read` does."""
         if step not in self.steps:
             return False
-        for name in self.steps[step]["files"]:
+        for name in self.steps[step].files:
             self.read(name)
         return True
 
@@ -72,32 +117,32 @@ class Run:
         Raises BadRun for a file that no step lists.
         """
         path = inside(self.folder, name)
-        step = next((step for step, note in self.steps.items() if name in note["files"]), None)
+        step = next((step for step, note in self.steps.items() if name in note.files), None)
         if step is None:
             raise BadRun(f"{path} is not listed in {self.folder / MANIFEST}; make it again")
         cure = (
             f"restore the file, or call the `advbench {self._maker(step)}` that made it, which makes it again "
             "(`advbench doctor --mend` forgets it without computing)"
         )
-        listed = self.steps[step]["files"][name]
-        return read_whole(path, listed["sha256"], listed["bytes"], cure)
+        listed = self.steps[step].files[name]
+        return read_whole(path, listed.sha256, listed.bytes, cure)
 
     def _maker(self, step: str) -> str:
         """The command that makes a step, of a model trained here or of a supplied one."""
         if step == "verify":
             return "verify --detector ..."  # which cannot be read from the damaged file
-        if "supplied" in self.model:
+        if isinstance(self.model, SuppliedRecord):
             return "evaluate"
-        return "attack" if step.startswith("attack ") else "train"
+        return "attack" if step.startswith(ATTACK_STEP) else "train"
 
     def fault(self, name: str) -> str | None:
         """What is wrong with a listed file: missing, truncated or altered; None where nothing is.
 
         Raises Unreadable where that cannot be told.
         """
-        expected = next(s["files"][name] for s in self.steps.values() if name in s["files"])
+        expected = self.files[name]
         try:
-            data = read_regular(inside(self.folder, name), expected["bytes"])
+            data = read_regular(inside(self.folder, name), expected.bytes)
         except FileNotFoundError:
             return "missing"
         except Damaged:
@@ -106,10 +151,9 @@ class Run:
             raise
         except BadRun as error:
             return str(error)
-        if sha256(data) == expected["sha256"]:
+        if sha256(data) == expected.sha256:
             return None
-        size = expected["bytes"]
-        return f"truncated: {len(data)} of {size} bytes" if len(data) < size else "altered"
+        return f"truncated: {len(data)} of {expected.bytes} bytes" if len(data) < expected.bytes else "altered"
 
     def write(
         self,
@@ -117,7 +161,7 @@ class Run:
         files: Mapping[str, bytes],
         *,
         seconds: float | None = None,
-        info: Mapping[str, Any] | None = None,
+        info: object = None,
     ) -> None:
         """Put a step's files in place, then list them in the manifest; a done step of that name is replaced.
 
@@ -125,16 +169,16 @@ class Run:
         """
         with self._changing():
             old = self.steps.pop(step, None)
-            if old and set(files) & set(old["files"]):
+            if old and set(files) & set(old.files):
                 self._save()
         listed = {}
         for name, data in files.items():
             _put(inside(self.folder, name), data)
-            listed[name] = {"sha256": sha256(data), "bytes": len(data)}
+            listed[name] = FileRecord(sha256=sha256(data), bytes=len(data))
         with self._changing():
-            self.steps[step] = {"seconds": seconds, "info": dict(info or {}), "files": listed}
+            self.steps[step] = Step(seconds=seconds, info=as_json(info or {}), files=listed)
             self._save()
-        for name in set(old["files"]) - set(files) if old else ():
+        for name in set(old.files) - set(files) if old else ():
             remove(self.folder, name)
 
     def drop(self, step: str) -> None:
@@ -143,7 +187,7 @@ class Run:
             old = self.steps.pop(step, None)
             if old is not None:
                 self._save()
-        for name in old["files"] if old else ():
+        for name in old.files if old else ():
             remove(self.folder, name)
 
     def sweep(self) -> None:
@@ -151,7 +195,7 @@ class Run:
 
         Only while the run is held whole, so that nobody is writing.
         """
-        for path in strays(self):
+        for path in strays(self.folder, self.files):
             remove(self.folder, str(path.relative_to(self.folder)))
 
     @contextmanager
@@ -164,7 +208,7 @@ class Run:
             except OSError as error:
                 raise cannot_write(self.folder, error) from error
             if (self.folder / MANIFEST).exists():
-                self.manifest["steps"] = _read(self.folder)["steps"]
+                self.steps = load(self.folder).steps
             yield
 
     def _save(self) -> None:
@@ -179,22 +223,18 @@ def _put(path: Path, data: bytes) -> None:
     write_whole(path, data)
 
 
-def strays(run: Run) -> list[Path]:
-    """Files of a run that no call goes on from: temporary ones, steps' locks, checkpoints that nothing lists."""
-    listed = {name for step in run.steps.values() for name in step["files"]}
-    folders = (run.folder, run.folder / "outputs", run.folder / "attacks", *run.folder.glob("shards/*"))
-    left = [path for folder in folders for path in folder.glob(".*.part")] + list(run.folder.glob(f"{LOCK}-*"))
-    left += [path for path in run.folder.glob("checkpoint-*.safetensors") if path.name not in listed]
+def strays(folder: Path, listed: Collection[str]) -> list[Path]:
+    """Files of a run that no call goes on from: temporary ones, steps' locks, checkpoints that no step lists."""
+    folders = (folder, folder / "outputs", folder / "attacks", *folder.glob("shards/*"))
+    left = [path for below in folders for path in below.glob(".*.part")] + list(folder.glob(f"{LOCK}-*"))
+    left += [path for path in folder.glob("checkpoint-*.safetensors") if path.name not in listed]
     return sorted(path for path in left if path.is_file())
 
 
-def open_or_new(runs_dir: Path, name: str, model: Mapping[str, Any], environment: Mapping[str, Any]) -> Run:
+def open_or_new(runs_dir: Path, name: str, model: ModelRecord, environment: Environment) -> Run:
     """The run of that name, or a new one (nothing is written before its first step)."""
     folder = runs_dir / name
-    if (folder / MANIFEST).exists():
-        return load(folder)
-    manifest = {"schema": SCHEMA, "name": name, "model": dict(model), "environment": dict(environment), "steps": {}}
-    return Run(folder, manifest)
+    return load(folder) if (folder / MANIFEST).exists() else Run(folder, model, environment, {})
 
 
 def load(folder: Path) -> Run:
@@ -206,24 +246,25 @@ def load(folder: Path) -> Run:
     path, manifest = folder / MANIFEST, _read(folder)
     if links := [entry for entry in folder.iterdir() if entry.is_symlink()]:
         raise linked(min(links))
-    found = shapes.fault_of_manifest(manifest)
-    if found is None and manifest["name"] != folder.absolute().name:
-        raise Renamed(
-            f"{folder} holds the run {manifest['name']} under another name; give the folder that name again"
-        )
-    ending = manifest["name"].rpartition("-")[2] if found is None else ""
-    if re.fullmatch("[0-9a-f]{8}", ending) and ending != digest(manifest["model"]):
-        found = f"its model has the digest {digest(manifest['model'])}, its name ends in {ending}"
-    if found is not None:
-        raise BadRun(f"{path} was altered: {found}; restore the file, or delete {folder} and run again")
-    return Run(folder, {key: value for key, value in manifest.items() if key != DIGEST})
+    try:
+        name = from_json(str, manifest["name"], "manifest.name")
+        if name != folder.absolute().name:
+            raise Renamed(f"{folder} holds the run {name} under another name; give the folder that name again")
+        model = read_model(manifest["model"])
+        ending = name.rpartition("-")[2]
+        if re.fullmatch("[0-9a-f]{8}", ending) and ending != digest(manifest["model"]):
+            raise ValueError(f"its model has the digest {digest(manifest['model'])}, its name ends in {ending}")
+        environment = from_json(Environment, manifest["environment"], "manifest.environment")
+        return Run(folder, model, environment, read_steps(manifest["steps"], model_row(name, model, Inspection())))
+    except ValueError as error:
+        raise BadRun(f"{path} was altered: {error}; restore the file, or delete {folder} and run again") from error
 
 
 def _read(folder: Path) -> dict[str, Any]:
     """What a manifest says, of this schema and as it was sealed."""
     path = folder / MANIFEST
     try:
-        manifest: dict[str, Any] = shapes.parsed(read_regular(path, MOST_JSON, _cure(folder)))
+        manifest: dict[str, Any] = parsed(read_regular(path, MOST_JSON, _cure(folder)))
         known = manifest["schema"]
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{path} cannot be read ({type(error).__name__}: {error}); {_cure(folder)}") from error
@@ -245,13 +286,13 @@ def _cure(folder: Path) -> str:
 def holds_run(folder: Path) -> bool:
     """Whether a folder holds a run, damaged or not begun too: by its manifest, else by its and all names in it."""
     try:
-        manifest = shapes.parsed(read_regular(folder / MANIFEST, MOST_JSON))
+        manifest = parsed(read_regular(folder / MANIFEST, MOST_JSON))
         if isinstance(manifest, dict) and (manifest.get("schema"), len(KEYS & manifest.keys()) > 3) == (SCHEMA, True):
             return True
     except (FileNotFoundError, ValueError, BadRun):
         pass
     names = set(os.listdir(folder)) - {MANIFEST}
-    own = all(OWN.fullmatch(name) or shapes.FILE.holds(name) for name in names)
+    own = all(OWN.fullmatch(name) or FILE.holds(name) for name in names)
     return bool(names) and own and re.search("-[0-9a-f]{8}$", folder.name) is not None
 
 
@@ -273,6 +314,3 @@ def find(runs_dir: Path, say: Callable[[str], object] = lambda line: None) -> li
             if holds_run(path.parent):
                 say(f"left out: {error}")
     return found
-
-
-SUPPLIED = "supplied"  # the key of a model's record where it was not trained here

@@ -5,12 +5,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from advbench.runs.json_records import as_json
+
 DIGEST = "digest"  # the key
 
 
 def to_json(value: object) -> bytes:
-    """Indented JSON; NaN and infinity are refused, undefined is null."""
-    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+    """Indented JSON of JSON values and records; NaN and infinity are refused, undefined is null."""
+    return (json.dumps(as_json(value), indent=2, allow_nan=False) + "\n").encode()
 
 
 def sha256(data: bytes) -> str:
@@ -19,8 +21,8 @@ def sha256(data: bytes) -> str:
 
 
 def digest(value: object) -> str:
-    """Eight hex digits that change whenever a JSON value does."""
-    return sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode())[:8]
+    """Eight hex digits that change whenever a JSON value or a record does."""
+    return sha256(json.dumps(as_json(value), sort_keys=True, allow_nan=False).encode())[:8]
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:

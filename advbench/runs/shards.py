@@ -1,20 +1,22 @@
 """The shard files of an attack: reading, checking, deleting."""
 
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from advbench.errors import BadSetting, Damaged
-from advbench.runs import artifacts, files, shapes
+from advbench.runs import artifacts, files
+from advbench.runs.json_records import ABSENT, Absent
 from advbench.runs.run import Run
+from advbench.runs.shapes import Count, Key, Name, Positive, Seconds, Settings, Sha, Text
 from advbench.types import Adversarials
 
 FOLDER = "shards"
 CURE = "make the shard again with: advbench attack --shard"
 OWN = re.compile(r"\d+-of-\d+\.(json|safetensors)|\..*\.part")
-Note = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,25 @@ class Shard:
         return slice(start, min(stop, n))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """What is noted of a shard beside its tensors."""
+
+    schema: Literal[1] = 1
+    sha256: Sha  # of its tensors' file
+    bytes: Count  # that file's size
+    shard: Positive  # which it is
+    of: Positive  # how many there are
+    first: Count  # its first image
+    weights: Sha  # of the model that was attacked
+    batch_size: Positive  # of evaluation
+    seconds: Seconds  # that it took
+    members: tuple[Name, ...]  # of an ensemble
+    implementation: Text | Absent | None = ABSENT  # the library that made it; None: this one
+    info: Settings  # of the attack's step, but for its row
+    table: Mapping[Key, Any]  # a spec of the model and the attack
+
+
 def folder_of(run: Run, attack: str) -> Path:
     """Where the shards of an attack lie; raises BadRun where that is a link."""
     return files.inside(run.folder, f"{FOLDER}/{attack}")
@@ -63,13 +84,13 @@ def delete(folder: Path) -> None:
 def notes_of(folder: Path) -> list[Note]:
     """What is noted of each shard of an attack, in the order of their images; raises BadRun where that is altered."""
     notes = [note for path in folder.glob("*.json") if (note := read_note(path)) is not None]
-    return sorted(notes, key=lambda note: (note["first"], note["of"]))
+    return sorted(notes, key=lambda note: (note.first, note.of))
 
 
 def read_note(path: Path) -> Note | None:
     """What is noted of a shard, None where there is nothing; raises Damaged where that was altered."""
-    note: Note | None = files.read_note(path, shapes.SHARD, CURE, is_sealed=True)
-    if note is not None and path.name != f"{note['shard']}-of-{note['of']}.json":
+    note = files.read_note(path, Note, CURE, is_sealed=True)
+    if note is not None and path.name != f"{note.shard}-of-{note.of}.json":
         raise Damaged(f"{path} was altered: it is of another shard; {CURE}")
     return note
 
@@ -81,6 +102,6 @@ def name_of(shard: Shard) -> str:
 
 def read_shard(folder: Path, note: Note) -> Adversarials:
     """A shard's images and the rest; raises Damaged where the file is not the one that was noted."""
-    path = folder / f"{name_of(Shard(note['shard'], note['of']))}.safetensors"
-    data = files.read_whole(path, note["sha256"], note["bytes"], CURE)
-    return artifacts.adversarials_of(data, path, note["first"])
+    path = folder / f"{name_of(Shard(note.shard, note.of))}.safetensors"
+    data = files.read_whole(path, note.sha256, note.bytes, CURE)
+    return artifacts.adversarials_of(data, path, note.first)

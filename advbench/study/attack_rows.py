@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 
 import numpy as np
@@ -14,7 +14,7 @@ from advbench.errors import BadSetting
 from advbench.evasion import check_eps, check_perturbation, perturb
 from advbench.evasion.art_attacks import PREFIX
 from advbench.progress import Progress, Quiet
-from advbench.runs import Row
+from advbench.runs import AdaptiveRow, Attacked, AttackRow, ModelRow
 from advbench.study.spec import AttackChoice
 from advbench.study.verify import counts
 from advbench.types import Adversarials, ImageSet, Outputs, Splits
@@ -67,73 +67,71 @@ def _fgsm(attacked: AttackedModel, eps: float, clip: bool, n: int | None) -> Out
     return made.outputs
 
 
-def row_of(choice: AttackChoice, made: Adversarials, attacked: AttackedModel) -> Row:
-    """All that an attack did to a model: the fields of its row after the model's.
-
-    eight_bit_error_rate              misclassified once the images are clipped to [0, 1] and rounded to k / 255
-    eight_bit_undetected_error_rate   of an adaptive attack: and not rejected; an ensemble's images are those returned
-    """
+def row_of(model: ModelRow, choice: AttackChoice, made: Adversarials, attacked: AttackedModel) -> AttackRow:
+    """All that an attack did to a model. An ensemble's images, which are rounded, are those that it returned."""
     clean, guard, attack = attacked.clean.take(slice(len(made.labels))), attacked.guard_of(choice), choice.attack
     saved = attacked.victim.outputs((made.images.clamp(0, 1) * 255).round() / 255)
-    row = effect(choice, made, clean)
-    row["eight_bit_error_rate"] = _rate(saved.predictions != made.labels)
-    if guard is not None:
-        beside = attacked.fgsm(attack.eps, attack.clip, choice.n) if attack.norm == "linf" else None
-        row |= evasion(choice, made, clean, guard, beside)
-        row["eight_bit_undetected_error_rate"] = _rate(undetected_errors(saved, made.labels, guard))
-    return row
+    row = replace(effect(model, choice, made, clean), eight_bit_error_rate=_rate(saved.predictions != made.labels))
+    if guard is None:
+        return row
+    fgsm = attacked.fgsm(attack.eps, attack.clip, choice.n) if attack.norm == "linf" else None
+    rounded = _rate(undetected_errors(saved, made.labels, guard))
+    return replace(evasion(row, choice.fpr, made, clean, guard, fgsm), eight_bit_undetected_error_rate=rounded)
 
 
-def weakness(row: Row) -> str:
+def weakness(row: AttackRow) -> str:
     """A sentence where an attack of ART made nothing wrong, which says little of the model; else empty."""
-    if not row["attack"].startswith(PREFIX) or row["success_rate"] != 0:
+    if not row.attack.startswith(PREFIX) or row.success_rate != 0:
         return ""
     return (
-        f"{row['attack']} at eps {row['eps']:g} made no prediction wrong; its settings may be too weak: compare with "
-        "pgd, or raise them by --set"
+        f"{row.attack} at eps {row.eps:g} made no prediction wrong; its settings may be too weak: compare with pgd, "
+        "or raise them by --set"
     )
 
 
-def effect(choice: AttackChoice, made: Adversarials, clean: Outputs) -> Row:
-    """What an attack is, and what it did to the labels: the fields of an `attack` row after the model's."""
-    attack = choice.attack
-    own = {"attack": choice.choice.name, "settings": choice.settings, "norm": attack.norm, "eps": attack.eps}
-    return {**own, **counts(made, clean), "implementation": made.implementation}
+def effect(model: ModelRow, choice: AttackChoice, made: Adversarials, clean: Outputs) -> AttackRow:
+    """What an attack is, and what it did to the labels."""
+    attack, settings = choice.attack, choice.settings
+    own = Attacked(model=model, attack=choice.choice.name, settings=settings, norm=attack.norm, eps=attack.eps)
+    return replace(counts(own, made, clean), implementation=made.implementation)
 
 
-def evasion(choice: AttackChoice, made: Adversarials, clean: Outputs, guard: Guard, fgsm: Outputs | None) -> Row:
-    """What an adaptive attack did to a guarded model: the further fields of its row.
+def evasion(
+    row: AttackRow, fpr: float | None, made: Adversarials, clean: Outputs, guard: Guard, fgsm: Outputs | None
+) -> AdaptiveRow:
+    """The row of an adaptive attack on a guarded model.
 
-    `clean` and `fgsm` are the model's outputs on the same images, as they were and after FGSM at the same eps. The
-    fields are those of docs/definitions.md; `members` are an ensemble's shares of the undetected errors.
+    `clean` and `fgsm` are the model's outputs on the same images, as they were and after FGSM at the same eps.
     """
     lost = undetected_errors(made.outputs, made.labels, guard).numpy()
-    row: Row = {
-        "detector": guard.name,
-        "fpr": choice.fpr,
-        "threshold": None if guard.name == NO_DETECTOR else guard.threshold,
-        "undetected_error_rate": float(lost.mean()),
-        **_interval(choice, made, guard, lost),
-        "rejected_rate": _rate(guard.rejects(made.outputs)),
-        "clean_rejected": _rate(guard.rejects(clean)),
-        "fgsm_undetected_error_rate": None if fgsm is None else _rate(undetected_errors(fgsm, made.labels, guard)),
-    }
+    spread, members = _interval(fpr, made, guard, lost), {}
     if made.member is not None:
         winners = np.bincount(made.member.numpy()[lost], minlength=len(made.members))
-        row["members"] = {name: int(w) / len(lost) for name, w in zip(made.members, winners, strict=True)}
-    return row
+        members = {name: int(w) / len(lost) for name, w in zip(made.members, winners, strict=True)}
+    return AdaptiveRow(
+        **vars(row),
+        detector=guard.name,
+        fpr=fpr,
+        threshold=None if guard.name == NO_DETECTOR else guard.threshold,
+        undetected_error_rate=float(lost.mean()),
+        undetected_error_low=spread.low,
+        undetected_error_high=spread.high,
+        rejected_rate=_rate(guard.rejects(made.outputs)),
+        clean_rejected=_rate(guard.rejects(clean)),
+        fgsm_undetected_error_rate=None if fgsm is None else _rate(undetected_errors(fgsm, made.labels, guard)),
+        members=members,
+    )
 
 
 def _rate(mask: Tensor) -> float:
     return float(mask.double().mean())
 
 
-def _interval(choice: AttackChoice, made: Adversarials, guard: Guard, lost: metrics.Mask) -> Row:
-    if guard.name == NO_DETECTOR or choice.fpr is None:
+def _interval(fpr: float | None, made: Adversarials, guard: Guard, lost: metrics.Mask) -> metrics.Interval:
+    if guard.name == NO_DETECTOR or fpr is None:
         found = metrics.wilson(int(lost.sum()), len(lost))
         assert found is not None
-    else:
-        clean, scores = guard.clean_scores.numpy(), guard.score(made.outputs).numpy()
-        wrong = (made.outputs.predictions != made.labels).numpy()
-        found = metrics.undetected(clean, scores, wrong, choice.fpr, rng=np.random.default_rng(0))
-    return {"undetected_error_low": found.low, "undetected_error_high": found.high}
+        return found
+    clean, scores = guard.clean_scores.numpy(), guard.score(made.outputs).numpy()
+    wrong = (made.outputs.predictions != made.labels).numpy()
+    return metrics.undetected(clean, scores, wrong, fpr, rng=np.random.default_rng(0))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from advbench.data import duplicates
-from advbench.errors import BadRun, BadSetting
+from advbench.errors import BadRun, BadSetting, Diagnostic, enforce
 from advbench.runs import Run, artifacts
+from advbench.runs.manifest import Inspection
 from advbench.runs.repair import Say
 from advbench.study import train
 from advbench.study.spec import StudiedModel, SuppliedModel
@@ -20,7 +21,7 @@ from advbench.study.workspace import Workspace
 from advbench.supplied.features import Supplied
 from advbench.supplied.inspection import MOST_IMAGES, gradient_at, inspect, same
 from advbench.supplied.loading import code_file_of, identity_of, load_model, refuse_meta
-from advbench.types import Diagnostic, Splits, enforce
+from advbench.types import Splits
 from advbench.victim import Meter, Victim
 
 SAMPLE = 4  # images by which the features are found
@@ -119,13 +120,14 @@ class BroughtModel(StudiedModel):
 
     def prepare(self, run: Run) -> None:
         """Inspect it, where that was not done, and store its outputs."""
-        followed = run.has("door") and run.info("door").get("gradients", True)
+        followed = run.has("door") and run.noted(Inspection).gradients
         splits, progress = self.splits, self.workspace.progress
         if not run.has("door") or (self.gradients and not followed):
             found = (*splits.findings, *duplicates(splits, progress), *self.findings, *self._inspected())
-            info = {"findings": [asdict(one) for one in found], "gradients": self.gradients}
-            run.write("door", {}, info={**info, "test_part": splits.test_part, "slopes": self._slopes})
-        self.findings = tuple(Diagnostic(**finding) for finding in run.info("door")["findings"])
+            needed, slopes = self.gradients, tuple(self._slopes)
+            info = Inspection(findings=found, gradients=needed, test_part=splits.test_part, slopes=slopes)
+            run.write("door", {}, info=info)
+        self.findings = run.noted(Inspection).findings
         for finding in self.findings:
             progress.say(f"{finding.severity}: {finding.text}")
         parts = {"train": splits.train, "calibration": splits.calibration, "test": splits.test}
@@ -158,7 +160,7 @@ class BroughtModel(StudiedModel):
         victim, images = self.victim(run), self.splits.test.take(batch).load_all()
         now, again = victim.outputs(images), victim.outputs(images)
         own = torch.tensor(self._slopes)
-        was = torch.tensor(run.info("door").get("slopes", self._slopes))
+        was = torch.tensor(self._slopes if (noted := run.noted(Inspection).slopes) is None else noted)
         near = len(was) == len(own) and bool((was - own).abs().max() <= 1e-2 * torch.cat([was, own]).abs().max())
         return (near and same(stored.take(batch), now)) or not same(now, again)  # noise of its own: nobody can tell
 

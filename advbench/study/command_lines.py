@@ -10,7 +10,7 @@ from typing import Any
 from advbench.data.sources import option, recipe_of
 from advbench.formatting import as_text
 from advbench.recipes import AdversarialTraining, Training
-from advbench.runs import SUPPLIED, Row, Run, artifacts
+from advbench.runs import AttackRow, ModelRecord, Run, SuppliedRecord, TrainedRecord, artifacts
 from advbench.settings import flag_of
 from advbench.study.options import OLD, Aimed, AttackSettings, LossSettings
 from advbench.study.spec import Model
@@ -44,54 +44,59 @@ class Line:
 
 def attacking(run: Run) -> list[str]:
     """The command and the options that name this run's model; what it is attacked with comes after them."""
-    if SUPPLIED in run.model:
-        return ["evaluate", *_supplied_words(run.model)]
-    return ["attack", *_trained_words(run.model)]
+    model = run.model
+    if isinstance(model, SuppliedRecord):
+        return ["evaluate", *_supplied_words(model)]
+    return ["attack", *_trained_words(model)]
 
 
-def _supplied_words(model: Mapping[str, Any]) -> list[str]:
+def _supplied_words(model: SuppliedRecord) -> list[str]:
     """As it was named, less the folders that its files lay in; its weights by their file's name."""
-    own = model[SUPPLIED]
-    words = [*_data_words(model["dataset"], model.get("image_size")), "--model", own["source"]]
-    for key in ("weights", "features", "mean", "std"):
-        if (value := own.get(key)) is not None:
-            words += [f"--{key}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+    own = model.supplied
+    words = [*_data_words(model), "--model", own.source]
+    options = {"weights": own.weights, "features": own.features, "mean": own.mean, "std": own.std}
+    for key, value in options.items():
+        if value is not None:
+            words += [f"--{key}", value if isinstance(value, str) else ",".join(map(str, value))]
     return words
 
 
-def _trained_words(record: Mapping[str, Any]) -> list[str]:
+def _trained_words(record: TrainedRecord) -> list[str]:
     model = Model.from_record(record)
     recipe = recipe_of(model.dataset)
     usual = Training(**recipe.training_of(model.adversarial))
-    words = [*_data_words(model.dataset, model.image_size), "--loss", model.loss.name, "--seed", str(model.seed)]
+    words = [*_data_words(record), "--loss", model.loss.name, "--seed", str(model.seed)]
     words += [] if model.network == recipe.network else ["--network", model.network]
     words += [] if model.feature_dim == 100 else ["--feature-dim", str(model.feature_dim)]
     words += setting_words(model.loss.unusual("loss"), OF_LOSSES)
     recorded = {f: getattr(model.training, f.name) for f in fields(Training)}
     unusual = {f: value for f, value in recorded.items() if value != getattr(usual, f.name)}
     words += _options({flag_of(f): value for f, value in unusual.items()})
-    return words + _options(regime_options(record.get("adversarial"), recipe.adversarial))
+    return words + _options(regime_options(record.adversarial, recipe.adversarial))
 
 
-def _data_words(dataset: str, image_size: int | None) -> list[str]:
+def _data_words(model: ModelRecord) -> list[str]:
     """The options that name a model's data set; where a path belongs, all that was not recorded of it is PATH."""
-    return ["--dataset", option(dataset), *([] if image_size is None else ["--image-size", str(image_size)])]
+    size = [] if model.image_size is None else ["--image-size", str(model.image_size)]
+    return ["--dataset", option(model.dataset), *size]
 
 
-def commands(run: Run, attacks: Mapping[str, Row]) -> list[Line]:
+def commands(run: Run, attacks: Iterable[AttackRow]) -> list[Line]:
     """Commands that make this run again: one for each attack and its settings."""
-    words = attacking(run)
-    groups: dict[tuple[str, str, int], list[Row]] = {}
-    for row in attacks.values():
-        groups.setdefault((row["attack"], str(row["settings"]), row["n"]), []).append(row)
+    groups: dict[tuple[str, str, int], list[AttackRow]] = {}
+    for row in attacks:
+        groups.setdefault((row.attack, str(row.settings), row.n), []).append(row)
     n_test = len(artifacts.read_part(run, "test"))
-    lines = []
-    for rows in groups.values():
-        eps = ",".join(as_text(r["eps"]) for r in sorted(rows, key=lambda r: r["eps"]))
-        own = ["--attack", rows[0]["attack"], "--eps", eps, *attack_options(rows[0]["settings"])]
-        own += ["--n", str(rows[0]["n"])] if rows[0]["n"] != n_test else []
-        lines.append(Line.of(*words, *own))
-    return lines
+    return [
+        command(run, name, rows[0].settings, sorted(row.eps for row in rows), None if n == n_test else n)
+        for (name, _, n), rows in groups.items()
+    ]
+
+
+def command(run: Run, attack: str, settings: Mapping[str, Any], eps: Iterable[float], n: int | None) -> Line:
+    """The command of an attack on this run's model at each eps, on the first `n` test images (None: on all)."""
+    words = ["--attack", attack, "--eps", ",".join(map(as_text, eps)), *attack_options(settings)]
+    return Line.of(*attacking(run), *words, *([] if n is None else ["--n", str(n)]))
 
 
 def attack_options(settings: Mapping[str, Any]) -> list[str]:

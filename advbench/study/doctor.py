@@ -1,34 +1,23 @@
 """`advbench doctor`: which runs are whole, which files are broken, what would be recomputed."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from advbench.errors import AdvbenchError, BadRun, BadSetting, Renamed, Unreadable
-from advbench.runs import MANIFEST, Row, Run, holds_run, inside, load, locks, remove, repair, shapes, strays
+from advbench.runs import MANIFEST, Run, holds_run, inside, load, locks, remove, repair, strays
 from advbench.runs.locks import LOCK
+from advbench.runs.manifest import FILE, Step
+from advbench.runs.rows import DoctorRow, Fault
 from advbench.runs.shards import FOLDER, delete, folder_of, notes_of, read_shard
 from advbench.study import selection
 
 EVERYTHING = "everything"
 
 
-def examine(runs_dir: Path, *, mend: bool = False) -> list[Row]:
+def examine(runs_dir: Path, *, mend: bool = False) -> list[DoctorRow]:
     """A row for each run below `runs_dir`, nested folders of runs included; without `mend` nothing is written.
-
-    run      the folder, from `runs_dir`
-    state    whole, unfinished (the next call goes on), empty (nothing was done), broken (what reads it refuses, what
-             made it makes it again), skipped (under another name, which `needs` says), unread (the system does not
-             let a file be read, which `needs` says: nothing is mended), or in use (another process is at work: not
-             examined)
-    steps    those that the manifest lists and whose files are whole
-    broken   file and why: missing, truncated, altered, or what a manifest lacks
-    redone   what the next call of what made it would make again
-    needs    plug-ins that are missing, broken or changed, and the parts, whole in themselves, that cannot be read
-    left     files that nothing goes on from, by names that advbench gives: temporary ones, stale checkpoints, those
-             that no step lists
-    mended   whether the broken steps were forgotten and the leftovers deleted; a manifest of another schema is not,
-             nor a run with links in it
 
     Raises BadSetting where `runs_dir` is no folder.
     """
@@ -47,46 +36,45 @@ def _folders(runs_dir: Path) -> Iterator[Path]:
                 yield folder
 
 
-def _examined(folder: Path, name: str, *, mend: bool) -> Row:
-    lists: Row = {key: [] for key in ("steps", "broken", "redone", "needs", "left")}
-    row = {"run": name, "state": "in use", **lists, "mended": False}
+def _examined(folder: Path, name: str, *, mend: bool) -> DoctorRow:
     if locks.is_held(folder):
-        return row
-    row |= _state_of(folder)
-    if mend and (row["broken"] or row["left"]):
+        return DoctorRow(run=name, state="in use")
+    row = _found(folder, name)
+    if mend and (row.broken or row.left):
         try:
             with locks.hold(folder):
-                row |= _state_of(folder)
-                row["mended"] = row["state"] != "unread" and _mend(folder, row)
+                row = _found(folder, name)
+                row = replace(row, mended=row.state != "unread" and _mend(folder, row))
         except BadRun as error:  # taken meanwhile, or with a link in the place of a file
-            row["broken"] = row["broken"] or [{"file": LOCK, "why": str(error)}]
+            row = replace(row, broken=row.broken or [Fault(LOCK, str(error))])
     return row
 
 
-def _state_of(folder: Path) -> Row:
+def _found(folder: Path, name: str) -> DoctorRow:
     if not (folder / MANIFEST).exists():
-        return {"state": "empty", "broken": [], "redone": [EVERYTHING], "left": _left(Run(folder, {"steps": {}}))}
+        return DoctorRow(run=name, state="empty", redone=[EVERYTHING], left=_left(folder, {}))
     try:
         run = load(folder)
     except Renamed as error:
-        return {"state": "skipped", "needs": [str(error)]}
+        return DoctorRow(run=name, state="skipped", needs=[str(error)])
     except Unreadable as error:
-        return {"state": "unread", "needs": [str(error)]}
+        return DoctorRow(run=name, state="unread", needs=[str(error)])
     except BadRun as error:
-        return {"state": "broken", "broken": [{"file": MANIFEST, "why": str(error)}], "redone": [EVERYTHING]}
+        return DoctorRow(run=name, state="broken", broken=[Fault(MANIFEST, str(error))], redone=[EVERYTHING])
     bad, unread = _faults(run)
-    broken = [{"file": file, "why": why} for files in bad.values() for file, why in files.items()]
+    broken = [Fault(file, why) for files in bad.values() for file, why in files.items()]
     shards_broken, shards_unread = _broken_shards(run)
     unread += shards_unread
-    state = "broken" if broken or shards_broken else "whole" if _finished(run) else "unfinished"
-    return {
-        "state": "unread" if unread else state,
-        "steps": [step for step in run.steps if step not in bad],
-        "broken": broken + shards_broken,
-        "redone": repair.came_of(run, bad) + [f"shard {fault['file']}" for fault in shards_broken],
-        "needs": unread or _needs(run),
-        "left": _left(run),
-    }
+    whole = not broken and not shards_broken
+    return DoctorRow(
+        run=name,
+        state="unread" if unread else "broken" if not whole else "whole" if _finished(run) else "unfinished",
+        steps=[step for step in run.steps if step not in bad],
+        broken=broken + shards_broken,
+        redone=repair.came_of(run, bad) + [f"shard {fault.file}" for fault in shards_broken],
+        needs=unread or _needs(run),
+        left=_left(folder, run.steps),
+    )
 
 
 def _faults(run: Run) -> tuple[dict[str, dict[str, str]], list[str]]:
@@ -113,7 +101,7 @@ def _finished(run: Run) -> bool:
     return "outputs" in run.steps and "checkpoint" not in run.steps and not shards_left
 
 
-def _broken_shards(run: Run) -> tuple[list[dict[str, str]], list[str]]:
+def _broken_shards(run: Run) -> tuple[list[Fault], list[str]]:
     found, unread = [], []
     for path in sorted((run.folder / FOLDER).glob("*")):
         try:
@@ -123,34 +111,34 @@ def _broken_shards(run: Run) -> tuple[list[dict[str, str]], list[str]]:
         except Unreadable as error:
             unread.append(str(error))
         except AdvbenchError as error:
-            found.append({"file": str(path.relative_to(run.folder)), "why": str(error)})
+            found.append(Fault(str(path.relative_to(run.folder)), str(error)))
     return found, unread
 
 
-def _left(run: Run) -> list[str]:
+def _left(folder: Path, steps: Mapping[str, Step]) -> list[str]:
     """From the run's folder: what `Run.sweep` would delete, and files that the next try would write over."""
-    listed = {name for step in run.steps.values() for name in step["files"]}
-    known = listed | ({"training.jsonl"} if "checkpoint" in run.steps else set())
-    below = [path for path in (run.folder, run.folder / "outputs", run.folder / "attacks") if path.is_dir()]
-    names = [str(path.relative_to(run.folder)) for folder in below for path in folder.iterdir() if path.is_file()]
-    parts = {str(path.relative_to(run.folder)) for path in strays(run) if path.suffix == ".part"}
-    return sorted(parts | {name for name in names if shapes.FILE.holds(name)} - known)
+    listed = {name for step in steps.values() for name in step.files}
+    known = listed | ({"training.jsonl"} if "checkpoint" in steps else set())
+    below = [path for path in (folder, folder / "outputs", folder / "attacks") if path.is_dir()]
+    names = [str(path.relative_to(folder)) for within in below for path in within.iterdir() if path.is_file()]
+    parts = {str(path.relative_to(folder)) for path in strays(folder, listed) if path.suffix == ".part"}
+    return sorted(parts | {name for name in names if FILE.holds(name)} - known)
 
 
-def _mend(folder: Path, found: Row) -> bool:
+def _mend(folder: Path, found: DoctorRow) -> bool:
     """Forget what is broken, weights with all that came of them; delete leftovers and broken shards.
 
     False for a manifest of another schema, which an advbench that reads it may find whole.
     """
-    bad = {fault["file"] for fault in found["broken"]}
+    bad = {fault.file for fault in found.broken}
     if MANIFEST in bad:
         return repair.forget_manifest(folder, lambda line: None)
-    for name in found["left"]:
+    for name in found.left:
         remove(folder, name)
     if not (folder / MANIFEST).exists():
         return True
     run = load(folder)
-    repair.forget(run, {step for step, note in run.steps.items() if bad & set(note["files"])})
+    repair.forget(run, {step for step, note in run.steps.items() if bad & set(note.files)})
     for name in (name for name in bad if name.startswith(FOLDER)):
         delete(inside(folder, name))
     return True

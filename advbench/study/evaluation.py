@@ -13,7 +13,7 @@ from advbench import catalog
 from advbench.data import SHARES, for_supplied, missing_classes
 from advbench.data.sources import label
 from advbench.detection import DEFAULT_FPR, calibration
-from advbench.errors import BadRun, BadSetting
+from advbench.errors import BadRun, BadSetting, Diagnostic, warn
 from advbench.evasion import FromSurrogate
 from advbench.metrics import least_calibration
 from advbench.runs.repair import Say
@@ -23,7 +23,7 @@ from advbench.study.study import LoadedData, Study, attacks_on, check_data, load
 from advbench.study.workspace import Workspace
 from advbench.supplied.features import NoFeatures, Supplied, tap
 from advbench.supplied.isolation import borrowed, own_state
-from advbench.types import Diagnostic, Outputs, Splits, warn
+from advbench.types import Outputs, Splits
 
 EPS = 8 / 255  # unless an attack is given another: the usual one of colour pictures
 FEW = 200  # images of the ensemble that knows the detector

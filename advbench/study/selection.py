@@ -9,11 +9,10 @@ from advbench import catalog, runs
 from advbench.data.sources import recipe_of
 from advbench.detection import NO_DETECTOR, Detector
 from advbench.errors import BadSetting, BrokenPlugin, Damaged, MissingLibrary, UnknownName
-from advbench.runs import SUPPLIED, Run, attack_row, model_row
+from advbench.runs import AdaptiveRow, AttackRow, ModelRecord, Run, TrainedRecord, as_json
 from advbench.runs.artifacts import scored_cells
+from advbench.runs.rows import RunRow
 from advbench.study.parsing import attack_choices, loss_choice
-
-ATTACK_STEP = "attack "
 
 
 @dataclass(frozen=True)
@@ -30,14 +29,15 @@ class Selection:
 
     wanted: Mapping[str, tuple[Any, ...]]
 
-    def __contains__(self, row: Mapping[str, Any]) -> bool:
-        return all(row[field] in values for field, values in self.wanted.items())
+    def __contains__(self, row: AttackRow) -> bool:
+        shown = as_json(row)
+        return all(shown[key] in values for key, values in self.wanted.items())
 
     def __str__(self) -> str:
         return ", ".join(f"{k} {' or '.join(map(str, v))}" for k, v in self.wanted.items()) or "anything"
 
 
-def attack_rows(run: Run) -> dict[str, dict[str, Any]]:
+def attack_rows(run: Run) -> dict[str, AttackRow]:
     """The rows of the attacks that the plug-ins at hand can read, by file name, sorted by attack and eps."""
     rows = _stored(run) if lacking_for_model(run.model) is None else {}
     return {name: row for name, row in rows.items() if lacking_for_attack(row) is None}
@@ -57,13 +57,12 @@ def left_out(run: Run) -> list[str]:
     ]
 
 
-def _stored(run: Run) -> dict[str, dict[str, Any]]:
+def _stored(run: Run) -> dict[str, AttackRow]:
     """The row of every attack; none where the weights that were attacked are forgotten."""
-    if "train" not in run.steps and SUPPLIED not in run.model:
+    if "train" not in run.steps and isinstance(run.model, TrainedRecord):
         return {}
-    names = [step.removeprefix(ATTACK_STEP) for step in run.steps if step.startswith(ATTACK_STEP)]
-    rows = {name: attack_row(run, name) for name in names}
-    return dict(sorted(rows.items(), key=lambda item: (item[1]["attack"], item[1]["eps"], item[0])))
+    rows = {name: run.attack_row(name) for name in run.attacks}
+    return dict(sorted(rows.items(), key=lambda item: (item[1].attack, item[1].eps, item[0])))
 
 
 def find(runs_dir: Path, selection: Selection, say: Callable[[str], object] = lambda line: None) -> list[Found]:
@@ -87,10 +86,10 @@ def find(runs_dir: Path, selection: Selection, say: Callable[[str], object] = la
     return found
 
 
-def listing(runs_dir: Path, say: Callable[[str], object]) -> list[dict[str, Any]]:
+def listing(runs_dir: Path, say: Callable[[str], object]) -> list[RunRow]:
     """A row for every run: its model, whether it is trained, all its attacks."""
     return [
-        model_row(run) | {"trained": "train" in run.steps, "attacks": list(_stored(run))}
+        RunRow(model=run.model_row, trained="train" in run.steps, attacks=list(_stored(run)))
         for run in runs.find(runs_dir, say)
     ]
 
@@ -111,25 +110,23 @@ def scored_by(run: Run) -> list[str]:
         return []
 
 
-def lacking_for_model(model: Mapping[str, Any]) -> str | None:
+def lacking_for_model(model: ModelRecord) -> str | None:
     """What a run's own model lacks: its loss, network or data set; a supplied model brings its own. None: nothing."""
-    if SUPPLIED in model or not isinstance(model.get("loss"), Mapping):
+    if not isinstance(model, TrainedRecord):
         return None
-    loss, network, dataset = model["loss"], model.get("network"), str(model.get("dataset"))
     return (
-        _lack("loss", str(loss.get("name")), lambda: loss_choice(loss))
-        or (network and _lack("network", network, lambda: catalog.load("network", network)))
-        or _lack("data set", dataset, lambda: recipe_of(dataset))
+        _lack("loss", model.loss_name, lambda: loss_choice(model.loss))
+        or _lack("network", model.network, lambda: catalog.load("network", model.network))
+        or _lack("data set", model.dataset, lambda: recipe_of(model.dataset))
     )
 
 
-def lacking_for_attack(row: Mapping[str, Any]) -> str | None:
+def lacking_for_attack(row: AttackRow) -> str | None:
     """What the attack of a row lacks: its plug-in with these settings, or the detector that it knows."""
-    name, settings = row["attack"], row.get("settings", {})
-    entry = {"name": name, "eps": row["eps"], **{k: v for k, v in settings.items() if k != "fpr"}}
-    entry |= {"detector": NO_DETECTOR} if "detector" in settings else {}
-    own = None if ":" in name else _lack("attack", name, lambda: attack_choices(entry))
-    return own or lacking_for_detector(settings.get("detector", NO_DETECTOR))
+    entry = {"name": row.attack, "eps": row.eps, **row.own_settings}
+    entry |= {"detector": NO_DETECTOR} if row.is_adaptive else {}
+    own = None if ":" in row.attack else _lack("attack", row.attack, lambda: attack_choices(entry))
+    return own or lacking_for_detector(row.detector if isinstance(row, AdaptiveRow) else NO_DETECTOR)
 
 
 def lacking_for_detector(name: str) -> str | None:

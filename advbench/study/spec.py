@@ -11,12 +11,12 @@ from typing import Any, Self
 
 from advbench import catalog
 from advbench.data.sources import label, recipe_of, slug
-from advbench.errors import BadSetting
+from advbench.errors import BadSetting, Diagnostic
 from advbench.evasion import AdaptiveAttack, Attack, FromSurrogate
 from advbench.recipes import ADVERSARIAL, STANDARD, AdversarialTraining, Training, words
-from advbench.runs import Run, digest
+from advbench.runs import Run, SuppliedRecord, TrainedRecord, digest
+from advbench.runs.manifest import Identity
 from advbench.settings import defaults
-from advbench.types import Diagnostic
 from advbench.victim import Victim
 
 
@@ -54,14 +54,18 @@ class Model:
     image_size: int | None = None
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Self:
+    def from_record(cls, record: TrainedRecord) -> Self:
         """Of a run's record; a setting that is not in it is at its default."""
-        own = {k: record[k] for k in ("dataset", "network", "feature_dim", "seed")}
-        loss = {k: v for k, v in record["loss"].items() if k != "name"}
-        given = record.get("adversarial")
-        more: dict[str, Any] = {"adversarial": None if given is None else AdversarialTraining(**given)}
-        more |= {"training": Training(**record["training"]), "image_size": record.get("image_size")}
-        return cls(**own, **more, loss=Choice(record["loss"]["name"], loss))
+        return cls(
+            dataset=record.dataset,
+            network=record.network,
+            feature_dim=record.feature_dim,
+            loss=Choice(record.loss_name, record.loss_settings),
+            training=Training(**record.training),
+            seed=record.seed,
+            adversarial=None if record.adversarial is None else AdversarialTraining(**record.adversarial),
+            image_size=record.image_size,
+        )
 
     @property
     def regime(self) -> str:
@@ -77,22 +81,20 @@ class Model:
         undone = {k: getattr(usual, k) for k, v in hardened.items() if getattr(self.training, k) == v}
         return replace(self.training, **undone)
 
-    def record(self, data_fingerprint: str) -> dict[str, Any]:
-        """As JSON; a standard model's has no field `adversarial`, nor has `image_size` where images keep theirs."""
-        adversarial = {} if self.adversarial is None else {"adversarial": self.adversarial.record()}
-        size = {} if self.image_size is None else {"image_size": self.image_size}
-        return {
-            "dataset": self.dataset,
-            "data_sha256": data_fingerprint,
-            "network": self.network,
-            "feature_dim": self.feature_dim,
-            "loss": {"name": self.loss.name, **self.loss.settings},
-            "regime": self.regime,
-            "training": self.training.record(),
-            "seed": self.seed,
-            **adversarial,
-            **size,
-        }
+    def record(self, data_fingerprint: str) -> TrainedRecord:
+        """As its run's manifest has it."""
+        return TrainedRecord(
+            dataset=self.dataset,
+            data_sha256=data_fingerprint,
+            network=self.network,
+            feature_dim=self.feature_dim,
+            loss={"name": self.loss.name, **self.loss.settings},
+            regime=self.regime,
+            training=self.training.record(),
+            seed=self.seed,
+            adversarial=None if self.adversarial is None else self.adversarial.record(),
+            image_size=self.image_size,
+        )
 
     def run_name(self, data_fingerprint: str) -> str:
         """Readable, and ending in a digest of the whole record: different settings never share a folder."""
@@ -114,11 +116,10 @@ class SuppliedModel:
     identity: Mapping[str, Any]
     image_size: int | None = None
 
-    def record(self, data_fingerprint: str) -> dict[str, Any]:
-        """As JSON; without `image_size` where images keep theirs."""
-        size = {} if self.image_size is None else {"image_size": self.image_size}
-        own = {"supplied": dict(self.identity)}
-        return {"dataset": self.dataset, "data_sha256": data_fingerprint, **own, **size}
+    def record(self, data_fingerprint: str) -> SuppliedRecord:
+        """As its run's manifest has it."""
+        own, size = Identity(**self.identity), self.image_size
+        return SuppliedRecord(dataset=self.dataset, data_sha256=data_fingerprint, supplied=own, image_size=size)
 
     def run_name(self, data_fingerprint: str) -> str:
         """Readable, and ending in a digest of the whole record."""

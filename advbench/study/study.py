@@ -15,8 +15,9 @@ from advbench.detection import calibration
 from advbench.errors import BadData, BadRun, Damaged
 from advbench.evasion import FromSurrogate, batches, check_perturbation
 from advbench.progress import Progress
-from advbench.runs import Row, Run, artifacts, attack_row, locks, released, repair, sealed_json
+from advbench.runs import AttackRow, Run, TrainingRow, artifacts, as_json, locks, released, repair, sealed_json
 from advbench.runs.environment import describe
+from advbench.runs.manifest import Environment
 from advbench.study.attack_rows import AttackedModel, check, row_of, weakness
 from advbench.study.spec import AttackChoice, Model, Spec, StudiedModel, SuppliedModel, surrogate_of
 from advbench.study.train import TrainedModel, training_row
@@ -154,7 +155,7 @@ class Study:
         return run
 
     @cached_property
-    def _environment(self) -> dict[str, Any]:
+    def _environment(self) -> Environment:
         return describe(str(self.workspace.device))
 
     def perform(self, run: Run, model: StudiedModel, choice: AttackChoice | None) -> None:
@@ -166,13 +167,13 @@ class Study:
         if choice is None:
             model.prepare(run)
         elif not repair.is_whole(run, f"attack {choice.file_name}", self.workspace.progress.say) or (
-            attack_row(run, choice.file_name).get("norm") != choice.attack.norm  # an older version's of ART
+            run.attack_row(choice.file_name).norm != choice.attack.norm  # an older version's of ART
         ):
             self._attack(run, model, choice)
         else:
             checked_attack(run, choice.file_name, artifacts.read_part(run, "test"))
 
-    def train(self) -> list[Row]:
+    def train(self) -> list[TrainingRow]:
         """Every model of the spec trained, with its outputs stored; a row each."""
         rows = []
         for model in self.models():
@@ -181,14 +182,14 @@ class Study:
                 rows.append(training_row(run))
         return rows
 
-    def attack(self) -> list[Row]:
+    def attack(self) -> list[AttackRow]:
         """Every model attacked, and trained first where it does not exist; a row for each model and attack."""
         rows = []
         for model in self.models():
             with self.run_of(model.model) as run:
                 for choice in (None, *self.attacks):
                     self.perform(run, model, choice)
-                rows += [attack_row(run, choice.file_name) for choice in self.attacks]
+                rows += [run.attack_row(choice.file_name) for choice in self.attacks]
                 model.confirm(run)
         for weak in filter(None, map(weakness, rows)):
             self.workspace.progress.say(weak)
@@ -196,7 +197,7 @@ class Study:
 
     def _target(self, run: Run, model: StudiedModel) -> AttackedModel:
         """The run's model, kept until another is asked for."""
-        key = run.name, sealed_json.digest([run.steps.get(step, {}).get("files") for step in ("train", READY)])
+        key = run.name, sealed_json.digest([run.steps.get(step) for step in ("train", READY)])
         if self._last is None or self._last[0] != key:
             victim, clean = model.victim(run), artifacts.read_part(run, "test").outputs
             guard = cache(partial(calibration.guard, run))
@@ -236,7 +237,7 @@ class Study:
     ) -> None:
         """Check an attack's result on all its images, and do the step; `began` is the clock when it was begun."""
         check_perturbation(choice.attack, self.splits.test.take(slice(choice.n)), made)
-        row = row_of(choice, made, self._target(run, model))
+        row = as_json(row_of(run.model_row, choice, made, self._target(run, model)), whole=False)
         run.write(
             f"attack {choice.file_name}",
             {f"attacks/{choice.file_name}.safetensors": artifacts.pack_adversarials(made)},

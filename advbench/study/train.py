@@ -8,10 +8,11 @@ from typing import Any
 
 from advbench.data import join
 from advbench.progress import Progress
-from advbench.runs import Row, Run, artifacts, model_row, released, repair, to_json, write_whole
+from advbench.runs import Epoch, Run, TrainingRow, artifacts, released, repair, to_json, write_whole
+from advbench.runs.manifest import CheckpointInfo, TrainingInfo
 from advbench.study.spec import Model, StudiedModel, surrogate_of
 from advbench.study.workspace import Workspace
-from advbench.training.checkpoint import Checkpoint, Epoch
+from advbench.training.checkpoint import Checkpoint
 from advbench.training.loop import Trainer
 from advbench.types import ImageSet, Splits
 from advbench.victim import Classifier, Victim, build, rebuilt
@@ -101,7 +102,7 @@ def train(run: Run, model: Model, splits: Splits, workspace: Workspace) -> None:
         try:
             trainer.restore(read_checkpoint(run))
         except (RuntimeError, KeyError, TypeError, ValueError) as error:
-            (name,) = run.steps["checkpoint"]["files"]
+            (name,) = run.steps["checkpoint"].files
             raise artifacts.unsound(run.folder / name, f"it is of another model ({type(error).__name__})") from error
         say(f"{run.name}: going on after epoch {len(trainer.epochs)} of {model.training.epochs}")
     else:
@@ -146,32 +147,32 @@ def write_checkpoint(run: Run, trainer: Trainer) -> None:
     checkpoint = trainer.checkpoint()
     write_whole(run.folder / "training.jsonl", history(checkpoint.epochs))
     name = f"checkpoint-{len(checkpoint.epochs):04d}.safetensors"
-    rows = [epoch.row() for epoch in checkpoint.epochs]
-    run.write("checkpoint", {name: artifacts.pack(dict(checkpoint.tensors))}, info={"epochs": rows})
+    info = CheckpointInfo(epochs=checkpoint.epochs)
+    run.write("checkpoint", {name: artifacts.pack(dict(checkpoint.tensors))}, info=info)
 
 
 def read_checkpoint(run: Run) -> Checkpoint:
     """The checkpoint that the manifest lists."""
-    (name,) = run.steps["checkpoint"]["files"]
-    epochs = tuple(Epoch(**row) for row in run.info("checkpoint")["epochs"])
-    return Checkpoint(artifacts.unpack(run, name), epochs)
+    (name,) = run.steps["checkpoint"].files
+    return Checkpoint(artifacts.unpack(run, name), run.noted(CheckpointInfo).epochs)
 
 
 def history(epochs: Sequence[Epoch]) -> bytes:
     """training.jsonl: a JSON object per epoch and line."""
-    return b"".join(to_json(e.row()).replace(b"\n", b" ").strip() + b"\n" for e in epochs)
+    return b"".join(to_json(e).replace(b"\n", b" ").strip() + b"\n" for e in epochs)
 
 
-def training_row(run: Run) -> Row:
+def training_row(run: Run) -> TrainingRow:
     """A model's row: settings, size of the training part, and its errors on validation and test."""
-    test = artifacts.read_part(run, "test")
-    info = run.info("train")
-    return model_row(run) | {
-        **{key: run.model[key] for key in ("network", "feature_dim")},
-        "epochs": run.model["training"]["epochs"],
-        "n_train": info["n_train"],
-        "validation_error_rate": info["validation_error"],
-        "n": len(test),
-        "clean_error_rate": float((test.outputs.predictions != test.labels).double().mean()),
-        "seconds": run.steps["train"]["seconds"],
-    }
+    model, info, test = run.trained, run.noted(TrainingInfo), artifacts.read_part(run, "test")
+    return TrainingRow(
+        model=run.model_row,
+        network=model.network,
+        feature_dim=model.feature_dim,
+        epochs=model.training["epochs"],
+        n_train=info.n_train,
+        validation_error_rate=info.validation_error,
+        n=len(test),
+        clean_error_rate=float((test.outputs.predictions != test.labels).double().mean()),
+        seconds=run.seconds("train"),
+    )

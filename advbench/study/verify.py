@@ -4,6 +4,7 @@ Only files are read: the network does not run again. What was already scored is 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from advbench import metrics
 from advbench.detection import applicable, fit, score
 from advbench.errors import Damaged
 from advbench.progress import Advance, Progress, Quiet
-from advbench.runs import ATTACK_KEYS, MANIFEST, Row, Run, artifacts, attack_row, locks, model_row, repair, to_json
-from advbench.runs.artifacts import METRICS, read_metrics, scored_cells
+from advbench.runs import MANIFEST, Attacked, AttackRow, Run, VerifyRow, artifacts, as_json, locks, repair, to_json
+from advbench.runs.artifacts import METRICS, Cells, ScoredCell, Threshold, read_metrics, scored_cells
 from advbench.study import selection
 from advbench.study.selection import Found, lacking_for_detector
 from advbench.types import Adversarials, Outputs
@@ -25,7 +26,12 @@ from advbench.types import Adversarials, Outputs
 TABLE_FPRS = (0.01, 0.05, 0.10)
 
 
-def verify(run: Run, attacks: Sequence[str], detectors: Sequence[str], progress: Progress = Quiet()) -> list[Row]:  # noqa: B008
+def verify(
+    run: Run,
+    attacks: Sequence[str],
+    detectors: Sequence[str],
+    progress: Progress = Quiet(),  # noqa: B008
+) -> list[VerifyRow]:
     """The verify rows of these attack files x detectors x populations; computes and stores what is missing.
 
     Scores that are damaged are computed again, and `progress` is told. Raises Damaged for a file that scores are made
@@ -37,23 +43,19 @@ def verify(run: Run, attacks: Sequence[str], detectors: Sequence[str], progress:
     test = artifacts.read_part(run, "test")
     groups = {attack: _groups(checked_attack(run, attack, test), test) for attack in attacks}
     known = read_metrics(run) if repair.is_whole(run, "verify", progress.say) else {}
-    hashes = {a: run.steps[f"attack {a}"]["files"][f"attacks/{a}.safetensors"]["sha256"] for a in attacks}
     wanted = [(a, d) for a in attacks for d in detectors]
-    missing = [(a, d) for a, d in wanted if known.get((a, d), {}).get("sha256") != hashes[a]]
+    missing = [pair for pair in wanted if not _is_current(run, known, *pair)]
     _check_cells(run, {pair: known[pair] for pair in wanted if pair not in missing}, groups, len(test))
     if missing:
         with progress.bar("scores", len(missing) + 2 * len({d for _, d in missing})) as advance:
             cells, table = _compute(run, missing, groups, advance)
-        for (a, d), cell in cells.items():
-            known[a, d] = {"source": a, "detector": d, "sha256": hashes[a], **cell}
+        known |= cells
         if run.has("verify"):
             table = _merge(artifacts.read_scores(run), table)
-        files = {
-            artifacts.SCORES: artifacts.pack_table(table),
-            METRICS: to_json({"schema": 1, "cells": list(known.values())}),
-        }
+        kept = artifacts.Metrics(cells=tuple(known.values()))
+        files = {artifacts.SCORES: artifacts.pack_table(table), METRICS: to_json(as_json(kept, whole=False))}
         run.write("verify", files, info={"resamples": metrics.RESAMPLES, "bootstrap_seed": 0})
-    return [model_row(run) | row for key in wanted for row in known[key]["rows"]]
+    return [row for key in wanted for row in known[key].rows]
 
 
 def is_verified(run: Run, attacks: Sequence[str], detectors: Sequence[str]) -> bool:
@@ -62,15 +64,18 @@ def is_verified(run: Run, attacks: Sequence[str], detectors: Sequence[str]) -> b
         known = scored_cells(run)
     except Damaged:
         return False
-    listed = {name: file["sha256"] for step in run.steps.values() for name, file in step["files"].items()}
-    wanted = [(known.get((a, d), {}).get("sha256"), f"attacks/{a}.safetensors") for a in attacks for d in detectors]
-    return all(sha256 is not None and sha256 == listed.get(name) for sha256, name in wanted)
+    return all(_is_current(run, known, a, d) for a in attacks for d in detectors)
 
 
-def known(run: Run) -> list[Row]:
+def _is_current(run: Run, known: Cells, attack: str, detector: str) -> bool:
+    cell, made = known.get((attack, detector)), run.files.get(f"attacks/{attack}.safetensors")
+    return cell is not None and made is not None and cell.sha256 == made.sha256
+
+
+def known(run: Run) -> list[VerifyRow]:
     """The verify rows that a run holds already, of detectors that the plug-ins at hand can read."""
     readable = [(d, c) for (_, d), c in scored_cells(run).items() if lacking_for_detector(d) is None]
-    return [model_row(run) | row for _, c in readable for row in c["rows"]]
+    return [row for _, c in readable for row in c.rows]
 
 
 def checked_attack(run: Run, attack: str, test: artifacts.Part) -> Adversarials:
@@ -80,14 +85,14 @@ def checked_attack(run: Run, attack: str, test: artifacts.Part) -> Adversarials:
     if not torch.equal(made.labels, test.labels[:n]) or made.outputs.logits.shape[1] != test.outputs.logits.shape[1]:
         path = run.folder / f"attacks/{attack}.safetensors"
         raise artifacts.unsound(path, "its labels are not those of the test images")
-    counted = counts(made, test.outputs.take(slice(n)))
-    _compare(attack_row(run, attack), counted, run.folder / MANIFEST, f"attack {attack}")
+    row = run.attack_row(attack)
+    _compare(row, as_json(counts(row, made, test.outputs.take(slice(n)))), run.folder / MANIFEST, f"attack {attack}")
     return made
 
 
 def _check_cells(
     run: Run,
-    cells: Mapping[tuple[str, str], dict[str, Any]],
+    cells: Cells,
     groups: Mapping[str, Mapping[str, metrics.Mask]],
     n_test: int,
 ) -> None:
@@ -98,21 +103,22 @@ def _check_cells(
     table = artifacts.read_scores(run).sort_values("index")
     columns = {key: part["score"].to_numpy() for key, part in table.groupby(["detector", "source"])}
     for (attack, detector), cell in cells.items():
-        row = attack_row(run, attack)
+        row = run.attack_row(attack)
         scores = [columns.get((detector, source), np.empty(0)) for source in ("calibration", "test", attack)]
-        if [len(s) for s in scores] != [n_calibration, n_test, row["n"]]:
+        if [len(s) for s in scores] != [n_calibration, n_test, row.n]:
             raise artifacts.unsound(run.folder / artifacts.SCORES, f"it is of other images than {attack}")
-        again = cell_of(row, detector, scores[0], scores[1][: row["n"]], scores[2], groups[attack], intervals=False)
-        if len(cell["rows"]) != len(again["rows"]):
-            raise artifacts.unsound(run.folder / METRICS, f"it has {len(cell['rows'])} rows of {attack}, {detector}")
-        for written, found in zip(cell["rows"], again["rows"], strict=True):
-            figures = {k: v for k, v in found.items() if not k.endswith(("_low", "_high"))}
+        again = rows_of(row, detector, scores[0], scores[1][: row.n], scores[2], groups[attack], intervals=False)
+        if len(cell.rows) != len(again):
+            raise artifacts.unsound(run.folder / METRICS, f"it has {len(cell.rows)} rows of {attack}, {detector}")
+        for written, found in zip(cell.rows, again, strict=True):
+            figures = {k: v for k, v in as_json(found).items() if not k.endswith(("_low", "_high"))}
             _compare(written, figures, run.folder / METRICS, f"{attack}, {detector}")
 
 
-def _compare(written: Row, found: Row, path: Path, what: str) -> None:
+def _compare(row: Attacked, found: Mapping[str, Any], path: Path, what: str) -> None:
+    written = as_json(row)
     for key, value in found.items():
-        said = written.get(key, "nothing")
+        said = written[key]
         near = isinstance(said, float) and isinstance(value, float) and abs(said - value) < 1e-9
         if said != value and not near:
             raise artifacts.unsound(path, f"{what}: {key} is {said}, and {value} by what is stored")
@@ -123,8 +129,8 @@ def _groups(made: Adversarials, test: artifacts.Part) -> dict[str, metrics.Mask]
     return metrics.populations(correct, made.succeeded.numpy())
 
 
-def counts(made: Adversarials, clean: Outputs) -> Row:
-    """What an attack did to the labels: figures of its row; `clean` are the outputs of its images as they were.
+def counts(about: Attacked, made: Adversarials, clean: Outputs) -> AttackRow:
+    """What an attack did to the labels, as its row; `clean` are the outputs of its images as they were.
 
     An ensemble's error counts every image that one of its members, at any point it tried, made wrong.
     """
@@ -132,16 +138,15 @@ def counts(made: Adversarials, clean: Outputs) -> Row:
     wrong = (made.outputs.predictions != made.labels).numpy()
     if made.misclassified is not None:
         wrong = wrong | made.misclassified.numpy()
-    everyone = np.ones_like(correct)
-    return {
-        "n": len(made.labels),
-        "clean_error_rate": metrics.rate(~correct, everyone),
-        "error_rate": metrics.rate(wrong, everyone),
-        "success_rate": metrics.rate(wrong, correct),
-        "target_rate": None if made.targets is None else metrics.rate(made.succeeded.numpy(), correct),
-        "zero_gradients": None if made.zero_gradients is None else int(made.zero_gradients.sum()),
-        "saturated": int(made.saturated.sum()),
-    }
+    return AttackRow(
+        model=about.model, attack=about.attack, settings=about.settings, norm=about.norm, eps=about.eps,
+        n=len(made.labels),
+        clean_error_rate=float((~correct).mean()), error_rate=float(wrong.mean()),
+        success_rate=metrics.rate(wrong, correct),
+        target_rate=None if made.targets is None else metrics.rate(made.succeeded.numpy(), correct),
+        zero_gradients=None if made.zero_gradients is None else int(made.zero_gradients.sum()),
+        saturated=int(made.saturated.sum()),
+    )  # fmt: skip
 
 
 def _merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
@@ -155,7 +160,7 @@ def _compute(
     pairs: Sequence[tuple[str, str]],
     groups: Mapping[str, Mapping[str, metrics.Mask]],
     advance: Advance,
-) -> tuple[dict[tuple[str, str], dict[str, Any]], pd.DataFrame]:
+) -> tuple[Cells, pd.DataFrame]:
     parts = {name: artifacts.read_part(run, name) for name in artifacts.PARTS}
     fitted = {name: fit(run, name, parts["train"]) for name in dict.fromkeys(d for _, d in pairs)}
     clean: dict[tuple[str, str], metrics.Array] = {}
@@ -178,8 +183,15 @@ def _compute(
             attacked = scored(name, made.outputs, attack)
             tables.append(_table(name, attack, made.index, made.labels, made.outputs, attacked))
             before = clean[name, "test"][made.index.numpy()]
-            row = attack_row(run, attack)
-            cells[attack, name] = cell_of(row, name, clean[name, "calibration"], before, attacked, groups[attack])
+            calibration = clean[name, "calibration"]
+            cells[attack, name] = ScoredCell(
+                source=attack,
+                detector=name,
+                sha256=run.files[f"attacks/{attack}.safetensors"].sha256,
+                rows=tuple(rows_of(run.attack_row(attack), name, calibration, before, attacked, groups[attack])),
+                thresholds={f"{f:.2f}": _json_number(metrics.threshold_at(f, calibration)) for f in TABLE_FPRS},
+                eer_threshold=_json_number(metrics.roc(before, attacked).eer_threshold),
+            )
     return cells, pd.concat(tables, ignore_index=True)
 
 
@@ -190,8 +202,8 @@ def _table(
     return pd.DataFrame({**columns, "prediction": outputs.predictions.numpy(), "score": scores})
 
 
-def cell_of(
-    attack_row: Row,
+def rows_of(
+    about: Attacked,
     detector: str,
     calibration: metrics.Array,
     clean: metrics.Array,
@@ -199,44 +211,37 @@ def cell_of(
     groups: Mapping[str, metrics.Mask],
     *,
     intervals: bool = True,
-) -> dict[str, Any]:
-    """Verify rows, one for each population, and thresholds: of one attack and one detector's scores."""
-    thresholds = {f: metrics.threshold_at(f, calibration) for f in TABLE_FPRS}
-    rows, eer_threshold = [], None
+) -> list[VerifyRow]:
+    """Verify rows of one attack and one detector's scores, one for each population."""
+    thresholds, rows = [metrics.threshold_at(f, calibration) for f in TABLE_FPRS], []
     for population, members in groups.items():
         scores = attacked[members]
-        row = {k: attack_row[k] for k in ATTACK_KEYS} | {
-            "detector": detector,
-            "population": population,
-            "n_clean": len(clean),
-            "n_attacked": len(scores),
-            "n_nonfinite": int((~np.isfinite(clean)).sum() + (~np.isfinite(scores)).sum()),
-        }
-        row |= dict.fromkeys(("eer", "eer_low", "eer_high", "auroc", "auroc_low", "auroc_high"))
+        tpr01, tpr05, tpr10 = (metrics.rejected(scores, threshold) for threshold in thresholds)
+        row = VerifyRow(
+            model=about.model, attack=about.attack, settings=about.settings, norm=about.norm, eps=about.eps,
+            detector=detector, population=population, n_clean=len(clean), n_attacked=len(scores),
+            n_nonfinite=int((~np.isfinite(clean)).sum() + (~np.isfinite(scores)).sum()),
+            eer=None, eer_low=None, eer_high=None, auroc=None, auroc_low=None, auroc_high=None,
+            tpr_at_fpr01=tpr01, tpr_at_fpr05=tpr05, tpr_at_fpr10=tpr10,
+            fpr05_realised=metrics.rejected(clean, thresholds[1]),
+        )  # fmt: skip
         if len(scores):
             curve = metrics.roc(clean, scores)
-            row |= {"eer": curve.eer, "auroc": curve.auroc}
+            row = replace(row, eer=curve.eer, auroc=curve.auroc)
             if intervals:
                 spread = metrics.bootstrap(clean, scores, np.flatnonzero(members), rng=np.random.default_rng(0))
-                row |= {"eer_low": spread.eer.low, "eer_high": spread.eer.high}
-                row |= {"auroc_low": spread.auroc.low, "auroc_high": spread.auroc.high}
-            eer_threshold = curve.eer_threshold if population == "all" else eer_threshold
-        row |= {f"tpr_at_fpr{f * 100:02.0f}": metrics.rejected(scores, t) for f, t in thresholds.items()}
-        row["fpr05_realised"] = metrics.rejected(clean, thresholds[0.05])
+                row = replace(row, eer_low=spread.eer.low, eer_high=spread.eer.high)
+                row = replace(row, auroc_low=spread.auroc.low, auroc_high=spread.auroc.high)
         rows.append(row)
-    return {
-        "rows": rows,
-        "thresholds": {f"{f:.2f}": _json_number(t) for f, t in thresholds.items()},
-        "eer_threshold": _json_number(eer_threshold),
-    }
+    return rows
 
 
-def _json_number(value: float | None) -> float | str | None:
+def _json_number(value: float | None) -> Threshold:
     """JSON has no infinity: it is written as text."""
-    return value if value is None or np.isfinite(value) else str(value)
+    return value if value is None or np.isfinite(value) else "inf" if value > 0 else "-inf"
 
 
-def verify_run(run: Run, attacks: Sequence[str], detectors: Sequence[str], progress: Progress) -> list[Row]:
+def verify_run(run: Run, attacks: Sequence[str], detectors: Sequence[str], progress: Progress) -> list[VerifyRow]:
     """Verify rows of one run, saying so where something has to be computed, or where a detector does not apply."""
     for line in selection.left_out(run):
         progress.say(line)
@@ -250,6 +255,6 @@ def verify_run(run: Run, attacks: Sequence[str], detectors: Sequence[str], progr
         return verify(run, attacks, able, progress)
 
 
-def verify_found(found: Sequence[Found], detectors: Sequence[str], progress: Progress) -> list[Row]:
+def verify_found(found: Sequence[Found], detectors: Sequence[str], progress: Progress) -> list[VerifyRow]:
     """Verify rows of runs found on disk."""
     return [row for one in found for row in verify_run(one.run, one.attacks, detectors, progress)]

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from advbench.device import is_out_of_memory, own_streams
-from advbench.errors import BadSetting
+from advbench.errors import BadSetting, Diagnostic, refuse, warn
 from advbench.supplied.features import Supplied
 from advbench.supplied.logits import is_quantised
 from advbench.supplied.module_state import changes, mode_and_weights, tensors_of
 from advbench.supplied.normalisation import agreement
 from advbench.supplied.user_code import in_words
-from advbench.types import Diagnostic, Outputs, refuse, warn
+from advbench.types import Outputs
 
 MOST_IMAGES = 500
 FEW = 8

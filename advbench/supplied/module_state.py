@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from advbench.types import Diagnostic, refuse
+from advbench.errors import Diagnostic, refuse
 
 
 def mode_and_weights(module: nn.Module) -> Iterator[Diagnostic]:

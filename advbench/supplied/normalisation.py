@@ -8,10 +8,9 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
-from advbench.errors import BadSetting
+from advbench.errors import BadSetting, Diagnostic, warn
 from advbench.supplied.features import Supplied
 from advbench.supplied.logits import logits_of
-from advbench.types import Diagnostic, warn
 
 SCREEN = 100  # images on which every alternative is tried; those that win there are tried on all
 LEVEL = 1e-3  # of each family of tests: a sound model is falsely doubted about once in a thousand

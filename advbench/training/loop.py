@@ -15,10 +15,11 @@ from advbench.errors import BadSetting
 from advbench.losses import Head
 from advbench.networks import Network
 from advbench.recipes import AdversarialTraining, Training
+from advbench.runs import Epoch
 from advbench.runs.artifacts import within
 from advbench.training.adversarial import attacked, evaluating, frozen
 from advbench.training.augmentation import mirror_crop
-from advbench.training.checkpoint import Checkpoint, Epoch
+from advbench.training.checkpoint import Checkpoint
 from advbench.types import ImageSet
 from advbench.victim import Meter, Told
 

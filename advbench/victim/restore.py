@@ -36,19 +36,17 @@ def build(
 
 def head_of(run: Run, classes: int) -> Head:
     """The trained head, on the CPU, from model.safetensors."""
-    model = run.model
-    settings = {k: v for k, v in model["loss"].items() if k != "name"}
-    head: Head = catalog.load("loss", model["loss"]["name"])(model["feature_dim"], classes, **settings)
+    model = run.trained
+    head: Head = catalog.load("loss", model.loss_name)(model.feature_dim, classes, **model.loss_settings)
     load_state(head, within(artifacts.unpack(run, artifacts.MODEL), "head"), run)
     return head
 
 
 def rebuilt(run: Run, shape: tuple[int, int, int], classes: int) -> Composed:
     """The trained model of a run, from its record and its weights, for images of that shape and so many classes."""
-    model, tensors = run.model, artifacts.unpack(run, artifacts.MODEL)
-    loss = {k: v for k, v in model["loss"].items() if k != "name"}
-    own = {"shape": shape, "classes": classes, "seed": model["seed"]}
-    network, head = build(model["network"], model["feature_dim"], model["loss"]["name"], loss, **own)
+    model, tensors = run.trained, artifacts.unpack(run, artifacts.MODEL)
+    own: dict[str, Any] = {"shape": shape, "classes": classes, "seed": model.seed}
+    network, head = build(model.network, model.feature_dim, model.loss_name, model.loss_settings, **own)
     load_state(network, within(tensors, "network"), run)
     load_state(head, within(tensors, "head"), run)
     return Composed(network, head)

@@ -12,20 +12,22 @@ from advbench.attacks import detector_aware
 from advbench.detection import NO_DETECTOR, AcceptAll, Guard, undetected_errors
 from advbench.errors import BadSetting, FailedCheck
 from advbench.evasion import perturb
-from advbench.runs import sealed_json
+from advbench.runs import AdaptiveRow, sealed_json
 from advbench.study.attack_rows import AttackedModel, effect, evasion, row_of, weakness
 from advbench.study.parsing import attack_choices
 from advbench.types import Adversarials, ImageSet, Splits
 from advbench.victim import Victim
 from tests.helpers.guards import Made, guard_of, made_guard, stepped
+from tests.helpers.records import MODEL_ROW
 
 
-def made_of(entry: dict[str, Any], victim: Victim, images: ImageSet, guard: Guard) -> tuple[Adversarials, Any]:
+def made_of(
+    entry: dict[str, Any], victim: Victim, images: ImageSet, guard: Guard
+) -> tuple[Adversarials, AdaptiveRow]:
     (choice,) = attack_choices(entry)
     clean = victim.outputs(images.load_all())
     made = perturb(choice.attack, victim, images, clean, lambda done: None, guard)
-    row = effect(choice, made, clean) | evasion(choice, made, clean, guard, None)
-    return made, row
+    return made, evasion(effect(MODEL_ROW, choice, made, clean), choice.fpr, made, clean, guard, None)
 
 
 def ensemble(budget: str = "quick", **more: Any) -> dict[str, Any]:
@@ -84,7 +86,7 @@ def test_what_later_versions_spend_on_a_classifier_alone(
     assert kept.any()
     assert (made.gradients[kept] + queries // 5 == spent).all()
     assert spent <= detector_aware.GRADIENTS[budget]
-    assert row["members"].keys() == {"clean", *(m.name for m in members)}
+    assert row.members.keys() == {"clean", *(m.name for m in members)}
 
 
 # its score has a gradient and is above every threshold
@@ -104,8 +106,8 @@ def test_an_image_that_is_never_lost_costs_the_budget_and_no_more(
     assert (made.gradients + queries // 5 == detector_aware.GRADIENTS[budget]).all()
     # a pass for the clean image and one at the end of each ascent; an orthogonal step is one pass for two gradients
     assert (made.forwards - queries <= made.gradients + 120).all()
-    assert row["undetected_error_rate"] == 0
-    assert set(row["members"].values()) == {0}
+    assert row.undetected_error_rate == 0
+    assert set(row.members.values()) == {0}
 
 
 @pytest.mark.parametrize("loss", ["softmax", "center", "lgm", "lgm-diagonal"])
@@ -117,14 +119,14 @@ def test_shares_add_up_to_the_undetected_errors_that_the_scorer_counts(
     made, row = made_of(ensemble(), victim, images, guard)
     outputs = victim.outputs(made.images)
     lost = (outputs.predictions != images.labels) & (guard.score(outputs) <= guard.threshold)
-    assert row["undetected_error_rate"] == lost.double().mean().item() > 0
-    assert row["rejected_rate"] == (guard.score(outputs) > guard.threshold).double().mean().item()
-    assert sum(row["members"].values()) == pytest.approx(row["undetected_error_rate"])
-    assert row["error_rate"] >= row["undetected_error_rate"]
-    assert row["undetected_error_low"] <= row["undetected_error_rate"] <= row["undetected_error_high"]
+    assert row.undetected_error_rate == lost.double().mean().item() > 0
+    assert row.rejected_rate == (guard.score(outputs) > guard.threshold).double().mean().item()
+    assert sum(row.members.values()) == pytest.approx(row.undetected_error_rate)
+    assert row.error_rate >= row.undetected_error_rate
+    assert row.undetected_error_low <= row.undetected_error_rate <= row.undetected_error_high
     clean = victim.outputs(images.load_all())
     before = (clean.predictions != images.labels) & (guard.score(clean) <= guard.threshold)
-    assert row["members"]["clean"] == before.double().mean().item()
+    assert row.members["clean"] == before.double().mean().item()
 
 
 def test_no_member_alone_loses_an_image_that_the_ensemble_does_not(
@@ -150,13 +152,13 @@ def test_without_a_detector_it_is_an_attack_on_the_classifier_alone(
 ) -> None:
     victim, images = victims["softmax"], digits.test.take(slice(40))
     made, row = made_of(ensemble(detector=NO_DETECTOR, eps=0.08), victim, images, alone_guard(victim, digits))
-    assert row["threshold"] is None
-    assert row["fpr"] is None
-    assert row["undetected_error_rate"] == row["error_rate"]
-    assert row["clean_rejected"] == 0
-    assert not {"joint-margin", "selective", "orthogonal"} & row["members"].keys()
+    assert row.threshold is None
+    assert row.fpr is None
+    assert row.undetected_error_rate == row.error_rate
+    assert row.clean_rejected == 0
+    assert not {"joint-margin", "selective", "orthogonal"} & row.members.keys()
     pgd = catalog.load("attack", "pgd")(eps=0.08).perturb(victim, images.load_all(), images.labels, torch.arange(40))
-    assert row["error_rate"] >= (victim.outputs(pgd.images).predictions != images.labels).double().mean()
+    assert row.error_rate >= (victim.outputs(pgd.images).predictions != images.labels).double().mean()
     assert made.misclassified is not None
     assert torch.equal(made.misclassified, made.outputs.predictions != images.labels)
 
@@ -167,8 +169,8 @@ def test_the_error_counts_what_any_member_misclassified_though_the_detector_caug
     victim, images = victims["lgm"], digits.test.take(slice(20))
     guard = dataclasses.replace(guard_of(victim, digits), detector=REJECTING, threshold=0.0)
     made, row = made_of(ensemble(eps=0.3), victim, images, guard)
-    assert row["error_rate"] == 1
-    assert row["error_rate"] >= (made.outputs.predictions != images.labels).double().mean()
+    assert row.error_rate == 1
+    assert row.error_rate >= (made.outputs.predictions != images.labels).double().mean()
 
 
 def test_random_search_is_left_out_in_l2_and_four_class_losses_where_there_are_two(
@@ -184,7 +186,7 @@ def test_random_search_is_left_out_in_l2_and_four_class_losses_where_there_are_t
     assert not {"apgd-dlr", "joint-dlr"} & {m.name for m in detector_aware.DetectorAware().members(two, pair)}
     images = ImageSet("two", torch.tensor([[[[0.6, 0.4]]]]), torch.tensor([0]), ("a", "b"))
     _, row = made_of(ensemble(eps=0.3), two, images, pair)
-    assert row["undetected_error_rate"] == 1
+    assert row.undetected_error_rate == 1
 
 
 # The interval
@@ -254,11 +256,11 @@ def test_a_score_without_a_gradient_loses_its_members_and_one_that_claims_it_is_
             made_of(ensemble(), victim, images, guard)
         return
     made, row = made_of(ensemble(eps=0.3), victim, images, guard)
-    assert set(row["members"]) == {"clean", "apgd-ce", "apgd-dlr", "feature-matching", "detector-square"}
+    assert set(row.members) == {"clean", "apgd-ce", "apgd-dlr", "feature-matching", "detector-square"}
     assert made.first_success is not None
     assert made.gradients is not None
     assert (made.first_success <= made.gradients).all()  # in gradients, whoever found it
-    assert row["undetected_error_rate"] > 0.3
+    assert row.undetected_error_rate > 0.3
 
 
 def test_a_row_says_what_is_left_of_the_images_in_eight_bits(linear_victim: Any) -> None:
@@ -271,11 +273,12 @@ def test_a_row_says_what_is_left_of_the_images_in_eight_bits(linear_victim: Any)
     target = AttackedModel(victim, clean, part, lambda name, fpr: guard)
     made = Adversarials(images, torch.arange(3), labels, None, victim.outputs(images), None, labels.bool())
     (choice,) = attack_choices({"name": "joint", "eps": 0.1, "detector": "likelihood"})
-    row = row_of(choice, made, target)
-    assert (row["error_rate"], row["zero_gradients"]) == (1, None)
-    assert row["eight_bit_error_rate"] == pytest.approx(2 / 3)
-    assert row["eight_bit_undetected_error_rate"] == pytest.approx(1 / 3)
-    assert weakness(row) == weakness(row | {"success_rate": 0}) == ""
-    of_art = row | {"attack": "art:DeepFool", "success_rate": 0}
+    row = row_of(MODEL_ROW, choice, made, target)
+    assert (row.error_rate, row.zero_gradients) == (1, None)
+    assert row.eight_bit_error_rate == pytest.approx(2 / 3)
+    assert isinstance(row, AdaptiveRow)
+    assert row.eight_bit_undetected_error_rate == pytest.approx(1 / 3)
+    assert weakness(row) == weakness(dataclasses.replace(row, success_rate=0)) == ""
+    of_art = dataclasses.replace(row, attack="art:DeepFool", success_rate=0)
     assert weakness(of_art).startswith("art:DeepFool at eps 0.1 made no prediction wrong; ")
-    assert weakness(of_art | {"success_rate": 0.1}) == ""
+    assert weakness(dataclasses.replace(of_art, success_rate=0.1)) == ""

@@ -1,5 +1,6 @@
 """The transfer attack: what it asks of the surrogate, nothing of the victim, and how a study feeds it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,10 @@ ATTACK = {"name": "transfer", "eps": 0.2, "steps": 5}
 
 def test_a_study_trains_the_surrogate_beside_its_models_once(tmp_path: Path) -> None:
     (row,) = study(tmp_path, losses="lgm", attacks=ATTACK, seeds=1).attack()
-    assert (row["attack"], row["settings"]) == ("transfer", {"steps": 5})
+    assert (row.attack, row.settings) == ("transfer", {"steps": 5})
     surrogate, victim = runs.find(tmp_path / "runs")[::-1]
-    assert (victim.model["loss"]["name"], victim.model["seed"]) == ("lgm", 1)
-    same = {k: victim.model[k] for k in ("dataset", "network", "feature_dim", "training", "regime")}
-    loss = {"name": "softmax"}
-    assert surrogate.model == victim.model | same | {"loss": loss, "seed": 0}
+    assert (victim.trained.loss_name, victim.trained.seed) == ("lgm", 1)
+    assert surrogate.model == replace(victim.trained, loss={"name": "softmax"}, seed=0)
     (step,) = (s for s in victim.steps if s.startswith("attack transfer-eps0.2"))
     assert victim.info(step)["surrogate"] == surrogate.name
     written = (surrogate.folder / "model.safetensors").stat().st_mtime_ns
@@ -78,13 +77,13 @@ def test_a_study_trains_the_surrogate_beside_its_models_once(tmp_path: Path) -> 
 
 def test_a_study_hands_over_the_surrogate_of_the_named_loss(tmp_path: Path) -> None:
     rows = study(tmp_path, losses="softmax", attacks=[ATTACK | {"source": "center"}]).attack()
-    assert rows[0]["settings"] == {"steps": 5, "source": "center"}
-    assert {r.model["loss"]["name"] for r in runs.find(tmp_path / "runs")} == {"softmax", "center"}
+    assert rows[0].settings == {"steps": 5, "source": "center"}
+    assert {r.trained.loss_name for r in runs.find(tmp_path / "runs")} == {"softmax", "center"}
 
 
 def test_the_page_of_a_study_holds_a_transfer_row(tmp_path: Path) -> None:
     page, rows = write.run(study(tmp_path, losses="lgm", attacks=ATTACK, detectors="max-posterior"))
-    assert {r["attack"] for r in rows} == {"transfer"}
+    assert {r.attack for r in rows} == {"transfer"}
     assert "--attack transfer --eps 0.2 --set steps=5" in page.read_text()
 
 
@@ -113,7 +112,7 @@ def test_the_surrogate_of_an_adversarially_trained_model_is_the_released_one_of_
     folder = Path(__file__).resolve().parents[2] / "reports" / "mnist" / "weights"
     stem = {"softmax": "softmax", "lgm": "lgm1.0"}[source]
     record = released.read(folder / f"{stem}-100d-seed0.safetensors").model
-    assert released.find([folder], surrogate.record(record["data_sha256"])) is not None
+    assert released.find([folder], surrogate.record(record.data_sha256)) is not None
 
 
 def test_a_surrogate_keeps_the_training_settings_that_the_victim_was_given() -> None:

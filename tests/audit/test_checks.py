@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from advbench import catalog, cli, metrics
-from advbench.audit import Verdict
+from advbench.audit import CanaryRow, Selftest, Verdict
 from advbench.audit.detector_figures import eer
 from advbench.audit.evidence import Evidence
 from advbench.audit.protocol import CHECKS, findings
 from advbench.audit.results import Result
+from advbench.runs import VerifyRow
 from advbench.runs.artifacts import Part
 from advbench.study import study
 from advbench.types import Splits
@@ -34,26 +35,27 @@ def headline(wrong: int = 95, **more: Any) -> Result:
     return aware(wrong, **{"row": {"members": MEMBERS}, **more})
 
 
-def verify_row(population: str = "all", n: int = N, **more: Any) -> dict[str, Any]:
+def verify_row(population: str = "all", n: int = N, **more: Any) -> VerifyRow:
     attacked = np.concatenate([np.full(N - 50, 0.5), np.full(50, 2.0)])
     clean = CLEAN.features[:, 0].double().numpy()
     curve = metrics.roc(clean, attacked)
-    return {
-        **MODEL, "attack": "fgsm", "settings": {}, "norm": "linf", "eps": EPS, "detector": "likelihood",
-        "population": population, "n_clean": N, "n_attacked": n, "eer": curve.eer, "eer_low": curve.eer - 0.02,
-        "eer_high": curve.eer + 0.02, "auroc": curve.auroc, "auroc_low": curve.auroc - 0.02,
-        "auroc_high": curve.auroc + 0.02, "tpr_at_fpr05": 0.5,
-    } | more  # fmt: skip
+    row = VerifyRow(
+        model=MODEL, attack="fgsm", settings={}, norm="linf", eps=EPS, detector="likelihood", population=population,
+        n_clean=N, n_attacked=n, n_nonfinite=0, eer=curve.eer, eer_low=curve.eer - 0.02, eer_high=curve.eer + 0.02,
+        auroc=curve.auroc, auroc_low=curve.auroc - 0.02, auroc_high=curve.auroc + 0.02, tpr_at_fpr01=None,
+        tpr_at_fpr05=0.5, tpr_at_fpr10=None, fpr05_realised=None,
+    )  # fmt: skip
+    return replace(row, **more)
 
 
 PGD_ROW = verify_row(attack="pgd")
 TIED = Part(outputs(2, torch.full((N,), 0.5)), IMAGES.labels, None)  # with half of the attacked images
 GROUPS = (verify_row(), verify_row("successful", 90), verify_row("failed", 8))
-AUROC, EER = GROUPS[0]["auroc"], GROUPS[0]["eer"]
+AUROC, EER = GROUPS[0].auroc or 0.0, GROUPS[0].eer or 0.0
 
 
 def other(*results: Result, **model: Any) -> Evidence:
-    return evidence(*results, model=MODEL | {"run": "another"} | model)
+    return evidence(*results, model=replace(MODEL, **{"run": "another", **model}))
 
 
 def finding(name: str, e: Evidence) -> Verdict:
@@ -93,8 +95,7 @@ def forced(small: int, large: int, **more: Any) -> list[Result]:
 
 
 HALF: dict[str, Any] = {"eps": EPS / 2}
-SELFTEST = {"advbench": "1", "rows": [{"canary": "constant", "met": True}]}
-MISSED = {"advbench": "1", "rows": [{"canary": "constant", "met": False}]}
+SELFTEST, MISSED = (Selftest(advbench="1", rows=(CanaryRow("constant", "", "", met, ""),)) for met in (True, False))
 TARGET: dict[str, Any] = {"target_rate": 0.3}
 DEAD: dict[str, Any] = {"row": {"zero_gradients": 90}}
 SQUARE: dict[str, Any] = {
@@ -242,7 +243,7 @@ CASES: list[tuple[str, Callable[[], Evidence], str]] = [
     ("intervals", lambda: evidence(headline(), verify=GROUPS), "met"),
     ("intervals", lambda: evidence(headline(), verify=(verify_row(eer_low=0.9),)), "not met"),
     ("intervals", lambda: evidence(headline(), verify=(verify_row(eer_high=0.0),)), "not met"),
-    ("intervals", lambda: evidence(headline(row={"undetected_error_low": None})), "not met"),
+    ("intervals", lambda: evidence(headline(row={"undetected_error_low": 0.99})), "not met"),
     ("better-than-chance", lambda: evidence(), "not run"),
     ("better-than-chance", lambda: evidence(verify=(verify_row(auroc_low=0.51),)), "met"),
     ("better-than-chance", lambda: evidence(verify=(verify_row(auroc_low=0.49),)), "not met"),
@@ -277,7 +278,7 @@ CASES: list[tuple[str, Callable[[], Evidence], str]] = [
     ("canaries", lambda: evidence(), "not run"),
     ("canaries", lambda: evidence(selftest=SELFTEST), "met"),
     ("canaries", lambda: evidence(selftest=MISSED), "not met"),
-    ("canaries", lambda: evidence(selftest=SELFTEST | {"rows": []}), "not met"),
+    ("canaries", lambda: evidence(selftest=replace(SELFTEST, rows=())), "not met"),
     ("forced-rejection", lambda: evidence(headline()), "not run"),
     ("forced-rejection", lambda: evidence(headline(), *forced(10, 60)), "met"),
     ("forced-rejection", lambda: evidence(headline(), *forced(10, 60), aware(2, 5, "force-rejection")), "met"),

@@ -14,6 +14,7 @@ from advbench.audit.protocol import CHECKS, audit, evidence_of
 from advbench.cli.audit import _images, _workspace_words, complete, findings_of, rows_of
 from advbench.errors import BadRun, BadSetting, UnknownName
 from advbench.progress import Quiet
+from advbench.report import adaptive
 from advbench.runs import Run, artifacts, digest, sealed, sealed_json, write_whole
 from advbench.study import selection
 from advbench.study.parsing import parse
@@ -29,7 +30,7 @@ SMALL = {"training": {"epochs": 2}, "dataset": "digits", "losses": ["lgm"], "n":
 def study(workspace: Workspace, attacks: list[dict[str, Any]], **more: Any) -> Run:
     spec = {**SMALL, "attacks": attacks, **more}
     rows = Study(parse(spec), workspace, weights=()).attack()
-    return runs.load(workspace.runs_dir / rows[0]["run"])
+    return runs.load(workspace.runs_dir / rows[0].model.run)
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +77,9 @@ def test_an_audit_answers_every_check_in_the_order_of_the_requirements(attacked:
 
 def test_figures_of_an_audit_are_those_of_the_rows(attacked: Run) -> None:
     found = by_name(audit(attacked, others(attacked)))
-    (row,) = [r for r in selection.attack_rows(attacked).values() if r["attack"] == "detector-aware"]
+    (row,) = adaptive.adaptive(selection.attack_rows(attacked)).values()
     assert found["headline"].state == "met"
-    assert f"{100 * row['undetected_error_rate']:.1f} % [" in found["headline"].evidence
+    assert f"{100 * row.undetected_error_rate:.1f} % [" in found["headline"].evidence
     assert f"of {N} undetected and wrong" in found["headline"].evidence
     for name in ("threat-model", "threshold", "populations", "sign", "eer-definition", "settings", "rechecked"):
         assert found[name].state == "met", found[name]

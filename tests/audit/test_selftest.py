@@ -22,8 +22,8 @@ def canaries() -> list[Canary]:
 
 def test_every_canary_is_seen_through_and_every_check_has_one(canaries: list[Canary]) -> None:
     rows = selftest.compare(canaries)
-    assert [r for r in rows if not r["met"]] == []
-    assert {r["canary"] for r in rows} >= BROKEN_DEFENCES | {"honest", "careless", "forged"}
+    assert [r for r in rows if not r.met] == []
+    assert {r.canary for r in rows} >= BROKEN_DEFENCES | {"honest", "careless", "forged"}
 
 
 def test_the_five_canaries_have_the_findings_that_the_protocol_asks_of_them(canaries: list[Canary]) -> None:
@@ -41,10 +41,10 @@ def test_the_selftest_fails_without_any_one_check(
     check: Check, canaries: list[Canary], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "CHECKS", tuple(c for c in CHECKS if c is not check))
-    missed = [r for r in selftest.compare(canaries) if not r["met"]]
+    missed = [r for r in selftest.compare(canaries) if not r.met]
     assert missed
-    assert {r["expected"].partition(":")[0] for r in missed} == {check.name}
-    assert {r["found"] for r in missed} == {"no such check"}
+    assert {r.expected.partition(":")[0] for r in missed} == {check.name}
+    assert {r.found for r in missed} == {"no such check"}
 
 
 @pytest.mark.parametrize("state", ["met", "not met", "not run"])
@@ -55,7 +55,7 @@ def test_the_selftest_fails_where_a_check_always_says_the_same(
         return Verdict(state, "nodded", None)  # type: ignore[arg-type]
 
     monkeypatch.setattr(protocol, "CHECKS", tuple(replace(c, judge=nod) for c in CHECKS))
-    missed = {r["expected"].partition(":")[0] for r in selftest.compare(canaries) if not r["met"]}
+    missed = {r.expected.partition(":")[0] for r in selftest.compare(canaries) if not r.met}
     assert {c.name for c in CHECKS} <= missed
 
 
@@ -64,7 +64,7 @@ def test_a_check_that_no_canary_expects_anything_of_is_missed(
 ) -> None:
     new = replace(CHECKS[0], name="new")
     monkeypatch.setattr(protocol, "CHECKS", (*CHECKS, new))
-    assert [r["expected"] for r in selftest.compare(canaries) if not r["met"]] == ["a canary for new"]
+    assert [r.expected for r in selftest.compare(canaries) if not r.met] == ["a canary for new"]
 
 
 @pytest.fixture

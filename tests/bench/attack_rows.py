@@ -137,8 +137,8 @@ def _released(stem: str) -> Victim | None:
     if not path.exists():
         return None
     found, shape = released.read(path), (1, 28, 28)
-    own = {k: v for k, v in found.model["loss"].items() if k != "name"}
-    network, head = build("mnist-cnn", 100, found.model["loss"]["name"], own, shape=shape, classes=10, seed=0)
+    own = found.model.loss_settings
+    network, head = build("mnist-cnn", 100, found.model.loss_name, own, shape=shape, classes=10, seed=0)
     network.load_state_dict(within(found.tensors, "network"))
     head.load_state_dict(within(found.tensors, "head"))
     return Victim(Composed(network, head), shape=shape, classes=10, device=torch.device("cpu"), batch_size=BATCH)

@@ -100,7 +100,7 @@ def _run(folder: Path, steps: int, eps: Sequence[float], *options: str) -> None:
 def _noted(folder: Path) -> float:
     """Seconds of all attacks below a folder, as their run notes them."""
     (run,) = runs.find(folder / "runs")
-    return sum(float(note["seconds"]) for step, note in run.steps.items() if step.startswith("attack "))
+    return sum(run.seconds(step) for step in run.steps if step.startswith("attack "))
 
 
 @row("local-cells-over-one-process", 1.1, slow=True)

@@ -79,11 +79,11 @@ def on_gpu() -> tuple[float, float] | None:
         place = Workspace(Path(home) / "runs", Path(home) / "reports", Path(folder), batch_size=2500)
         study = Study(parse(table), place, weights=[])
         _ = study.fingerprint
-        trained = sum(r["seconds"] for r in study.train())
+        trained = sum(r.seconds for r in study.train())
         began = time.perf_counter()
         rows = study.attack()
         names = tuple(choice.file_name for choice in study.attacks)
-        found = [Found(load(place.runs_dir / run), names) for run in dict.fromkeys(r["run"] for r in rows)]
+        found = [Found(load(place.runs_dir / run), names) for run in dict.fromkeys(r.model.run for r in rows)]
         verify_found(found, ["likelihood"], Quiet())
         return trained, time.perf_counter() - began
 

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from advbench.runs import sealed
 from advbench.study.command_lines import Line
 from advbench.study.options import Evaluate, Verify
 from tests.helpers.command_line import MODEL_FIELDS, SMALL, VERIFY_FIELDS, Result, Small, advbench, contents
+from tests.helpers.records import AWARE
 
 ATTACK_FIELDS = MODEL_FIELDS | {
     "attack", "settings", "norm", "eps", "n", "clean_error_rate", "error_rate", "success_rate", "target_rate",
@@ -142,14 +144,10 @@ def test_the_widest_figures_of_an_evasion_are_not_cut_at_80_columns(
     from advbench.cli.tables import show
 
     monkeypatch.setenv("COLUMNS", "80")
-    row = {
-        "dataset": "digits", "loss": "lgm", "alpha": 1, "lam": 0.1, "covariance": "identity", "seed": 0, "run": "r",
-        "training": "standard", "attack": "detector-aware", "eps": 0.05, "n": 10000, "undetected_error_rate": 1.0,
-        "undetected_error_low": 1.0, "undetected_error_high": 1.0, "fgsm_undetected_error_rate": 1.0,
-        "error_rate": 1.0, "clean_error_rate": 1.0, "clean_rejected": 1.0,
-        "settings": {"budget": "thorough", "detector": "max-posterior", "fpr": 0.05},
-    }  # fmt: skip
-    show("attack", [row])
+    settings = {"budget": "thorough", "detector": "max-posterior", "fpr": 0.05}
+    row = replace(AWARE, settings=settings, eps=0.05, n=10000, clean_error_rate=1.0, clean_rejected=1.0)
+    row = replace(row, undetected_error_rate=1.0, undetected_error_low=1.0, undetected_error_high=1.0)
+    show("attack", [replace(row, fgsm_undetected_error_rate=1.0)])
     out = capsys.readouterr().out
     assert "[100.0, 100.0]" in out
     assert "100.0/100.0" in out

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -17,9 +18,11 @@ from advbench.data.sources import arrays, source
 from advbench.errors import LONGEST, AdvbenchError, BadSetting, UnknownName, one_line, printable
 from advbench.progress import Terminal
 from advbench.report import plots
+from advbench.runs.rows import RunRow
 from advbench.study.parsing import parse, read_toml
 from advbench.study.spec import Spec
 from advbench.supplied import weights
+from tests.helpers.records import MODEL_ROW
 
 ADVBENCH = Path(sys.executable).parent / "advbench"
 HOSTILE = "a\x1b]0;t\x07\x1b[2J\n$ advbench evaluate\u202e\x9b"
@@ -49,7 +52,10 @@ def test_an_error_is_one_line_and_keeps_its_start_and_its_way_out() -> None:
 
 
 def test_tables_and_progress_print_no_control_character(capsys: pytest.CaptureFixture[str]) -> None:
-    show("runs", [{"run": HOSTILE, "trained": True, "attacks": ["fgsm", HOSTILE.replace("\n", "")]}])
+    show(
+        "runs",
+        [RunRow(model=replace(MODEL_ROW, run=HOSTILE), trained=True, attacks=["fgsm", HOSTILE.replace("\n", "")])],
+    )
     show("list", [{"name": HOSTILE, "summary": HOSTILE}])
     with Terminal().bar(HOSTILE, 2) as advance:
         advance(1, HOSTILE)

@@ -75,7 +75,7 @@ def test_a_models_attacks_are_scored_when_all_of_them_are_there(tmp_path: Path) 
     for cell in cells[:5]:
         assert performer.perform(cell).made
     (run,) = [run for run in runs.find(tmp_path / "runs") if "verify" in run.steps]
-    assert {(row["attack"], row["detector"]) for row in known(run)} == {
+    assert {(row.attack, row.detector) for row in known(run)} == {
         (attack, detector) for attack in ("fgsm", "transfer") for detector in ("likelihood", "energy")
     }
     more = cells_of(study(tmp_path), ["likelihood", "max-posterior"])

@@ -1,7 +1,7 @@
 """Evidence for the checks, made by hand."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,14 +12,21 @@ from advbench import metrics
 from advbench.audit.evidence import Evidence
 from advbench.audit.results import Result
 from advbench.detection import FittedDetector, Guard
+from advbench.runs import AdaptiveRow, AttackRow, ModelRow, VerifyRow
 from advbench.runs.artifacts import Part
 from advbench.types import Adversarials, ImageSet, Outputs
 
 N, K, EPS, PIXELS = 100, 10, 0.3, (1, 2, 2)
-MODEL = {
-    "dataset": "digits", "loss": "lgm", "alpha": 1.0, "lam": 0.1, "covariance": "identity", "seed": 0,
-    "training": "standard", "run": "made-up",
-}  # fmt: skip
+MODEL = ModelRow(
+    dataset="digits",
+    loss="lgm",
+    alpha=1.0,
+    lam=0.1,
+    covariance="identity",
+    seed=0,
+    training="standard",
+    run="made-up",
+)
 
 
 IMAGES = ImageSet("digits", torch.full((N, *PIXELS), 0.5), torch.zeros(N, dtype=torch.long), tuple("0123456789"))
@@ -72,8 +79,9 @@ def result(attack: str, wrong: int = 0, flagged: int = 0, *, eps: float = EPS, n
     if eps > 0.5:
         record = replace(record, images=images.load_all())
     fields: dict[str, Any] = {
-        "attack": attack, "settings": more, "norm": "linf", "eps": eps, "n": n, "clean_error_rate": 0.02,
-        "error_rate": wrong / n, "success_rate": wrong / n, "target_rate": None, "zero_gradients": 0, "saturated": 0,
+        "model": MODEL, "attack": attack, "settings": more, "norm": "linf", "eps": eps, "n": n,
+        "clean_error_rate": 0.02, "error_rate": wrong / n, "success_rate": wrong / n, "target_rate": None,
+        "zero_gradients": 0, "saturated": 0,
     }  # fmt: skip
     if "detector" in more:
         known = guard(more["detector"], more["fpr"])
@@ -83,17 +91,17 @@ def result(attack: str, wrong: int = 0, flagged: int = 0, *, eps: float = EPS, n
             "undetected_error_rate": lost, "undetected_error_low": lost, "undetected_error_high": lost,
             "rejected_rate": flagged / n, "clean_rejected": 0.05, "fgsm_undetected_error_rate": 0.1,
         }  # fmt: skip
-    final = replace(record, **made)
-    return Result(MODEL | fields | row, lambda: final)
+    final, cls = replace(record, **made), AdaptiveRow if "detector" in more else AttackRow
+    return Result(cls(**fields | row), lambda: final)
 
 
-def evidence(*results: Result, verify: Sequence[Mapping[str, Any]] = (), **more: Any) -> Evidence:
+def evidence(*results: Result, verify: Sequence[VerifyRow] = (), **more: Any) -> Evidence:
     return Evidence(
         **{
             "model": MODEL,
             "words": ("attack", "--dataset", "digits", "--loss", "lgm", "--seed", "0"),
             "results": results,
-            "verify": tuple(map(dict, verify)),
+            "verify": tuple(verify),
             "clean": Part(CLEAN, IMAGES.labels, IMAGES.load_all()[:8]),
             "detectors": ("likelihood",),
             "guard": guard,

@@ -164,7 +164,7 @@ def test_released_weights_keep_statistics_and_counters(home: Path, tmp_path: Pat
     assert rounded["network.layers.1.running_var"].dtype == torch.float32
     first, second = (artifacts.read_part(r, "test").outputs.predictions for r in (trained, run))
     assert float((first != second).float().mean()) < 0.01  # 16 bits: an image or two
-    assert row["error_rate"] >= row["clean_error_rate"]
+    assert row.error_rate >= row.clean_error_rate
 
 
 def test_its_command_line_names_network_and_augmentation(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +175,7 @@ def test_its_command_line_names_network_and_augmentation(home: Path, monkeypatch
     monkeypatch.setattr(Digits, "recipe", augmented)
     assert attacking(run) == ["attack", "--dataset", "digits", "--loss", "lgm", "--seed", "0"]
     plain = parse({"losses": ["lgm"], "training": {"augmentation": "none"}}).models()[0].record("")
-    unusual = runs.Run(run.folder, {**run.manifest, "model": plain})
+    unusual = runs.Run(run.folder, plain, run.environment, run.steps)
     assert attacking(unusual)[-2:] == ["--augmentation", "none"]
 
 

@@ -1,6 +1,7 @@
 """The page's figures of attacks that know a detector: headline, members, thresholds, curves, control, audit."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from advbench import metrics, runs
 from advbench.audit import Finding
 from advbench.detection import calibration, undetected_errors
 from advbench.report import adaptive, control, page, plots, rejection, security
-from advbench.runs import artifacts, sealed
+from advbench.runs import AdaptiveRow, VerifyRow, artifacts, as_json, from_json, sealed
 from advbench.study import selection
 from advbench.study.command_lines import Line
 from advbench.study.verify import counts
@@ -27,6 +28,7 @@ from tests.helpers.page_reader import (
     outside_audits,
     per_cent,
 )
+from tests.helpers.records import AWARE, MODEL_ROW
 
 Row = dict[str, Any]
 EVIL = "'><script>x<img src=y onerror=z>"
@@ -53,17 +55,17 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Page:
     return Page(folder, rows, source, Reader(source).root)
 
 
-def stored(known: Page, loss: str) -> tuple[runs.Run, dict[str, Row]]:
-    (run,) = (r for r in runs.find(known.folder / "runs") if r.model["loss"]["name"] == loss)
-    return run, selection.attack_rows(run)
+def stored(known: Page, loss: str) -> tuple[runs.Run, dict[str, AdaptiveRow]]:
+    (run,) = (r for r in runs.find(known.folder / "runs") if r.trained.loss_name == loss)
+    return run, adaptive.adaptive(selection.attack_rows(run))
 
 
-def headline_row(known: Page, row: Row) -> list[str]:
-    aim = "no detector" if row["fpr"] is None else f"{row['detector']} at {100 * row['fpr']:g} % FPR"
+def headline_row(known: Page, row: AdaptiveRow) -> list[str]:
+    aim = "no detector" if row.fpr is None else f"{row.detector} at {100 * row.fpr:g} % FPR"
     (line,) = (
         line
         for line in known.table("Undetected errors")
-        if line[1] == aim and line[0].startswith(f"{row['attack']} eps {row['eps']:g}, ")
+        if line[1] == aim and line[0].startswith(f"{row.attack} eps {row.eps:g}, ")
     )
     return line
 
@@ -76,15 +78,15 @@ def test_each_attack_that_knows_a_detector_has_its_line_and_the_figures_of_its_r
     expected = set()
     for loss in ("lgm", "softmax"):
         for name, row in stored(known, loss)[1].items():
-            if "undetected_error_rate" not in row or row["attack"] == "force-rejection":
+            if row.attack == "force-rejection":
                 continue
             expected.add(name)
             cell = headline_row(known, row)[head.index(loss)]
-            limits = ends(row["undetected_error_low"], row["undetected_error_high"])
-            assert cell.startswith(f"{per_cent(row['undetected_error_rate'])} {limits}")
-            assert f"error {per_cent(row['error_rate'])} " in cell
-            assert f"FGSM {per_cent(row['fgsm_undetected_error_rate'])} " in cell
-            assert cell.endswith(f"clean {per_cent(row['clean_error_rate'])}, {per_cent(row['clean_rejected'])}")
+            limits = ends(row.undetected_error_low, row.undetected_error_high)
+            assert cell.startswith(f"{per_cent(row.undetected_error_rate)} {limits}")
+            assert f"error {per_cent(row.error_rate)} " in cell
+            assert f"FGSM {per_cent(row.fgsm_undetected_error_rate)} " in cell
+            assert cell.endswith(f"clean {per_cent(row.clean_error_rate)}, {per_cent(row.clean_rejected)}")
     assert len(lines) == len(expected)
     assert "zero-knowledge attack" in known.tree.text
 
@@ -107,11 +109,9 @@ def test_the_eer_table_holds_zero_knowledge_attacks_and_the_ensemble_beside_them
     assert list(beside) == ["likelihood", "max-posterior"]
     assert beside["max-posterior"][head.index("softmax")] == "not run"
     rows = stored(known, "lgm")[1].values()
-    (row,) = (
-        r for r in rows if r["attack"] == "detector-aware" and r["eps"] == 0.3 and r["detector"] == "likelihood"
-    )
+    (row,) = (r for r in rows if r.attack == "detector-aware" and r.eps == 0.3 and r.detector == "likelihood")
     cell = beside["likelihood"][head.index("lgm")]
-    assert cell.startswith(per_cent(row["undetected_error_rate"]))
+    assert cell.startswith(per_cent(row.undetected_error_rate))
     assert cell.endswith("eps 0.3, n 30 5 % FPR")
 
 
@@ -128,12 +128,8 @@ def test_a_row_that_was_not_selected_still_stands_beside_the_eers(known: Page, t
 
 
 def test_the_headline_is_at_five_per_cent_and_eps_three_tenths_where_there_is_such_a_row() -> None:
-    def row(eps: float, fpr: float, n: int = 100, budget: str = "standard") -> Row:
-        settings = {} if budget == "standard" else {"budget": budget}
-        return {
-            "attack": "detector-aware", "detector": "d", "norm": "linf", "eps": eps, "fpr": fpr, "n": n,
-            "settings": settings,
-        }  # fmt: skip
+    def row(eps: float, fpr: float, **settings: str) -> AdaptiveRow:
+        return replace(AWARE, eps=eps, fpr=fpr, settings=settings)
 
     rows = {"a": row(0.3, 0.01), "b": row(0.4, 0.05), "c": row(0.3, 0.05, budget="quick"), "d": row(0.3, 0.05)}
     assert adaptive.headline(rows, "d") == "d"
@@ -156,14 +152,12 @@ def test_the_shares_of_the_members_are_those_of_the_row(known: Page) -> None:
     assert members[0] == "clean"
     found = 0
     for loss in ("lgm", "softmax"):
-        for row in (r for r in stored(known, loss)[1].values() if "members" in r):
-            aim = "no detector" if row["fpr"] is None else f"{row['detector']} at 5 % FPR"
+        for row in (r for r in stored(known, loss)[1].values() if r.members):
+            aim = "no detector" if row.fpr is None else f"{row.detector} at 5 % FPR"
             (line,) = (
-                li
-                for li in lines
-                if li[1:3] == [aim, loss] and li[0].startswith(f"detector-aware eps {row['eps']:g},")
+                li for li in lines if li[1:3] == [aim, loss] and li[0].startswith(f"detector-aware eps {row.eps:g},")
             )
-            shares = [row["members"].get(m) for m in members]
+            shares = [row.members.get(m) for m in members]
             assert line[3:] == ["" if share is None else per_cent(share) for share in shares]
             found += 1
     assert found == len(lines) == 3 * 2 + 1 + 2
@@ -171,15 +165,14 @@ def test_the_shares_of_the_members_are_those_of_the_row(known: Page) -> None:
 
 def test_undetected_errors_at_each_threshold_are_counted_from_scores_and_labels(known: Page) -> None:
     _, *lines = known.table("Share of all attacked images that are wrong")
-    run, rows = stored(known, "lgm")
-    row = rows["fgsm-eps0.3"]
+    run, _ = stored(known, "lgm")
     guard = calibration.guard(run, "likelihood", 0.05)
     made = artifacts.read_adversarials(run, "fgsm-eps0.3")
     lost = undetected_errors(made.outputs, made.labels, guard).numpy()
     bounds = metrics.wilson(int(lost.sum()), len(lost))
     assert bounds is not None
     (line,) = (li for li in lines if li[:3] == ["lgm", "fgsm eps 0.3", "likelihood"])
-    assert line[3] == str(row["n"]) == "300"
+    assert line[3] == "300"
     assert line[4] == "n/a"  # 297 calibration images fix no threshold for 1 %
     assert line[5].startswith(f"{per_cent(lost.mean())} {ends(bounds.low, bounds.high)} clean rejected ")
     assert float(line[6].partition(" ")[0]) <= float(line[5].partition(" ")[0])
@@ -188,16 +181,11 @@ def test_undetected_errors_at_each_threshold_are_counted_from_scores_and_labels(
 def test_an_attack_shows_the_figure_of_its_row_at_the_threshold_it_was_aimed_at(known: Page) -> None:
     (table,) = (t for t in known.tree.all("table") if "Share of all attacked images" in t.text)
     bold = [line for line in table.all("tr") if line.all("strong")]
-    aimed = [
-        r
-        for loss in ("lgm", "softmax")
-        for r in stored(known, loss)[1].values()
-        if r.get("detector", "none") != "none"
-    ]
+    aimed = [r for loss in ("lgm", "softmax") for r in stored(known, loss)[1].values() if r.detector != "none"]
     assert len(bold) == len(aimed)
     for row in aimed:
-        limits = ends(row["undetected_error_low"], row["undetected_error_high"])
-        assert any(f"{per_cent(row['undetected_error_rate'])} {limits}" in line.text for line in bold)
+        limits = ends(row.undetected_error_low, row.undetected_error_high)
+        assert any(f"{per_cent(row.undetected_error_rate)} {limits}" in line.text for line in bold)
 
 
 # -- curves ------------------------------------------------------------------------------------------------------
@@ -208,10 +196,10 @@ def labels_of(known: Page, start: str) -> list[str]:
 
 
 def test_the_curve_over_eps_begins_at_the_clean_images_and_says_each_row(known: Page) -> None:
-    rows = [r for r in stored(known, "lgm")[1].values() if r.get("detector") == "likelihood" and "members" in r]
+    rows = [r for r in stored(known, "lgm")[1].values() if r.detector == "likelihood" and r.members]
     (label,) = (text for text in labels_of(known, "undetected errors over eps") if "likelihood" in text)
-    points = [f"0: {per_cent(rows[0]['members']['clean'])}"]
-    points += [f"{r['eps']:g}: {per_cent(r['undetected_error_rate'])}" for r in sorted(rows, key=lambda r: r["eps"])]
+    points = [f"0: {per_cent(rows[0].members['clean'])}"]
+    points += [f"{r.eps:g}: {per_cent(r.undetected_error_rate)}" for r in sorted(rows, key=lambda r: r.eps)]
     assert f"lgm {', '.join(points)}" in label
     assert "softmax 0: " in label
 
@@ -221,15 +209,15 @@ def test_one_eps_is_no_curve(known: Page) -> None:
 
 
 def test_the_curve_over_gradients_ends_at_the_rate_of_the_row(known: Page) -> None:
-    (row,) = (r for r in stored(known, "softmax")[1].values() if r["attack"] == "detector-aware" and r["eps"] == 0.3)
+    (row,) = (r for r in stored(known, "softmax")[1].values() if r.attack == "detector-aware" and r.eps == 0.3)
     (label,) = (text for text in labels_of(known, "undetected errors over gradients") if "likelihood" in text)
-    assert f"200: {per_cent(row['undetected_error_rate'])}" in label.partition("softmax ")[2]
+    assert f"200: {per_cent(row.undetected_error_rate)}" in label.partition("softmax ")[2]
 
 
 def test_the_curve_over_queries_is_drawn_from_the_random_search(known: Page) -> None:
     (label,) = labels_of(known, "undetected errors over queries")
-    (row,) = (r for r in stored(known, "lgm")[1].values() if r["attack"] == "detector-square")
-    assert label.endswith(f"40: {per_cent(row['undetected_error_rate'])}")
+    (row,) = (r for r in stored(known, "lgm")[1].values() if r.attack == "detector-square")
+    assert label.endswith(f"40: {per_cent(row.undetected_error_rate)}")
 
 
 def lost_at(first: list[int], member: list[int], gradients: list[int]) -> Adversarials:
@@ -285,9 +273,7 @@ def test_the_curve_of_rejection_begins_at_the_lost_and_the_clean_rejected(known:
     run, rows = stored(known, "lgm")
     guard = calibration.guard(run, "likelihood", 0.05)
     (name,) = (
-        a
-        for a, r in rows.items()
-        if r["attack"] == "detector-aware" and (r["detector"], r["eps"]) == ("likelihood", 0.3)
+        a for a, r in rows.items() if r.attack == "detector-aware" and (r.detector, r.eps) == ("likelihood", 0.3)
     )
     made = artifacts.read_adversarials(run, name)
     lost = undetected_errors(made.outputs, made.labels, guard).numpy()
@@ -296,7 +282,7 @@ def test_the_curve_of_rejection_begins_at_the_lost_and_the_clean_rejected(known:
     assert f"lgm 0: {per_cent(at_zero.mean())}, 0.166667: " in label
     assert "softmax" not in label
     note = next(f.text for f in known.tree.all("figure") if "Rejected within alpha eps" in f.text)
-    shares = {r["eps"]: r["rejected_rate"] for r in rows.values() if r["attack"] == "force-rejection"}
+    shares = {r.eps: r.rejected_rate for r in rows.values() if r.attack == "force-rejection"}
     assert f"{per_cent(shares[0.15])} at 0.5" in note
 
 
@@ -304,14 +290,12 @@ def test_the_curve_of_rejection_begins_at_the_lost_and_the_clean_rejected(known:
 
 
 def aware(
-    training: str, detector: str, rate: float, *, eps: float = 0.3, error: float | None = None, **more: Any
-) -> Row:
-    row = {
-        "attack": "detector-aware", "training": training, "run": f"{training}-run", "detector": detector, "n": 200,
-        "norm": "linf", "eps": eps, "fpr": None if detector == "none" else 0.05, "undetected_error_rate": rate,
-        "undetected_error_low": rate - 0.05, "undetected_error_high": rate + 0.05, "error_rate": error or rate,
-    }  # fmt: skip
-    return row | more
+    training: str, detector: str, rate: float, *, eps: float = 0.3, error: float | None = None, run: str = ""
+) -> AdaptiveRow:
+    model = replace(MODEL_ROW, training=training, run=run or f"{training}-run")
+    fpr, low, high = None if detector == "none" else 0.05, rate - 0.05, rate + 0.05
+    row = replace(AWARE, model=model, detector=detector, fpr=fpr, n=200, eps=eps, error_rate=error or rate)
+    return replace(row, undetected_error_rate=rate, undetected_error_low=low, undetected_error_high=high)
 
 
 @pytest.mark.parametrize(
@@ -337,7 +321,7 @@ def test_the_best_of_either_side_is_compared_and_an_adversarial_model_by_its_wor
         ("b", aware("adversarial", "likelihood", 0.2, error=0.45)),
         ("c", aware("adversarial", "none", 0.8, run="another")),
         ("a", aware("standard", "likelihood", 0.1, eps=0.2)),  # nothing at equal eps
-        ("a", {"attack": "fgsm", "training": "standard", "norm": "linf", "eps": 0.3}),
+        ("a", replace(AWARE, attack="fgsm")),
     ]
     (found,) = control.compare(rows)
     assert (found.detector.rate, found.adversarial.model, found.adversarial.rate) == (0.7, "b", 0.45)
@@ -349,16 +333,16 @@ def test_without_an_adversarially_trained_model_the_comparison_is_not_run(known:
 
 def rendered(known: Page, **more: Any) -> Page:
     found = selection.find(known.folder / "runs", selection.Selection({"loss": ("lgm",)}))
-    rows = [row for row in known.rows if row["loss"] == "lgm"]
+    rows = [from_json(VerifyRow, row, "row") for row in known.rows if row["loss"] == "lgm"]
     source = page.render("again", found, rows, **more)
-    return Page(known.folder, rows, source, Reader(source).root)
+    return Page(known.folder, known.rows, source, Reader(source).root)
 
 
 def test_the_page_says_the_outcome_in_a_sentence(known: Page, tmp_path: Path) -> None:
     import shutil
 
     shutil.copytree(known.folder / "runs", tmp_path / "runs")
-    (folder,) = (r.folder for r in runs.find(tmp_path / "runs") if r.model["loss"]["name"] == "softmax")
+    (folder,) = (r.folder for r in runs.find(tmp_path / "runs") if r.trained.loss_name == "softmax")
     folder = folder.rename(folder.with_name("adversarial"))
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["model"]["regime"], manifest["name"] = "adversarial", "adversarial"
@@ -369,9 +353,10 @@ def test_the_page_says_the_outcome_in_a_sentence(known: Page, tmp_path: Path) ->
         tensors["logits"] = 9 * torch.nn.functional.one_hot(tensors["labels"], 10).float()
         tensors |= {"misclassified": torch.zeros(len(tensors["labels"]), dtype=torch.bool)}
         data = artifacts.pack(tensors)
-        clean = artifacts.read_part(run, "test").outputs.take(slice(row["n"]))
-        own = run.info(f"attack {name}")["row"] | counts(artifacts.adversarials_of(data, folder), clean)
-        run.write(f"attack {name}", {f"attacks/{name}.safetensors": data}, seconds=1.0, info={"row": own})
+        clean = artifacts.read_part(run, "test").outputs.take(slice(row.n))
+        made = vars(row) | vars(counts(row, artifacts.adversarials_of(data, folder), clean))
+        own = {"row": as_json(type(row)(**made), whole=False)}
+        run.write(f"attack {name}", {f"attacks/{name}.safetensors": data}, seconds=1.0, info=own)
     advbench("report", "--name", "two", "--runs-dir", tmp_path / "runs", "--reports-dir", tmp_path)
     text = Reader((tmp_path / "two" / "index.html").read_text()).root.text
     assert "At eps 0.3, no detector on a standard model beats adversarial training" in text

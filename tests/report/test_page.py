@@ -19,7 +19,7 @@ from advbench.formatting import as_text, percent
 from advbench.report import plots
 from advbench.report.page import render
 from advbench.report.write import page_at
-from advbench.runs import artifacts, sealed
+from advbench.runs import VerifyRow, artifacts, as_json, from_json, sealed
 from advbench.study import selection
 from advbench.study.workspace import Workspace
 from tests.helpers.command_line import contents
@@ -189,22 +189,22 @@ def test_classification_errors_stand_with_their_counts_and_intervals(page: Page)
     attack_rows = [row for run in runs.find(page.folder / "runs") for row in selection.attack_rows(run).values()]
     for column, loss in enumerate(("lgm", "softmax"), 1):
         assert loss in head[column]
-        for row in (r for r in attack_rows if r["loss"] == loss):
-            settings = "".join(f", {k} {v}" for k, v in row["settings"].items())
-            (cell,) = (li[column] for li in lines if li[0] == f"{row['attack']} eps {as_text(row['eps'])}{settings}")
-            wrong = round(row["error_rate"] * row["n"])
-            bounds = metrics.wilson(wrong, row["n"])
+        for row in (r for r in attack_rows if r.model.loss == loss):
+            settings = "".join(f", {k} {v}" for k, v in row.settings.items())
+            (cell,) = (li[column] for li in lines if li[0] == f"{row.attack} eps {as_text(row.eps)}{settings}")
+            wrong = round(row.error_rate * row.n)
+            bounds = metrics.wilson(wrong, row.n)
             assert bounds is not None
             limits = ends(bounds.low, bounds.high)
-            assert cell.startswith(f"{per_cent(row['error_rate'])} {wrong} / {row['n']} {limits}")
-            assert ("target reached" in cell) == (row["target_rate"] is not None)
-            if row["target_rate"] is not None:
-                assert f"target reached: {per_cent(row['target_rate'])}" in cell
-            counts = (row["zero_gradients"], row["saturated"])
+            assert cell.startswith(f"{per_cent(row.error_rate)} {wrong} / {row.n} {limits}")
+            assert ("target reached" in cell) == (row.target_rate is not None)
+            if row.target_rate is not None:
+                assert f"target reached: {per_cent(row.target_rate)}" in cell
+            counts = (row.zero_gradients, row.saturated)
             assert (f"({counts[0]} zero gradients, {counts[1]} saturated)" in cell) == any(counts)
-        clean = next(r for r in attack_rows if r["loss"] == loss and r["n"] == 300)
+        clean = next(r for r in attack_rows if r.model.loss == loss and r.n == 300)
         assert lines[0][column].startswith(
-            f"{100 * clean['clean_error_rate']:.2f} % {round(300 * clean['clean_error_rate'])} / 300 ["
+            f"{100 * clean.clean_error_rate:.2f} % {round(300 * clean.clean_error_rate)} / 300 ["
         )
 
 
@@ -252,13 +252,13 @@ def test_the_commands_on_the_page_find_what_they_made(page: Page, tmp_path: Path
     }
     assert models == {name: before[name] for name in models}  # nothing is trained again
     assert contents(tmp_path / "runs") == before  # and nothing attacked again
-    assert sorted(map(json.dumps, rows)) == sorted(map(json.dumps, stored))
+    assert sorted(map(json.dumps, rows)) == sorted(json.dumps(as_json(row)) for row in stored)
 
 
 def test_a_page_is_the_same_bytes_each_time(page: Page) -> None:
     found = selection.find(page.folder / "runs", selection.Selection({}))
-    reported = [one.run for one in found]
-    assert render(NAME, found, page.rows, {run.name: audit(run, reported) for run in reported}) == page.source
+    reported, rows = [one.run for one in found], [from_json(VerifyRow, row, "row") for row in page.rows]
+    assert render(NAME, found, rows, {run.name: audit(run, reported) for run in reported}) == page.source
 
 
 # -- strange names -----------------------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ def test_a_name_with_tags_is_shown_as_text(page: Page) -> None:
 
 def test_strange_words_in_a_run_folder_are_shown_as_text(page: Page, tmp_path: Path) -> None:
     evil = "'><script>x<img src=y onerror=z>"
-    (old,) = (run.name for run in runs.find(page.folder / "runs") if run.model["loss"]["name"] == "softmax")
+    (old,) = (run.name for run in runs.find(page.folder / "runs") if run.trained.loss_name == "softmax")
     shutil.copytree(page.folder / "runs" / old, tmp_path / "runs" / evil)
     path = tmp_path / "runs" / evil / "manifest.json"
     manifest = json.loads(path.read_text().replace(old, evil))
@@ -353,7 +353,7 @@ def test_a_picture_is_an_embedded_png_of_its_own_grey_levels() -> None:
 
 
 def test_pictures_are_the_first_test_images(page: Page) -> None:
-    (run,) = (r for r in runs.find(page.folder / "runs") if r.model["loss"]["name"] == "softmax")
+    (run,) = (r for r in runs.find(page.folder / "runs") if r.trained.loss_name == "softmax")
     part = artifacts.read_part(run, "test")
     assert part.examples is not None
     sources = [e["src"] for e in page.tree.all("img")]

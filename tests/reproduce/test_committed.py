@@ -97,9 +97,9 @@ def test_all_kept_weights_take_less_than_25_megabytes() -> None:
 
 def victim_of(name: str) -> Victim:
     found = released.read(HOME / "weights" / f"{name}.safetensors")
-    loss: dict[str, Any] = {k: v for k, v in found.model["loss"].items() if k != "name"}
-    dim = found.model["feature_dim"]
-    network, head = build("mnist-cnn", dim, found.model["loss"]["name"], loss, shape=(1, 28, 28), classes=10, seed=0)
+    loss: dict[str, Any] = found.model.loss_settings
+    dim = found.model.feature_dim
+    network, head = build("mnist-cnn", dim, found.model.loss_name, loss, shape=(1, 28, 28), classes=10, seed=0)
     network.load_state_dict(within(found.tensors, "network"))
     head.load_state_dict(within(found.tensors, "head"))
     return Victim(Composed(network, head), shape=(1, 28, 28), classes=10, device=torch.device("cpu"))

@@ -9,11 +9,12 @@ from safetensors import safe_open
 
 from advbench import runs
 from advbench.errors import BadRun, FailedCheck
-from advbench.runs import artifacts, released, write_whole
+from advbench.runs import artifacts, as_json, released, write_whole
 from advbench.study.parsing import parse
 from advbench.study.spec import Spec
 from advbench.study.study import Study
 from advbench.study.workspace import Workspace
+from tests.helpers.records import MODEL
 
 SPEC = {"losses": ["lgm"], "attacks": [{"name": "fgsm", "eps": 0.3}], "training": {"epochs": 1}}
 
@@ -42,7 +43,7 @@ def test_floating_point_weights_are_rounded_to_16_bits_and_read_as_float32(home:
     for name, tensor in whole.items():
         assert read.tensors[name].dtype == torch.float32
         assert torch.equal(read.tensors[name], tensor.half().float())
-    assert (read.model, read.info, read.environment) == (run.model, run.info("train"), run.manifest["environment"])
+    assert (read.model, as_json(read.info), read.environment) == (run.model, run.info("train"), run.environment)
 
 
 def test_a_model_of_the_same_record_is_not_trained_again(home: Path, tmp_path: Path) -> None:
@@ -52,7 +53,7 @@ def test_a_model_of_the_same_record_is_not_trained_again(home: Path, tmp_path: P
     tensors = artifacts.unpack(run, artifacts.MODEL)
     kept = released.read(home / "reports/digits/weights/lgm.safetensors").tensors
     assert all(torch.equal(tensors[k], v) for k, v in kept.items())
-    assert row["n"] == 300
+    assert row.n == 300
     assert len(run.read("training.jsonl").splitlines()) == 1
 
 
@@ -81,10 +82,10 @@ def test_weights_beyond_16_bits_are_refused(home: Path, tmp_path: Path) -> None:
     tensors["head.mu"] = tensors["head.mu"] + 1e6
     step = run.steps["train"]
     files = {artifacts.MODEL: artifacts.pack(tensors), "training.jsonl": run.read("training.jsonl")}
-    run.write("train", files, seconds=step["seconds"], info=step["info"])
+    run.write("train", files, seconds=step.seconds, info=step.info)
     with pytest.raises(FailedCheck, match=r"head\.mu does not fit into 16 bits"):
         released.pack(run)
 
 
 def test_a_folder_that_does_not_exist_holds_nothing(tmp_path: Path) -> None:
-    assert released.find([tmp_path / "nowhere"], {}) is None
+    assert released.find([tmp_path / "nowhere"], MODEL) is None

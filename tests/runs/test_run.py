@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,12 +116,12 @@ def test_a_run_read_again_is_the_run_written(run: Run) -> None:
     assert (again.name, again.model) == ("one", MODEL)
     assert list(again.steps) == ["train", "verify"]
     assert again.info("train") == TRAINED
-    assert again.steps["train"]["seconds"] == 1.5
+    assert again.steps["train"].seconds == 1.5
     assert again.read("outputs/test.safetensors") == b"log"
 
 
 def test_a_run_that_exists_is_opened_and_not_begun_again(run: Run) -> None:
-    again = runs.open_or_new(run.folder.parent, "one", {"other": "model"}, {})
+    again = runs.open_or_new(run.folder.parent, "one", replace(MODEL, seed=1), MADE_WITH)
     assert again.model == MODEL
     assert again.has("train")
 
@@ -265,7 +266,7 @@ def test_a_checkpoint_cut_short_leaves_the_one_before(run: Run, monkeypatch: pyt
     again = runs.load(run.folder)
     assert again.has("checkpoint")
     name = "checkpoint-0002.safetensors" if last == 2 else "checkpoint-0001.safetensors"
-    assert list(again.steps["checkpoint"]["files"]) == [name]
+    assert list(again.steps["checkpoint"].files) == [name]
     assert len(again.info("checkpoint")["epochs"]) == (2 if last == 2 else 1)
     assert (run.folder / "checkpoint-0001.safetensors").exists() == (last < 2)
 

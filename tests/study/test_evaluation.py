@@ -286,9 +286,9 @@ def test_calibration_is_half_of_the_test_part_and_fixes_the_thresholds(done: tup
     assert torch.equal(clean.labels, parts.calibration.labels)
     energy = (-clean.outputs.logits.double().logsumexp(1)).sort().values
     row = next(
-        r["info"]["row"]
+        r.info["row"]
         for s, r in run.steps.items()
-        if s.startswith("attack det") and r["info"]["row"]["detector"] == "energy"
+        if s.startswith("attack det") and r.info["row"].detector == "energy"
     )
     assert row["threshold"] == pytest.approx(float(energy[math.ceil((len(energy) + 1) * 0.95) - 1]), rel=1e-6)
 

@@ -1,5 +1,6 @@
 """Which runs and attacks on disk are meant."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ LGM = {"name": "lgm", "alpha": 1.0, "lam": 0.1, "covariance": "identity"}
 
 def make(folder: Path, name: str, loss: dict[str, Any], *attacks: tuple[str, float], seed: int = 0) -> None:
     """A run with a trained model and the rows of some attacks."""
-    run = runs.open_or_new(folder, name, MODEL | {"loss": loss, "seed": seed}, MADE_WITH)
+    run = runs.open_or_new(folder, name, replace(MODEL, loss=loss, seed=seed), MADE_WITH)
     run.write("train", {"model.safetensors": b"weights"}, seconds=1.0, info=TRAINED)
     for attack, eps in attacks:
         write_attack(run, ROW | {"attack": attack, "eps": eps}, f"{attack}-eps{eps:g}")
@@ -89,7 +90,7 @@ def test_an_attack_whose_row_is_gone_from_the_manifest_is_named(tmp_path: Path, 
 
 def test_the_listing_has_every_run_attacked_or_not(folder: Path) -> None:
     rows = selection.listing(folder, print)
-    assert [(row["run"], row["loss"], row["alpha"], row["trained"], row["attacks"]) for row in rows] == [
+    assert [(row.model.run, row.model.loss, row.model.alpha, row.trained, row.attacks) for row in rows] == [
         ("a-softmax", "softmax", None, True, ["fgsm-eps0.3"]),
         ("b-lgm", "lgm", 1.0, True, ["fgsm-eps0.1", "targeted-fgsm-eps0.3"]),
         ("c-unattacked", "lgm", 0.5, True, []),
@@ -100,6 +101,6 @@ def test_a_run_stopped_in_training_is_listed_as_not_trained(tmp_path: Path) -> N
     run = runs.open_or_new(tmp_path, "one", MODEL, MADE_WITH)
     run.write("checkpoint", {"checkpoint-0001.safetensors": b"state"}, info={"epochs": [EPOCH]})
     (row,) = selection.listing(tmp_path, print)
-    assert (row["trained"], row["attacks"]) == (False, [])
+    assert (row.trained, row.attacks) == (False, [])
     with pytest.raises(BadSetting):
         found(tmp_path)

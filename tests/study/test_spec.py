@@ -132,12 +132,12 @@ def test_a_run_name_is_readable_and_ends_in_a_digest() -> None:
 
 def test_a_record_says_all_settings_defaults_included() -> None:
     record = models(losses="lgm", seeds=5)[0].record("abc")
-    assert record["loss"] == {
+    assert record.loss == {
         "name": "lgm", "alpha": 1.0, "lam": 0.1, "covariance": "identity", "log_var_floor": -4.0,
     }  # fmt: skip
-    assert (record["data_sha256"], record["regime"], record["seed"]) == ("abc", "standard", 5)
-    assert (record["network"], record["feature_dim"]) == ("digits-cnn", 100)
-    assert record["training"]["epochs"] == 30
+    assert (record.data_sha256, record.regime, record.seed) == ("abc", "standard", 5)
+    assert (record.network, record.feature_dim) == ("digits-cnn", 100)
+    assert record.training["epochs"] == 30
 
 
 # -- attack files ------------------------------------------------------------------------------------------------

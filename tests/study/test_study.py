@@ -7,6 +7,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from advbench import catalog, runs
 from advbench.errors import BadRun, BadSetting
 from advbench.progress import Advance, Quiet
 from advbench.report import write
-from advbench.runs import artifacts, locks
+from advbench.runs import AdaptiveRow, artifacts, locks
 from advbench.study.selection import Found
 from advbench.study.study import Study
 from advbench.study.verify import verify_found
@@ -119,7 +120,7 @@ def test_a_finished_run_holds_its_model_outputs_attacks_and_scores(finished: Pat
 
 def test_every_file_is_listed_in_the_manifest_with_its_hash(finished: Path) -> None:
     run = only_run(finished)
-    listed = {name: note["sha256"] for step in run.steps.values() for name, note in step["files"].items()}
+    listed = {name: file.sha256 for name, file in run.files.items()}
     assert listed == {name: found for name, found in contents(run.folder).items() if name != "manifest.json"}
 
 
@@ -135,9 +136,9 @@ def test_a_manifest_names_no_host_no_user_and_no_absolute_path(finished: Path) -
 
 def test_a_manifest_says_what_was_trained_and_with_what(finished: Path) -> None:
     run = only_run(finished)
-    assert run.model["loss"]["name"] == "lgm"
-    assert run.model["training"]["epochs"] == 1
-    assert set(run.model["training"]) == {
+    assert run.trained.loss_name == "lgm"
+    assert run.trained.training["epochs"] == 1
+    assert set(run.trained.training) == {
         "epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "warmup", "precision", "full_train",
         "max_gradient_norm",
     }  # fmt: skip
@@ -168,13 +169,13 @@ def test_stored_outputs_are_those_of_the_parts_in_their_order(finished: Path, di
 
 def test_full_train_joins_validation_to_the_training_part(tmp_path: Path, digits: Splits) -> None:
     (row,) = study(tmp_path, training={"epochs": 1, "full_train": True}).train()
-    assert row["n_train"] == len(digits.train) + len(digits.validation) == 1200
+    assert row.n_train == len(digits.train) + len(digits.validation) == 1200
     assert len(artifacts.read_part(only_run(tmp_path), "train")) == 1200
 
 
 def test_a_study_is_every_loss_with_every_seed(tmp_path: Path) -> None:
     rows = study(tmp_path, losses=["softmax", "center"], seeds=[0, 1]).train()
-    assert [(row["loss"], row["seed"]) for row in rows] == [
+    assert [(row.model.loss, row.model.seed) for row in rows] == [
         ("softmax", 0), ("softmax", 1), ("center", 0), ("center", 1),
     ]  # fmt: skip
     weights = {(run.folder / "model.safetensors").read_bytes() for run in runs.find(tmp_path / "runs")}
@@ -265,8 +266,10 @@ def test_fgsms_figure_is_taken_once_for_an_eps_whatever_the_detectors_and_their_
     assert len(rows) == 20
     assert made == [(0.05, True, 20), (0.1, True, 20)]
     alone = study(copy, attacks={"name": "fgsm", "eps": [0.05, 0.1]}, n=20).attack()
-    blind = [row["fgsm_undetected_error_rate"] for row in rows if row["detector"] == "none"]
-    assert blind == 2 * [row["error_rate"] for row in alone]
+    blind = [
+        row.fgsm_undetected_error_rate for row in rows if isinstance(row, AdaptiveRow) and row.detector == "none"
+    ]
+    assert blind == 2 * [row.error_rate for row in alone]
     study(copy, attacks=[{**attacks[0], "eps": 0.5, "norm": "l2"}], n=20).attack()
     assert len(made) == 4
 
@@ -276,7 +279,7 @@ def test_the_first_n_images_are_attacked_as_among_all(copy: Path, digits: Splits
     run = only_run(copy)
     (name,) = (step.removeprefix("attack ") for step in run.steps if step.startswith("attack fgsm-eps0.1-"))
     some, every = artifacts.read_adversarials(run, name), artifacts.read_adversarials(run, "fgsm-eps0.1")
-    assert row["n"] == len(some.labels) == 30
+    assert row.n == len(some.labels) == 30
     assert torch.equal(some.labels, digits.test.labels[:30])
     assert torch.equal(some.index, torch.arange(30))
     assert torch.equal(every.index, torch.arange(300))
@@ -367,7 +370,7 @@ def test_a_damaged_checkpoint_is_named_and_training_begins_anew(tmp_path: Path, 
     assert f"was truncated: {len(damage)} of" in line
     assert not [line for line in notes.said if "going on after" in line]
     (undisturbed,) = study(tmp_path / "undisturbed", **table).train()
-    assert row | {"seconds": 0} == undisturbed | {"seconds": 0}
+    assert replace(row, seconds=0) == replace(undisturbed, seconds=0)
 
 
 def test_a_run_in_use_is_refused_and_untouched(copy: Path) -> None:
@@ -393,4 +396,4 @@ def test_a_full_disk_harms_nothing_that_is_done_and_the_same_study_goes_on(copy:
     after = contents(copy)
     assert {name: after[name] for name in before} == before
     assert not list(copy.rglob("*.part"))
-    assert [row["eps"] for row in more.attack()] == [0.2]
+    assert [row.eps for row in more.attack()] == [0.2]

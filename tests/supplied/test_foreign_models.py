@@ -83,7 +83,7 @@ def evaluate(model: nn.Module, digits: Splits, **more: Any) -> advbench.Result:
 
 def error(result: advbench.Result) -> float:
     (row,) = result.attacks.values()
-    return float(row["error_rate"])
+    return float(row.error_rate)
 
 
 # -- as it was ---------------------------------------------------------------------------------------------------
@@ -331,7 +331,7 @@ def test_a_gradient_that_is_not_finite_is_seen_beyond_the_first_images_and_count
             model, images[38:48], labels[38:48], ["fgsm", {"name": "mim", "steps": 2}], **given
         )
     assert any("NaN or infinite for 5 of 300 images" in str(w.message) for w in caught)
-    assert [row["zero_gradients"] for row in result.attacks.values()] == [5, 5]
+    assert [row.zero_gradients for row in result.attacks.values()] == [5, 5]
 
 
 # -- features ----------------------------------------------------------------------------------------------------
@@ -400,7 +400,7 @@ def test_other_code_with_the_same_weights_is_another_run_and_the_first_is_found_
     def run(act: nn.Module) -> str:
         result = evaluate(nn.Sequential(net[0], net[1], act, net[3]), digits, runs_dir=tmp_path)
         assert error(result) == error(evaluate(nn.Sequential(net[0], net[1], act, net[3]), digits))
-        return str(result.rows[0]["run"])
+        return str(result.rows[0].model.run)
 
     names = [run(act) for act in (nn.ReLU(), nn.Tanh(), nn.ReLU(), nn.ELU(), nn.Tanh())]
     assert names[0] == names[2]
@@ -422,7 +422,7 @@ def test_a_random_model_goes_on_from_its_run(
 ) -> None:
     attack = {"name": "pgd", "steps": 3, "samples": 2}
     given: dict[str, Any] = {"attacks": attack, "runs_dir": tmp_path}
-    names = {evaluate(Wrap(net, around), digits, **given).rows[0]["run"] for _ in range(3)}
+    names = {evaluate(Wrap(net, around), digits, **given).rows[0].model.run for _ in range(3)}
     assert len(names) == 1
 
 
@@ -481,7 +481,9 @@ def test_another_stand_in_for_a_gradient_is_another_run(net: nn.Sequential, digi
     def stepped(scale: float) -> nn.Module:
         return Wrap(net, lambda m, x: m(scale * x + ((x * 16).round() / 16 - scale * x).detach()))
 
-    runs = [evaluate(stepped(s), digits, attacks="fgsm", runs_dir=tmp_path).rows[0]["run"] for s in (1.0, -1.0, 1.0)]
+    runs = [
+        evaluate(stepped(s), digits, attacks="fgsm", runs_dir=tmp_path).rows[0].model.run for s in (1.0, -1.0, 1.0)
+    ]
     assert runs[0] == runs[2] != runs[1]
 
 
@@ -523,7 +525,8 @@ def test_classes_without_a_test_image_are_the_models(net: nn.Sequential, digits:
         with torch.no_grad():
             wrong = net(part[0]).argmax(1) != part[1]
         (row,) = result.attacks.values()
-        assert (row["n"], row["clean_error_rate"]) == (int(kept.sum()), pytest.approx(float(wrong.double().mean())))
+        assert row.n == int(kept.sum())
+        assert row.clean_error_rate == pytest.approx(float(wrong.double().mean()))
     with pytest.raises(BadSetting, match="subtract 1"):
         advbench.evaluate(net, images, labels + 1, "fgsm", "energy", eps=0.1)
 

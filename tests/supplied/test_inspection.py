@@ -10,11 +10,11 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from advbench.errors import BadSetting
+from advbench.errors import BadSetting, Diagnostic, enforce
 from advbench.supplied.features import Supplied, tap
 from advbench.supplied.inspection import inspect
 from advbench.supplied.normalisation import clearly_better
-from advbench.types import Diagnostic, Splits, enforce
+from advbench.types import Splits
 
 Change = Callable[[Tensor], Any]
 

@@ -105,7 +105,7 @@ def storm(folder: Path, kills: int, *, seed: int = 0, longest: float = 0.8) -> C
         stormy.attack()  # every file against its hash
         made = tensors(folder / f"storm-{grid}")
         lost = sum(made.get(name) != data for name, data in calm.items()) + len(made.keys() - calm.keys())
-        lost += sum(len(row["broken"]) + len(row["left"]) for row in examine(folder / f"storm-{grid}" / "runs"))
+        lost += sum(len(row.broken) + len(row.left) for row in examine(folder / f"storm-{grid}" / "runs"))
         counts = replace(
             counts, cells=counts.cells + len(cells), files=counts.files + len(calm), lost=counts.lost + lost
         )

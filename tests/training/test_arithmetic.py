@@ -89,6 +89,6 @@ def test_the_manifest_and_one_line_say_what_was_computed_in(tmp_path: Path, prec
     Study(spec, Workspace(tmp_path, progress=heard, device=CPU), weights=[]).train()
     (run,) = runs.find(tmp_path)
     used = arithmetic_of(precision, CPU)
-    assert run.model["training"]["precision"] == precision
+    assert run.trained.training["precision"] == precision
     assert run.info("train")["arithmetic"] == used
     assert sum("in float32, because this cpu" in line for line in heard.said) == (used != precision)

@@ -91,8 +91,8 @@ def test_validation_sees_the_images_as_they_are(dense: type[Network], small: Ima
 
 def test_a_record_names_augmentation_only_where_there_is_some() -> None:
     plain, moved = (parse({"training": t}).models()[0] for t in ({}, {"augmentation": "mirror-crop"}))
-    assert "augmentation" not in plain.record("")["training"]
-    assert moved.record("")["training"] == plain.record("")["training"] | {"augmentation": "mirror-crop"}
+    assert "augmentation" not in plain.record("").training
+    assert moved.record("").training == {**plain.record("").training, "augmentation": "mirror-crop"}
     assert parse({"training": {"augmentation": "none"}}).models()[0].run_name("") == plain.run_name("")
     assert moved.run_name("") != plain.run_name("")
 

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,7 @@ def state(trainer: Trainer) -> dict[str, bytes]:
 
 
 def rows(trainer: Trainer) -> list[dict[str, Any]]:
-    return [{k: v for k, v in epoch.row().items() if k != "seconds"} for epoch in trainer.epochs]
+    return [{k: v for k, v in asdict(epoch).items() if k != "seconds"} for epoch in trainer.epochs]
 
 
 @pytest.mark.parametrize(("loss", "settings"), LOSSES)

@@ -22,7 +22,7 @@ from advbench.detection import FittedDetector
 from advbench.detectors.max_posterior import FittedMaxPosterior
 from advbench.formatting import percent
 from advbench.losses.softmax import Softmax
-from advbench.runs import Row
+from advbench.runs import VerifyRow
 from advbench.types import Splits
 from advbench.victim import Victim
 
@@ -70,8 +70,8 @@ def constant(splits: Splits, softmax: Victim) -> Canary:
     evidence, row = blind(splits, softmax, Constant(), "constant")
     expected: dict[str, State] = {"better-than-chance": "not met", "stand-ins": "not met", **STANDING}
     figures = (
-        Figure("EER 50 %", percent(row["eer"]), row["eer"] == 0.5),
-        Figure("TPR 0", percent(row["tpr_at_fpr05"]), row["tpr_at_fpr05"] == 0),
+        Figure("EER 50 %", percent(row.eer), row.eer == 0.5),
+        Figure("TPR 0", percent(row.tpr_at_fpr05), row.tpr_at_fpr05 == 0),
     )
     return Canary("constant", "one score for all images", evidence, expected, figures)
 
@@ -80,16 +80,16 @@ def random_score(splits: Splits, softmax: Victim) -> Canary:
     """A detector that throws a coin for each image."""
     evidence, row = blind(splits, softmax, Random(), "random")
     expected: dict[str, State] = {"better-than-chance": "not met", **STANDING}
-    spread = f"[{percent(row['auroc_low'])}, {percent(row['auroc_high'])}]"
-    figure = Figure("AUROC's interval holds 0.5", spread, row["auroc_low"] <= 0.5 <= row["auroc_high"])
+    low, high = row.auroc_low or 0.0, row.auroc_high or 0.0
+    figure = Figure("AUROC's interval holds 0.5", f"[{percent(low)}, {percent(high)}]", low <= 0.5 <= high)
     return Canary("random score", "a number drawn for each image", evidence, expected, (figure,))
 
 
-def blind(splits: Splits, softmax: Victim, detector: FittedDetector, name: str) -> tuple[Evidence, Row]:
+def blind(splits: Splits, softmax: Victim, detector: FittedDetector, name: str) -> tuple[Evidence, VerifyRow]:
     """FGSM on all test images, scored by a detector without a gradient; and the verify row of all of them."""
     subject = CanaryModel(model_row("softmax", 0), softmax, detector, name, differentiable=False)
     evidence = evaluate(subject, splits, [entry("fgsm", n=len(splits.test))], verified=("fgsm",))
-    return evidence, next(r for r in evidence.verify if r["population"] == "all")
+    return evidence, next(r for r in evidence.verify if r.population == "all")
 
 
 def oracle(splits: Splits, softmax: Victim) -> Canary:
@@ -98,10 +98,10 @@ def oracle(splits: Splits, softmax: Victim) -> Canary:
     subject = CanaryModel(model_row("softmax", 0), softmax, Oracle(clean.double()), "oracle")
     attacks = [aware("oracle"), entry("uniform-noise", eps=GREY), entry("fgsm")]
     evidence = evaluate(subject, splits, attacks, verified=("fgsm",))
-    row = evidence.results[0].row
-    moved = row["undetected_error_rate"] - row["members"]["clean"]
+    row = evidence.results[0].adaptive
+    moved = row.undetected_error_rate - row.members["clean"]
     expected: dict[str, State] = {"sees-the-clean-image": "not met", "better-than-chance": "met"}
-    figure = Figure("0 undetected beyond clean errors", f"{percent(moved)} of {row['n']}", moved == 0)
+    figure = Figure("0 undetected beyond clean errors", f"{percent(moved)} of {row.n}", moved == 0)
     return Canary("oracle", "compares an image with the clean ones", evidence, expected, (figure,))
 
 

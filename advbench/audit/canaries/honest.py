@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from advbench import metrics
-from advbench.audit import State
+from advbench.audit import CanaryRow, Selftest, State
 from advbench.audit.canaries import Canary
 from advbench.audit.canaries.broken_defences import EPS, GREY, aware, entry
 from advbench.audit.canaries.in_memory import CanaryModel, evaluate, model_row, result_of
@@ -14,15 +14,15 @@ from advbench.audit.evidence import Evidence
 from advbench.audit.results import ITERATIVE, Result
 from advbench.detection import DEFAULT_FPR, NO_DETECTOR
 from advbench.detectors.likelihood import FittedLikelihood
-from advbench.runs import Row
+from advbench.runs import AdaptiveRow, ModelRow
 from advbench.types import Splits
 from advbench.victim import Victim
 
 OBJECTIVES = ("ce", "margin", "dlr", "logits")
-RECORD = {"advbench": "in memory", "rows": [{"canary": "none", "met": True}]}
+RECORD = Selftest(advbench="in memory", rows=(CanaryRow("none", "", "", True, ""),))
 
 
-def subject_of(victim: Victim, row: Row) -> CanaryModel:
+def subject_of(victim: Victim, row: ModelRow) -> CanaryModel:
     """A model with its own likelihood."""
     return CanaryModel(row, victim, FittedLikelihood(victim.head_in_float64()), "likelihood")
 
@@ -107,13 +107,13 @@ def inert(result: Result, good: Evidence) -> Result:
     made = replace(
         result.made, images=good.images.load_all()[:n], outputs=clean, misclassified=None, member=None, targets=None
     )
-    row = result.row | {"error_rate": float(good.clean_wrong[:n].mean())}
-    if result.detector is not None:
+    row = replace(result.row, error_rate=float(good.clean_wrong[:n].mean()))
+    if isinstance(row, AdaptiveRow) and result.detector is not None:
         lost = float(Result(row, lambda: made).lost(good.guard(result.detector, DEFAULT_FPR)).mean())
         spread = metrics.wilson(round(lost * n), n)
         assert spread is not None
-        row |= {"undetected_error_rate": lost, "members": {"clean": lost}}
-        row |= {"undetected_error_low": spread.low, "undetected_error_high": spread.high}
+        row = replace(row, undetected_error_rate=lost, members={"clean": lost})
+        row = replace(row, undetected_error_low=spread.low, undetected_error_high=spread.high)
     return result_of(row, made)
 
 
@@ -140,7 +140,7 @@ def spoilt(good: Evidence) -> list[Canary]:
         Canary(
             "attack that stalls",
             "40 steps do nothing, 80 steps or five starts do all",
-            without(good, lambda r: r.attack == "pgd" and not r.row["settings"] and r.row["eps"] != EPS / 2),
+            without(good, lambda r: r.attack == "pgd" and not r.row.settings and r.row.eps != EPS / 2),
             unmet("twice-the-iterations", "restarts", "monotone-in-eps"),
         ),
         Canary(
@@ -160,26 +160,26 @@ def forged(good: Evidence) -> Canary:
     """Rows and images that do not fit one another."""
 
     def break_row(result: Result) -> Result:
-        row, made = dict(result.row), result.made
-        if result.attack == "detector-aware":
-            made = replace(made, images=made.images.double())
-            row |= {"threshold": row["threshold"] + 1, "undetected_error_low": 1.0, "undetected_error_rate": 0.5}
-        if result.attack == "targeted-fgsm":
-            row["success_rate"] = None
-        if result.attack == "force-rejection":
-            row["rejected_rate"] = 0.0
-        if result.attack == "gaussian-noise":
+        row, made = result.row, result.made
+        if isinstance(row, AdaptiveRow) and row.attack == "detector-aware":
+            made, beyond = replace(made, images=made.images.double()), (row.threshold or 0.0) + 1
+            row = replace(row, threshold=beyond, undetected_error_low=1.0, undetected_error_rate=0.5)
+        if row.attack == "targeted-fgsm":
+            row = replace(row, success_rate=None)
+        if isinstance(row, AdaptiveRow) and row.attack == "force-rejection":
+            row = replace(row, rejected_rate=0.0)
+        if row.attack == "gaussian-noise":
             made = replace(made, images=(made.images + 2 * EPS).clamp(0, 1))
-            row["settings"] = {"colour": "white"}
+            row = replace(row, settings={"colour": "white"})
         if result.attack == "art:HopSkipJump":
             wrong = made.outputs.logits.roll(1, dims=1)
             made = replace(made, outputs=replace(made.outputs, logits=wrong))
         return result_of(row, made)
 
     verify = tuple(
-        row | {"auroc": 1 - row["auroc"], "eer": 1 - row["eer"]} if row["auroc"] is not None else row
+        row if row.auroc is None or row.eer is None else replace(row, auroc=1 - row.auroc, eer=1 - row.eer)
         for row in good.verify
-        if row["population"] != "failed" and row["attack"] == "fgsm"
+        if row.population != "failed" and row.attack == "fgsm"
     )
     broken = replace(good, results=tuple(map(break_row, good.results)))
     evidence = replace(
@@ -187,6 +187,6 @@ def forged(good: Evidence) -> Canary:
         verify=verify,
         others=tuple(without(o, _is_ensemble) for o in good.others),
         learned=frozenset({"likelihood"}),
-        selftest={"advbench": "in memory", "rows": [{"canary": "none", "met": False}]},
+        selftest=replace(RECORD, rows=(CanaryRow("none", "", "", False, ""),)),
     )
     return Canary("forged", "rows and images that do not fit one another", evidence, unmet(*FORGED))

@@ -13,11 +13,11 @@ from advbench.audit.results import Result
 from advbench.detection import DEFAULT_FPR, NO_DETECTOR, AcceptAll, FittedDetector, Guard, score
 from advbench.errors import MissingLibrary
 from advbench.evasion import check_perturbation, perturb
-from advbench.runs import Row
+from advbench.runs import AttackRow, ModelRow, VerifyRow
 from advbench.runs.artifacts import Part
 from advbench.study.attack_rows import AttackedModel, row_of
 from advbench.study.parsing import attack_choices
-from advbench.study.verify import cell_of
+from advbench.study.verify import rows_of
 from advbench.types import Adversarials, Outputs, Splits
 from advbench.victim import Victim
 
@@ -30,18 +30,18 @@ class CanaryModel:
     differentiable   whether the detector's score has a gradient
     """
 
-    model: Row
+    model: ModelRow
     victim: Victim
     detector: FittedDetector
     name: str
     differentiable: bool = True
 
 
-def model_row(loss: str, seed: int, training: str = "standard", run: str = "in memory") -> Row:
+def model_row(loss: str, seed: int, training: str = "standard", run: str = "in memory") -> ModelRow:
     """The fields that say which model a row is about."""
-    own: Row = dict.fromkeys(("alpha", "lam", "covariance"))
+    own: dict[str, Any] = dict.fromkeys(("alpha", "lam", "covariance"))
     own |= {"alpha": 1.0, "lam": 0.1, "covariance": "identity"} if loss == "lgm" else {}
-    return {"dataset": "digits", "loss": loss, **own, "seed": seed, "training": training, "run": run}
+    return ModelRow(dataset="digits", loss=loss, **own, seed=seed, training=training, run=run)
 
 
 def evaluate(
@@ -79,9 +79,9 @@ def evaluate(
         images, on = splits.test.take(slice(choice.n)), target.guard_of(choice)
         made = perturb(choice.attack, victim, images, clean, lambda done: None, on, surrogate)
         check_perturbation(choice.attack, images, made)
-        results.append(result_of(subject.model | row_of(choice, made, target), made))
+        results.append(result_of(row_of(subject.model, choice, made, target), made))
     part = Part(clean, splits.test.labels, splits.test.load_all()[:8])
-    words = ("attack", "--dataset", "digits", "--loss", subject.model["loss"], "--seed", str(subject.model["seed"]))
+    words = ("attack", "--dataset", "digits", "--loss", str(subject.model.loss), "--seed", str(subject.model.seed))
     rows = [
         row
         for r in results
@@ -101,16 +101,16 @@ def lacking(attack: str) -> bool:
     return False
 
 
-def result_of(row: Row, made: Adversarials) -> Result:
+def result_of(row: AttackRow, made: Adversarials) -> Result:
     """A result that is in memory already."""
     return Result(row, lambda: made)
 
 
-def verify_rows(result: Result, guard: Guard, clean: Outputs) -> list[Row]:
+def verify_rows(result: Result, guard: Guard, clean: Outputs) -> list[VerifyRow]:
     """The verify rows of one result and detector."""
     made, n = result.made, result.n
     correct = (clean.predictions[:n] == made.labels).numpy()
-    cell = cell_of(
+    return rows_of(
         result.row,
         guard.name,
         guard.score(guard.clean).numpy(),
@@ -118,5 +118,3 @@ def verify_rows(result: Result, guard: Guard, clean: Outputs) -> list[Row]:
         guard.score(made.outputs).numpy(),
         metrics.populations(correct, np.asarray(made.succeeded)),
     )
-    rows: list[Row] = cell["rows"]
-    return [{k: result.row[k] for k in ("dataset", "loss", "seed", "training", "run")} | row for row in rows]

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from advbench import catalog
-from advbench.audit import protocol
+from advbench.audit import CanaryRow, Selftest, protocol
 from advbench.audit.canaries import Canary
 from advbench.audit.canaries.broken_defences import BROKEN_DEFENCES
 from advbench.audit.canaries.honest import controls
@@ -17,7 +17,7 @@ from advbench.audit.protocol import SELFTEST, findings
 from advbench.audit.provenance import ART_PGD
 from advbench.data import QUIET
 from advbench.progress import Progress
-from advbench.runs import Row, sealed_json, write_whole
+from advbench.runs import sealed_json, write_whole
 from advbench.types import Splits
 from advbench.victim.art_classifier import announce
 
@@ -38,12 +38,12 @@ def hatch(progress: Progress = QUIET) -> list[Canary]:
         return [*found, *controls(splits, softmax)]
 
 
-def compare(canaries: Sequence[Canary]) -> list[Row]:
+def compare(canaries: Sequence[Canary]) -> list[CanaryRow]:
     """A row for each expectation: canary, expected, found, met, evidence.
 
     A check that no canary expects anything of is a row too, one that is not met.
     """
-    rows: list[tuple[str, str, str, bool, str]] = []
+    rows: list[CanaryRow] = []
     blocked = {check for check, attack in OF_OTHERS.items() if lacking(attack)}
     for canary in canaries:
         found = {f.name: f for f in findings(canary.evidence)}
@@ -52,20 +52,18 @@ def compare(canaries: Sequence[Canary]) -> list[Row]:
             said, evidence, met = "no such check", canary.what, False
             if (finding := found.get(name)) is not None:
                 said, evidence, met = f"{name}: {finding.state}", finding.evidence, finding.state == state
-            rows.append((canary.name, f"{name}: {state}", said, met, evidence))
-        rows += [(canary.name, f.expected, f.found, f.met, canary.what) for f in canary.figures]
+            rows.append(CanaryRow(canary.name, f"{name}: {state}", said, met, evidence))
+        rows += [CanaryRow(canary.name, f.expected, f.found, f.met, canary.what) for f in canary.figures]
     expected = {name for canary in canaries for name in canary.findings}
-    rows += [
-        ("-", f"a canary for {c.name}", "none", False, c.title) for c in protocol.CHECKS if c.name not in expected
-    ]
-    return [dict(zip(("canary", "expected", "found", "met", "evidence"), row, strict=True)) for row in rows]
+    unseen = [c for c in protocol.CHECKS if c.name not in expected]
+    return rows + [CanaryRow("-", f"a canary for {c.name}", "none", False, c.title) for c in unseen]
 
 
-def selftest(runs_dir: Path, progress: Progress = QUIET) -> list[Row]:
+def selftest(runs_dir: Path, progress: Progress = QUIET) -> list[CanaryRow]:
     """The rows of all canaries, also noted beside the runs, where `audit` finds them."""
     announce(progress.say)
     with torch.random.fork_rng(devices=[]):
         rows = compare(hatch(progress))
-    noted = {"schema": 1, "advbench": version("advbench"), "rows": rows}
+    noted = Selftest(advbench=version("advbench"), rows=tuple(rows))
     write_whole(runs_dir / SELFTEST, sealed_json.to_json(noted))
     return rows

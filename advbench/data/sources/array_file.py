@@ -13,10 +13,10 @@ from safetensors import SafetensorError, safe_open
 
 from advbench.data import COLOUR, QUIET, SHARES, WHOLE, DataSource, listed, part_of, parts_of
 from advbench.data.sources.arrays import check
-from advbench.errors import BadData, printable
+from advbench.errors import BadData, Diagnostic, printable
 from advbench.formatting import shown
 from advbench.progress import Progress
-from advbench.types import Diagnostic, ImageSet, Splits
+from advbench.types import ImageSet, Splits
 
 KINDS = ("images", "labels")
 MOST_BYTES = 2**34  # of arrays unpacked from one npz

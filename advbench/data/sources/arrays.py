@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from advbench.data import for_supplied
-from advbench.errors import BadData, BadSetting
-from advbench.types import Diagnostic, ImageSet, Splits, warn
+from advbench.errors import BadData, BadSetting, Diagnostic, warn
+from advbench.types import ImageSet, Splits
 
 CHANNELS = (1, 3)
 MOST_CLASSES = 2**16  # where their number is not stated
