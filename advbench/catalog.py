@@ -1,6 +1,6 @@
 """Find the one class that a plug-in file defines, by the file's name.
 
-A plug-in is a file in one of five folders; its class carries the file's name (`targeted_fgsm.py` holds
+A plug-in is a file in one of six folders; its class carries the file's name (`targeted_fgsm.py` holds
 `TargetedFGSM`), and everywhere else it is called by that name with hyphens (`targeted-fgsm`).
 Listing reads the files' text only; a module is imported when it is asked for.
 """
@@ -21,6 +21,7 @@ FOLDERS = {
     "loss": "advbench.losses",
     "network": "advbench.networks",
     "data set": "advbench.data",
+    "experiment": "advbench.reproduce.experiments",
 }
 ELSEWHERE = {
     ("attack", "art"): "advbench.evasion.art_attacks"

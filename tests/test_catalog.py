@@ -17,8 +17,10 @@ from advbench.evasion.base import AttackSettings
 from advbench.losses import Head
 from advbench.networks import FeatureDim, Network
 from advbench.recipes import Recipe, Training
+from advbench.reproduce.experiment import Experiment
 
 CONTRACTS = {"attack": AttackSettings, "detector": Detector, "loss": Head, "network": Network, "data set": DataSource}
+CONTRACTS["experiment"] = Experiment
 PLUGINS = [(kind, name) for kind in catalog.FOLDERS for name in catalog.names(kind)]
 SHAPES = {"digits-cnn": (1, 8, 8), "mnist-cnn": (1, 28, 28), "resnet20": (3, 32, 32)}
 

@@ -28,7 +28,7 @@ MAY_OPEN = {
         "supplied/loading.py",
     ),  # a user's spec, plug-ins, model
     *("data/sources/decoding.py", "data/sources/array_file.py", "data/_torchvision.py"),  # and data
-    *(f"reproduce/{name}.py" for name in ("grid", "page", "records", "tuning")),  # under reports/
+    *(f"reproduce/{name}.py" for name in ("models", "page", "records")),  # under reports/
 }
 HEAVY = ("torch", "torchvision", "art", "sklearn", "pandas", "matplotlib")
 

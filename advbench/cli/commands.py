@@ -19,7 +19,7 @@ from advbench.cli.context import detectors_of, found_by, study_of, workspace_of
 from advbench.cli.limits import check_limits, refused
 from advbench.cli.output import emit
 from advbench.cli.takes import takes
-from advbench.errors import AdvbenchError, BadSetting, FailedCheck, UnknownName, one_line
+from advbench.errors import AdvbenchError, BadSetting, FailedCheck, one_line
 from advbench.study import options as records
 
 app = typer.Typer(
@@ -151,11 +151,9 @@ def report(options: records.Report) -> None:
 @command(CHECKS, "reproduce mnist --data-dir data --check")
 def reproduce(options: records.Reproduce) -> None:
     """Reproduce a paper's experiments cell by cell, or check a reproduction against its kept weights."""
-    if options.what != "mnist":
-        raise UnknownName("reproduction", options.what, ["mnist"])
-    from advbench.cli.reproduce import reproduce_mnist
+    from advbench.cli.reproduce import reproduce
 
-    reproduce_mnist(options)
+    reproduce(options)
 
 
 @command(RESULTS, "audit digits-lgm-seed0-3d539bf4 --complete")

@@ -4,22 +4,25 @@ from advbench.cli.context import workspace_of
 from advbench.cli.grid import device_of, engine_of
 from advbench.cli.output import emit
 from advbench.errors import BadSetting, FailedCheck
+from advbench.reproduce.experiment import load
 from advbench.reproduce.run import check, complete
+from advbench.runs.json_records import as_json
 from advbench.study.options import Reproduce
 
 
-def reproduce_mnist(options: Reproduce) -> None:
+def reproduce(options: Reproduce) -> None:
     """Raises FailedCheck where `--check` finds a figure further off than allowed."""
+    experiment = load(options.what)
     if options.check and (options.on is not None or options.jobs is not None):
         raise BadSetting("--check computes in this process; leave --on and --jobs out")
-    workspace, names = workspace_of(options), None if options.cell is None else list(options.cell)
-    if not options.check:
-        train, cells = not options.no_train, not options.security
-        engine, device = engine_of(options), device_of(options, str(workspace.device))
-        page, rows = complete(workspace, names, train=train, cells=cells, engine=engine, device=device)
-        emit("reproduce", rows, options, page)
+    workspace, names = workspace_of(options), options.cell
+    if options.check:
+        found = check(experiment, workspace, names)
+        emit("reproduce", as_json(found), options, table="check")
+        if missed := sum(not row.met for row in found):
+            raise FailedCheck(f"{missed} of {len(found)} figures differ from the committed ones by more than allowed")
         return
-    rows = check(workspace, names)
-    emit("reproduce", rows, options, table="check")
-    if missed := sum(not row["met"] for row in rows):
-        raise FailedCheck(f"{missed} of {len(rows)} figures differ from the committed ones by more than allowed")
+    train, cells = not options.no_train, not options.security
+    engine, device = engine_of(options), device_of(options, str(workspace.device))
+    page, rows = complete(experiment, workspace, names, train=train, cells=cells, engine=engine, device=device)
+    emit("reproduce", as_json(rows), options, page)

@@ -9,7 +9,7 @@ from pathlib import Path
 from advbench.errors import BadSetting
 from advbench.progress import Quiet
 from advbench.runs import SuppliedRecord, VerifyRow, check_folder, load, sealed_json, text_of, write_whole
-from advbench.study.selection import Found
+from advbench.study.selection import Found, attack_rows
 from advbench.study.study import Study
 from advbench.study.verify import verify_found
 from advbench.study.workspace import Workspace
@@ -54,7 +54,7 @@ def run(study: Study) -> tuple[Path, list[VerifyRow]]:
     names, spec, workspace = tuple(choice.file_name for choice in study.attacks), study.spec, study.workspace
     made = [load(workspace.runs_dir / model.run_name(study.fingerprint)) for model in study.models()]
     own = [Found(run, names) for run in made]
-    shown = [Found(run, tuple(run.attacks) if isinstance(run.model, SuppliedRecord) else names) for run in made]
+    shown = [Found(run, tuple(attack_rows(run)) if isinstance(run.model, SuppliedRecord) else names) for run in made]
     page, rows = report(spec.name, shown, spec.detectors, workspace, page=page, title=spec.title, overwrite=True)
     return page, rows if shown == own else verify_found(own, spec.detectors, Quiet())
 

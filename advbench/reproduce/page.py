@@ -9,73 +9,68 @@ from markupsafe import Markup
 from advbench.formatting import percent
 from advbench.report import plots
 from advbench.report.page import environment, interval
-from advbench.reproduce import paper, security_rows, tables, tuning
-from advbench.reproduce.arranged import Rows
-from advbench.reproduce.cells import SEEDS, Cell, chosen
-from advbench.reproduce.drawings import drawings
-from advbench.reproduce.grid import Grid
-from advbench.reproduce.records import Record
+from advbench.reproduce import search
+from advbench.reproduce.charts import security_drawings
+from advbench.reproduce.experiment import Experiment
+from advbench.reproduce.models import Reproduction
+from advbench.reproduce.records import PaperModel, Record, ReproductionRow
 from advbench.reproduce.rows import rows
-from advbench.reproduce.security_drawings import security_drawings
+from advbench.reproduce.tables import arrange, by_key, ours, to_csv, to_latex
 from advbench.reproduce.verdict import verdict
-from advbench.runs import Row, Run, to_json, write_whole
+from advbench.runs import Run, to_json, write_whole
 from advbench.runs.environment import describe
+from advbench.runs.json_records import as_json
 
 
-def all_rows(cells: Sequence[Record], security: Mapping[str, Record]) -> list[Row]:
-    """The rows of results.json: the paper's experiments, then the attacks that know a detector."""
-    return rows(cells) + security_rows.rows(security, cells)
-
-
-def write_rows(grid: Grid) -> list[Row]:
+def write_rows(book: Reproduction) -> list[ReproductionRow]:
     """results.json from the records there are; its rows."""
-    found = all_rows(grid.records(), grid.security())
-    write_whole(grid.home / "results.json", to_json({"schema": 1, "rows": found}))
+    found = rows(book.experiment, book.records(), book.answered())
+    write_whole(book.home / "results.json", to_json({"schema": 1, "rows": as_json(found)}))
     return found
 
 
 @plots.own_style
-def write_page(grid: Grid, evaluated: Mapping[str, Run]) -> Path:
-    """index.html and all that lies beside it; figures of cells that are not here stay as they were drawn before."""
-    found, kept = write_rows(grid), grid.records()
-    arranged = tables.tables(found, kept)
+def write_page(book: Reproduction, evaluated: Mapping[PaperModel, Run]) -> Path:
+    """index.html and all that lies beside it; figures of models that are not here stay as they were drawn before."""
+    experiment, home = book.experiment, book.home
+    found, kept = write_rows(book), book.records()
+    arranged = {one.table.key: one for one in arrange(experiment.tables, found, kept)}
     for key, table in arranged.items():
-        write_whole(grid.home / "tables" / f"{key}.csv", tables.to_csv(table))
-        write_whole(grid.home / "tables" / f"{key}.tex", tables.to_latex(table))
-    for drawing in (*drawings(evaluated), *security_drawings(found)):
-        svg = plots.to_svg(drawing.figure, drawing.label, drawing.key, sized=True)
-        write_whole(grid.home / "figures" / f"{drawing.key}.svg", svg.encode())
-        write_whole(grid.home / "figures" / f"{drawing.key}.pdf", plots.to_pdf(drawing.figure))
-    manifest = _manifest(kept)
-    write_whole(grid.home / "manifest.json", to_json(manifest))
-    write_whole(grid.home / "weights" / "README.md", model_card(kept).encode())
-    page = environment().get_template("reproduction.html.j2")
-    html = page.render(
+        write_whole(home / "tables" / f"{key}.csv", to_csv(table))
+        write_whole(home / "tables" / f"{key}.tex", to_latex(table, experiment))
+    for drawing in (*experiment.drawings(evaluated), *security_drawings(experiment, found)):
+        svg = plots.to_svg(drawing.picture, drawing.label, drawing.key, sized=True)
+        write_whole(home / "figures" / f"{drawing.key}.svg", svg.encode())
+        write_whole(home / "figures" / f"{drawing.key}.pdf", plots.to_pdf(drawing.picture))
+    manifest = _manifest(experiment, kept)
+    write_whole(home / "manifest.json", to_json(manifest))
+    write_whole(home / "weights" / "README.md", _rendered("weights.md", experiment, records=kept).encode())
+    tried = search.rows_in(home / search.FILE)
+    html = _rendered(
+        "reproduction.html",
+        experiment,
         tables=arranged,
-        drawings=_drawn(grid.home / "figures"),
-        ours=tables.ours,
-        remark=tables.remark,
+        drawings=_drawn(home / "figures"),
+        ours=ours,
         interval=interval,
         percent=percent,
-        labels=paper.LABELS,
-        cells=_cells(kept),
-        tuning=tuning.read(grid),
-        rate_means=tuning.mean_errors(tuning.read(grid)),
+        records={record.cell: record for record in kept},
+        tuning=tried,
+        rate_means=search.mean_errors(tried),
         manifest=manifest,
-        licence=paper.LICENCE,
-        counts=_counts(found),
-        findings=_findings(grid.home),
-        verdict=verdict(Rows(found)),
-        epochs=epochs_of(kept),
+        findings=_findings(home),
+        verdict=verdict(experiment, by_key(found)),
+        epochs=" or ".join(str(e) for e in sorted({len(r.history) for r in kept})) or "no",
     )
-    target = grid.home / "index.html"
-    write_whole(target, html.encode())
-    return target
+    write_whole(home / "index.html", html.encode())
+    return home / "index.html"
 
 
-def epochs_of(records: Sequence[Record]) -> str:
-    """The numbers of epochs that models were trained for, as text."""
-    return " or ".join(str(e) for e in sorted({len(r["history"]) for r in records})) or "no"
+def _rendered(name: str, experiment: Experiment, **given: Any) -> str:
+    """The experiment's own words in the template, where there are any: `reproduction-mnist.html.j2`."""
+    stem, ending = name.split(".")
+    own = [f"{stem}-{experiment.name}.{ending}.j2", f"{name}.j2"]
+    return environment().select_template(own).render(experiment=experiment, **given)
 
 
 def _findings(home: Path) -> list[str]:
@@ -97,58 +92,17 @@ def _drawn(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def _cells(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """A line for every cell of the grid; `record` None where it has not run."""
-    held = {Cell(**r["cell"]).name: r for r in records}
-    return [{"cell": cell, "record": held.get(cell.name)} for cell in chosen(None)]
-
-
-def _counts(found: Sequence[Row]) -> dict[str, dict[str, float | None]]:
-    """Shares of zero and saturated gradients by (loss + setting) of Table 6 and the targeted rows."""
-    return {
-        row["loss"] + row["setting"]: {k: row[k] for k in ("zero_gradients", "saturated")}
-        for row in found
-        if row.get("saturated") is not None
-    }
-
-
-def _manifest(records: Sequence[Record]) -> dict[str, Any]:
+def _manifest(experiment: Experiment, records: Sequence[Record]) -> dict[str, Any]:
     """Settings and versions of the page and of each model; no host, user or path."""
     return {
         "schema": 1,
         "made_with": describe("cpu"),
-        "seeds": list(SEEDS),
+        "seeds": sorted({model.seed for model in experiment.models}),
         "models": {
-            Cell(**r["cell"]).name: {k: r[k] for k in ("model", "environment", "weights", "seconds")} for r in records
+            r.cell.name: {
+                "model": r.model, "environment": r.environment, "weights": as_json(r.weights), "seconds": r.seconds,
+            }
+            for r in records
         },
-        "licence": paper.LICENCE,
-    }
-
-
-def model_card(records: Sequence[Record]) -> str:
-    """A model card for the folder of released weights."""
-    lines = [
-        "# Released weights: MNIST classifiers of `advbench reproduce mnist`",
-        "",
-        "Six 5x5 convolutions (32, 32, 64, 64, 128, 128 channels, PReLU, max-pool 2 after each pair) and one fully",
-        "connected layer to 2-D or 100-D features (Wen et al. 2016; Wan et al. 2018, sec. 4.1), with the head of the",
-        "loss in the file's name: softmax, softmax + center loss, L-Softmax, L-GM (its margin alpha in the name).",
-        "",
-        "- Format: safetensors, float16, read as float32; the metadata hold settings, history and versions.",
-        "- Training: 50,000 of MNIST's 60,000 training images; 5,000 for settings, 5,000 for thresholds.",
-        "- Input: 1 x 28 x 28, grey levels in [0, 1]; scaled inside the network.",
-        "- Use: `advbench attack --dataset mnist --loss lgm --eps 0.3` finds them. They exist so that published",
-        "  figures on detecting adversarial images can be checked. They are not robust: see `../index.html`.",
-        "- Limits: one network, one data set; the EERs are zero-knowledge results.",
-        "",
-        "| file | test error | validation error | sha256 |",
-        "|---|---|---|---|",
-    ]
-    for record in records:
-        if record["weights"]["released"]:
-            error, last = len(record["wrong"]) / record["n"], record["history"][-1]
-            lines.append(
-                f"| `{record['weights']['file']}` | {100 * error:.2f} % | {100 * last['validation_error']:.2f} % | "
-                f"`{record['weights']['sha256'][:16]}` |"
-            )
-    return "\n".join([*lines, "", paper.LICENCE, "The weights are derived from it.", ""])
+        "licence": experiment.licence,
+    }  # fmt: skip

@@ -1,41 +1,253 @@
-"""A cell's record: everything its model contributes to the page's figures, in one JSON file."""
+"""Records of a model as JSON files: what it contributes to the page's figures, and what its detectors were asked."""
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from advbench.errors import BadRun
 from advbench.report.likelihood_axis import LOW, SURE, LikelihoodAxis
-from advbench.reproduce.cells import Cell
-from advbench.runs import AttackRow, Run, VerifyRow, artifacts, as_json
+from advbench.runs import Run, artifacts, json_records as js, shapes, to_json, write_whole
+from advbench.runs.manifest import Environment, Epoch, TrainedRecord
+from advbench.runs.rows import AdaptiveRow, AttackRow, VerifyRow
 from advbench.study.selection import attack_rows
 
-Record = dict[str, Any]
 SCHEMA = 1
+T = TypeVar("T")
 
 
-def record_of(cell: Cell, run: Run, verify: list[VerifyRow], weights: dict[str, Any]) -> Record:
-    """The record of an evaluated run. `weights` says which file was evaluated (name, sha256, bytes)."""
+@dataclass(frozen=True)
+class PaperModel:
+    """One training of an experiment, by the keys of its loss and of its recipe."""
+
+    loss: shapes.Label
+    dim: shapes.Positive
+    seed: shapes.Count
+    recipe: shapes.Label = ""  # "": the data set's own
+
+    @property
+    def name(self) -> str:
+        """Such as `lgm1.0-100d-seed0`: the stem of its files."""
+        return "-".join([*([self.recipe] if self.recipe else []), self.loss, f"{self.dim}d", f"seed{self.seed}"])
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The file of weights that a record speaks of."""
+
+    file: shapes.Text
+    sha256: shapes.Sha
+    bytes: shapes.Positive
+    released: bool  # kept with the page
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Shares of clean and attacked images with a likelihood under 0.2 (`low`) and with a p_max over 0.98 (`sure`)."""
+
+    attack: shapes.Name
+    eps: shapes.Eps
+    settings: shapes.Settings
+    n: shapes.Positive
+    low_clean: shapes.Rate
+    low_attacked: shapes.Rate
+    sure_clean: shapes.Rate
+    sure_attacked: shapes.Rate
+
+
+R = TypeVar("R", AttackRow, VerifyRow, Shares)
+
+
+@dataclass(frozen=True)
+class OfModel:
+    """A record that is named after its model."""
+
+    cell: PaperModel
+    weights: Weights
+
+
+@dataclass(frozen=True)
+class Record(OfModel):
+    """What a model contributes: `cells/<model>.json`."""
+
+    model: TrainedRecord
+    history: tuple[Epoch, ...]
+    seconds: shapes.Seconds  # of training
+    environment: Environment
+    n: shapes.Positive  # test images
+    wrong: tuple[shapes.Count, ...]  # the clean ones that are misclassified
+    within_variance: shapes.Number  # see `within_variance`
+    attacks: tuple[AttackRow, ...]
+    verify: tuple[VerifyRow, ...]  # population `all`
+    shares: tuple[Shares, ...]
+
+    @property
+    def clean_error(self) -> float:
+        """Of the test images, the share misclassified."""
+        return len(self.wrong) / self.n
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a detector was asked: an attack at one eps on the first n test images."""
+
+    attack: shapes.Name
+    settings: shapes.Settings  # those that are not the default
+    eps: shapes.Eps
+    n: shapes.Positive
+    detector: shapes.Name  # the guard's
+    fpr: shapes.Rate | None  # of its threshold; None: no detector
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Share of the images lost within so many `MARKS` (gradients; queries of a gradient-free attack)."""
+
+    within: tuple[shapes.Count, ...]
+    share: tuple[shapes.Rate, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an attack did to a guarded model; lost, rejected, clean_rejected: a digit an image, see `figures.mask`."""
+
+    part: shapes.Name
+    asked: Asked
+    settings: shapes.Settings  # all of the attack's
+    row: AttackRow | AdaptiveRow
+    seconds: shapes.Seconds
+    threshold: shapes.Number | None
+    lost: str  # misclassified and accepted
+    rejected: str
+    clean_rejected: str
+    spent: Mapping[shapes.Name, shapes.Number] | None = None  # mean numbers of gradients and forwards an image
+    found: Curve | None = None
+    eight_bit: Mapping[shapes.Name, shapes.Rate | None] | None = None  # rates of the same images rounded to 255ths
+
+
+@dataclass(frozen=True)
+class SecurityRecord(OfModel):
+    """The answers about a model's detectors: `security/<model>.json`."""
+
+    environment: Environment
+    rows: tuple[Answer, ...]
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """What came of a short training with settings of its own, on validation images alone."""
+
+    part: Literal["search", "sensitivity"]
+    loss: shapes.Label
+    own: shapes.Settings  # the loss's that are not the default
+    training: shapes.Settings  # beside the recipe's
+    validation_error: shapes.Rate
+    n_validation: shapes.Positive
+    attacks: tuple[shapes.Settings, ...]  # attack, eps, clip, n, error_rate, and the EER of each detector by its name
+
+
+@dataclass(frozen=True)
+class Trials:
+    """`tuning.json`."""
+
+    rows: tuple[TrialRow, ...]
+
+
+@dataclass(frozen=True)
+class More:
+    """What a row has beside its figures: nothing."""
+
+
+@dataclass(frozen=True)
+class Counted(More):
+    """Shares of images that make an attack look weaker than it is."""
+
+    zero_gradients: float | None
+    saturated: float | None
+
+
+@dataclass(frozen=True)
+class Aware(More):
+    """What tells a question about a guarded model from others; None where it says nothing."""
+
+    what: str
+    attack: str | None
+    budget: object  # text
+    detector: str | None
+    fpr: float | None
+    eps: float | None
+    within: int | None = field(default_factory=lambda: None)  # gradients or queries
+
+
+@dataclass(frozen=True)
+class ReproductionRow:
+    """A figure of the page: rates are fractions; without seeds it has not run, and its figures are None."""
+
+    table: str
+    loss: str
+    setting: str
+    seeds: tuple[int, ...]  # that ran
+    mean: float | None
+    std: float | None  # n - 1; of one seed None
+    low: float | None  # 95 %, over images: of one seed its own, of several the mean of theirs
+    high: float | None
+    n: int | None  # images
+    paper: float | None
+    paper_std: float | None = None
+    more: More = field(default=More(), metadata=js.FLAT)
+
+    @property
+    def gap(self) -> float | None:
+        """What it has more than the paper prints."""
+        return None if self.mean is None or self.paper is None else self.mean - self.paper
+
+
+def read(kind: type[T], path: Path) -> T:
+    """The record in a file; raises BadRun, with the key that is wrong, where it is none of this kind."""
+    try:
+        found = js.parsed(path.read_bytes())
+        if not isinstance(found, dict) or found.pop("schema", None) != SCHEMA:
+            raise ValueError(f"schema is not {SCHEMA}")
+        record = js.from_json(kind, found, "record")
+        if isinstance(record, OfModel) and record.cell.name != path.stem:
+            raise ValueError(f"cell is {record.cell.name}")
+    except (OSError, ValueError) as error:
+        raise BadRun(f"{path} cannot be read as a record ({error}); restore or delete it") from error
+    return record
+
+
+def write(path: Path, record: object) -> None:
+    """The record as a file that `read` reads."""
+    write_whole(path, to_json({"schema": SCHEMA, **js.as_json(record)}))
+
+
+def of_attack(rows: Iterable[R], attack: str, eps: float, settings: Mapping[str, Any]) -> R | None:
+    """The first of these rows that is of this attack, `settings` those that are not the default."""
+    same = (r for r in rows if r.attack == attack and abs(r.eps - eps) < 1e-9 and r.settings == settings)
+    return next(same, None)
+
+
+def record_of(model: PaperModel, run: Run, verify: Sequence[VerifyRow], weights: Weights) -> Record:
+    """The record of an evaluated run; `verify` are its verify rows."""
     test = artifacts.read_part(run, "test")
-    wrong = (test.outputs.predictions != test.labels).nonzero().squeeze(1).tolist()
     attacks = attack_rows(run)
-    return {
-        "schema": SCHEMA,
-        "cell": {"loss": cell.loss, "dim": cell.dim, "seed": cell.seed},
-        "weights": weights,
-        "model": as_json(run.model),
-        "history": [json.loads(line) for line in run.read("training.jsonl").decode().splitlines()],
-        "seconds": run.seconds("train"),
-        "environment": as_json(run.environment),
-        "n": len(test),
-        "wrong": wrong,
-        "within_variance": within_variance(artifacts.read_part(run, "train")),
-        "attacks": as_json(list(attacks.values())),
-        "verify": [as_json(row) for row in verify if row.population == "all"],
-        "shares": shares(run, attacks) if attacks else [],
-    }
+    return Record(
+        cell=model,
+        weights=weights,
+        model=run.trained,
+        history=tuple(Epoch(**json.loads(line)) for line in run.read("training.jsonl").decode().splitlines()),
+        seconds=run.seconds("train"),
+        environment=run.environment,
+        n=len(test),
+        wrong=tuple((test.outputs.predictions != test.labels).nonzero().squeeze(1).tolist()),
+        within_variance=within_variance(artifacts.read_part(run, "train")),
+        attacks=tuple(attacks.values()),
+        verify=tuple(row for row in verify if row.population == "all"),
+        shares=_shares(run, attacks) if attacks else (),
+    )
 
 
 def within_variance(part: artifacts.Part) -> float:
@@ -46,26 +258,12 @@ def within_variance(part: artifacts.Part) -> float:
     return float(within / (x - x.mean(dim=0)).square().sum())
 
 
-def shares(run: Run, attacks: dict[str, AttackRow]) -> list[dict[str, Any]]:
-    """For each attack: shares of clean and attacked images with a low likelihood and with a large p_max."""
+def _shares(run: Run, attacks: Mapping[str, AttackRow]) -> tuple[Shares, ...]:
     table, found = artifacts.read_scores(run), []
     for name, row in attacks.items():
         axis = LikelihoodAxis.of_run(run, table, name)
-        low = {"low_clean": float((axis.clean < LOW).mean()), "low_attacked": float((axis.attacked < LOW).mean())}
+        low = (float((side < LOW).mean()) for side in (axis.clean, axis.attacked))
         p_max = [np.exp(-artifacts.scores_of(table, "max-posterior", s)[: row.n]) for s in ("test", name)]
-        sure = {k: float((p > SURE).mean()) for k, p in zip(("sure_clean", "sure_attacked"), p_max, strict=True)}
-        found.append({"attack": row.attack, "eps": row.eps, "settings": row.settings, "n": row.n} | low | sure)
-    return found
-
-
-def read(path: Path) -> Record:
-    """A record; raises BadRun where the file is not one."""
-    try:
-        record: Record = json.loads(path.read_bytes())
-        cell = record["cell"]
-        sound = record["schema"] == SCHEMA and path.stem == Cell(cell["loss"], cell["dim"], cell["seed"]).name
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadRun(f"{path} cannot be read ({type(error).__name__}: {error}); restore or delete it") from error
-    if not sound:
-        raise BadRun(f"{path} is no record of schema {SCHEMA} of the cell it is named after; restore or delete it")
-    return record
+        sure = (float((p > SURE).mean()) for p in p_max)
+        found.append(Shares(row.attack, row.eps, row.settings, row.n, *low, *sure))
+    return tuple(found)

@@ -1,205 +1,171 @@
 """Records to rows: every figure of the page once, with its seeds, spread, interval and the paper's number."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from advbench import metrics
-from advbench.reproduce import paper
-from advbench.reproduce.cells import EPS, GREY, HEADLINE, LOSSES, SEEDS, SHOWN, reading
-from advbench.reproduce.records import Record
-from advbench.runs import Row
+from advbench.reproduce.experiment import LIKELIHOOD, MARKS, Experiment, Figure, Line, Measured, Probe, guard
+from advbench.reproduce.figures import mask, rate
+from advbench.reproduce.records import (
+    Answer,
+    Aware,
+    Counted,
+    More,
+    PaperModel,
+    Record,
+    ReproductionRow,
+    SecurityRecord,
+)
+from advbench.runs.rows import AdaptiveRow
 
-Interval = tuple[float, float] | None
-READINGS = [(clip, scale) for scale in (1.0, GREY) for clip in (True, False)]
+REJECTED = "images that can be made rejected"
+Held = Mapping[PaperModel, Record]
+Answered = Mapping[PaperModel, SecurityRecord]
+Share = float | Measured | None
 
 
-def rows(records: Sequence[Record]) -> list[Row]:
-    """All rows of results.json: `table, loss, setting, seeds, mean, std, n, paper`, and `low, high` (95 %).
+def rows(
+    experiment: Experiment, records: Sequence[Record], answered: Sequence[SecurityRecord] = ()
+) -> list[ReproductionRow]:
+    """All rows of results.json: those of the paper's experiments, then those about detectors that are known."""
+    held = {record.cell: record for record in records}
+    found = [_row(line, loss, held) for losses, lines in experiment.rows for loss in losses for line in lines]
+    return [*found, *security_rows(experiment, {record.cell: record for record in answered}, held)]
 
-    Rates and `paper` are fractions. `seeds` lists those that ran: none of them = not run, its figures null. `std`
-    (n - 1) needs two seeds. The interval is over images: of one seed its own, of several the mean of theirs.
+
+def _row(line: Line, loss: str, held: Held) -> ReproductionRow:
+    own = {m.seed: r for m, r in held.items() if (m.loss, m.dim, m.recipe) == (loss, line.dim, line.recipe)}
+
+    def over_seeds(figure: Figure | None) -> ReproductionRow:
+        known = {seed: None if figure is None else figure(own[seed]) for seed in sorted(own)}
+        return _over_seeds(line.table, loss, line.setting, known)
+
+    row, counted = over_seeds(line.figure), [over_seeds(count).mean for count in line.counts]
+    mean, more = line.formula.get(loss, row.mean), Counted(*counted) if counted else More()
+    return replace(row, mean=mean, paper=line.paper.get(loss), paper_std=line.paper_std.get(loss), more=more)
+
+
+def _over_seeds(table: str, loss: str, setting: str, found: Mapping[int, Measured | None]) -> ReproductionRow:
+    known = {seed: one for seed, one in found.items() if one is not None}
+    if not known:
+        return ReproductionRow(table, loss, setting, (), None, None, None, None, None, None)
+    values = np.array([one.value for one in known.values()])
+    intervals = [one.interval for one in known.values() if one.interval is not None]
+    low, high = np.mean(intervals, axis=0).tolist() if len(intervals) == len(known) else (None, None)
+    std, n = float(values.std(ddof=1)) if len(known) > 1 else None, next(iter(known.values())).n
+    return ReproductionRow(table, loss, setting, tuple(known), float(values.mean()), std, low, high, n, None)
+
+
+# -- detectors that are known ----------------------------------------------------------------------------------------
+
+
+def security_rows(experiment: Experiment, answered: Answered, held: Held) -> Iterator[ReproductionRow]:
+    """The rows of table `security`.
+
+    A rate's interval is Wilson's, but that of an undetected error at a threshold resamples calibration and test
+    images. Probes without an answer give rows without figures; what an ensemble's members found is then left out.
     """
-    by_cell = {(r["cell"]["loss"], r["cell"]["dim"], r["cell"]["seed"]): r for r in records}
-    return [row for part in (_table1, _table6, _eer, _targeted, _figures) for row in part(by_cell)]
+    for probe in experiment.probes:
+        yield from _of_probe(probe, answer_to(probe, answered.get(probe.model)), experiment.eps)
+    for model in dict.fromkeys(p.model for p in experiment.probes if p.part == "rejection"):
+        yield from _rejection(model, experiment, answered.get(model))
+    for model in dict.fromkeys(p.model for p in experiment.probes if p.model.loss in experiment.controls):
+        if experiment.eer is not None and experiment.eer.figure is not None:
+            found = experiment.eer.figure(held[model]) if model in held else None
+            asked = Aware("EER", "fgsm", None, LIKELIHOOD, None, experiment.eps)
+            yield _security_row(model, experiment.eer.what, found, asked)
 
 
-Cells = Mapping[tuple[str, int, int], Record]
-Figure = Callable[[Record], tuple[float | None, Interval, int] | None]
+def answer_to(probe: Probe, record: SecurityRecord | None) -> Answer | None:
+    """The answer to a probe, or None."""
+    return next((row for row in record.rows if row.asked == probe.asked), None) if record is not None else None
 
 
-def _row(
-    table: str, loss: str, setting: str, cells: Cells, figure: Figure, published: float | None = None, **more: Any
-) -> Row:
-    dim = int(setting.split("-")[0])
-    found = {s: figure(cells[loss, dim, s]) for s in SEEDS if (loss, dim, s) in cells}
-    known = {s: f for s, f in found.items() if f is not None and f[0] is not None}
-    values = np.array([f[0] for f in known.values()], dtype=float)
-    intervals = [f[1] for f in known.values() if f[1] is not None]
-    ends = np.mean(intervals, axis=0).tolist() if intervals and len(intervals) == len(known) else [None, None]
-    mean = float(values.mean()) if len(values) else None
-    std = float(values.std(ddof=1)) if len(values) > 1 else None
-    figures = {"std": std, "low": ends[0], "high": ends[1], "n": next(iter(known.values()))[2] if known else None}
-    return row_of(table, loss, setting, list(known), mean, **figures, paper=published, **more)
+def lost_or_rejected(eps: float) -> str:
+    """What the cost of rejection counts, beside `REJECTED`."""
+    return f"undetected error at eps {eps:g}, or made rejected"
 
 
-def row_of(table: str, loss: str, setting: str, seeds: Sequence[int], mean: float | None, **more: Any) -> Row:
-    """A row of results.json; figures that are not given are null."""
-    figures = {"mean": mean, **dict.fromkeys(("std", "low", "high", "n", "paper"))}
-    return {"table": table, "loss": loss, "setting": setting, "seeds": seeds, **figures, **more}
+def _security_row(model: PaperModel, name: str, found: Measured | None, asked: Aware) -> ReproductionRow:
+    return replace(_over_seeds("security", model.loss, f"{model.dim}-D, {name}", {model.seed: found}), more=asked)
 
 
-def _rate(share: float, n: int) -> tuple[float, Interval, int]:
-    around = metrics.wilson(round(share * n), n)
-    return share, None if around is None else (around.low, around.high), n
+def _of_probe(probe: Probe, answer: Answer | None, headline: float) -> Iterator[ReproductionRow]:
+    asked, guarded = probe.asked, guard(probe.asked.detector, probe.asked.fpr)
+    own = Aware("", asked.attack, asked.settings.get("budget"), asked.detector, asked.fpr, asked.eps)
+    fgsm, neither = replace(own, attack="fgsm", budget=None), replace(own, attack=None, budget=None)
+
+    usual = f"{{}}, {probe.by}, {guarded}, eps {asked.eps:g}"
+
+    def one(what: str, of: Callable[[Answer], Share], name: str = usual, more: Aware = own) -> ReproductionRow:
+        share = None if answer is None else of(answer)
+        found = rate(share, asked.n) if isinstance(share, (int, float)) else share
+        return _security_row(probe.model, name.format(what), found, replace(more, what=what))
+
+    def aware(what: str, of: Callable[[AdaptiveRow], Share], *more: Any) -> ReproductionRow:
+        return one(what, lambda found: of(found.row) if isinstance(found.row, AdaptiveRow) else None, *more)
+
+    def spent(most: int, unit: str) -> Iterator[ReproductionRow]:
+        for at, within in enumerate(MARKS):
+            if 0 < within <= most:
+                more = replace(own, within=within)
+                what = f"undetected error within {within} {unit}"
+                yield one(what, lambda found: found.found.share[at] if found.found else None, more=more)  # noqa: B023
+
+    if probe.part == "noise":
+        yield one("images rejected", lambda found: float(mask(found.rejected).mean()))
+    elif probe.part == "rejection":
+        return  # several of them make a row
+    elif asked.fpr is None:
+        yield one("error", lambda found: found.row.error_rate)
+    else:
+        yield aware("undetected error", _undetected)
+        if probe.part == "queries":
+            yield from spent(int(asked.settings["queries"]), "queries")
+            return
+        ending = f", first {asked.n}" if probe.part == "curve" else ""
+        name = f"{{}}, FGSM, {guarded}, eps {asked.eps:g}{ending}"
+        yield aware("undetected error", lambda row: row.fgsm_undetected_error_rate, name, fgsm)
+        yield one("error", lambda found: found.row.error_rate)
+        if probe.part == "curve" or (probe.part == "control" and asked.eps != headline):
+            return
+        yield aware("clean images rejected", lambda row: row.clean_rejected, f"{{}}, {guarded}", neither)
+        if probe.part not in ("headline", "control"):
+            return
+        yield one("clean error", lambda found: found.row.clean_error_rate, "{} of the attacked images", neither)
+        what = "undetected error after rounding to 8 bits"
+        yield one(what, lambda found: (found.eight_bit or {}).get("undetected_error_rate"))
+        yield from spent(2000, "gradients")
+        row = None if answer is None else answer.row
+        for member, share in ((row.members if isinstance(row, AdaptiveRow) else None) or {}).items():
+            yield one(f"undetected error found by {member}", lambda found: share)  # noqa: B023
 
 
-def _clean_error(record: Record) -> tuple[float, Interval, int]:
-    return _rate(len(record["wrong"]) / record["n"], record["n"])
+def _undetected(row: AdaptiveRow) -> Measured:
+    return Measured(row.undetected_error_rate, (row.undetected_error_low, row.undetected_error_high), row.n)
 
 
-def _table1(cells: Cells) -> Iterator[Row]:
-    for dim in (2, 100):
-        for loss in LOSSES:
-            mean, std = paper.TABLE1[loss, dim]
-            yield _row("table1", loss, f"{dim}-D", cells, _clean_error, mean, paper_std=std)
-
-
-def _found(rows: list[Row], attack: str, eps: float, *, clip: bool = True, exact: bool = False) -> Row | None:
-    """The first of these rows that is of this attack."""
-    settings = ({} if clip else {"clip": False}) | ({"exact_gradient": True} if exact else {})
-    found = (r for r in rows if r["attack"] == attack and abs(r["eps"] - eps) < 1e-9 and r["settings"] == settings)
-    return next(found, None)
-
-
-def _attack(attack: str, eps: float, *, key: str, **options: bool) -> Figure:
-    def figure(record: Record) -> tuple[float, Interval, int] | None:
-        row = _found(record["attacks"], attack, eps, **options)
-        if row is None:
-            return None
-        if key in ("zero_gradients", "saturated"):
-            return row[key] / row["n"], None, row["n"]
-        # a target is reached from the clean-correct images
-        among = row["n"] - (round(row["clean_error_rate"] * row["n"]) if key == "target_rate" else 0)
-        return _rate(row[key], among)
-
-    return figure
-
-
-def _verify(attack: str, eps: float, detector: str, *, key: str, **options: bool) -> Figure:
-    def figure(record: Record) -> tuple[float, Interval, int] | None:
-        row = _found([r for r in record["verify"] if r["detector"] == detector], attack, eps, **options)
-        return None if row is None else (row[key], (row[f"{key}_low"], row[f"{key}_high"]), row["n_attacked"])
-
-    return figure
-
-
-def fgsm_eer(record: Record) -> tuple[float, tuple[float, float], int] | None:
-    """A model's EER of the likelihood under FGSM at the paper's eps, its interval, and the images attacked."""
-    found = _verify("fgsm", HEADLINE, "likelihood", key="eer")(record)
-    return None if found is None or found[0] is None or found[1] is None else (found[0], found[1], found[2])
-
-
-def _share(attack: str, key: str) -> Figure:
-    def figure(record: Record) -> tuple[float, Interval, int] | None:
-        row = _found(record["shares"], attack, HEADLINE)
-        return None if row is None else _rate(row[key], row["n"])
-
-    return figure
-
-
-def name_of(eps: float, *, clip: bool, exact: bool) -> str:
-    """Such as `eps 0.3, clipped, [0,1] units`: the eps as the paper would print it, and how it is read."""
-    stated, unit, clipping = reading({"clip": clip}, eps)
-    return f"eps {stated:g}, {clipping}, {unit}" + (", exact gradient" if exact else "")
-
-
-def _variants(*epses: float) -> Iterator[tuple[float, dict[str, bool]]]:
-    """(eps, options) of each reading of the paper's eps, then with exact gradients."""
-    for clip, scale in READINGS:
-        yield from ((eps * scale, {"clip": clip, "exact": False}) for eps in epses)
-    yield from ((eps, {"clip": True, "exact": True}) for eps in epses)
-
-
-def _counts(cells: Cells, loss: str, attack: str, eps: float, options: dict[str, bool]) -> dict[str, float | None]:
-    figures = {key: _attack(attack, eps, key=key, **options) for key in ("zero_gradients", "saturated")}
-    return {key: _row("", loss, "100-D", cells, figure)["mean"] for key, figure in figures.items()}
-
-
-def _table6(cells: Cells) -> Iterator[Row]:
-    for loss in SHOWN:
-        yield _row("table6", loss, "100-D, eps 0", cells, _clean_error, paper.TABLE6.get((loss, 0.0)))
-        for eps, options in _variants(*EPS):
-            stated = reading({"clip": options["clip"]}, eps)[0]
-            setting = f"100-D, FGSM {name_of(eps, **options)}"
-            figure = _attack("fgsm", eps, key="error_rate", **options)
-            published = None if options["exact"] else paper.TABLE6.get((loss, round(stated, 6)))
-            counts = _counts(cells, loss, "fgsm", eps, options)
-            yield _row("table6", loss, setting, cells, figure, published, **counts)
-
-
-def _eer(cells: Cells) -> Iterator[Row]:
-    for loss in SHOWN:
-        for eps, options in _variants(*EPS):
-            for detector in ("likelihood", "max-posterior"):
-                headline = reading({"clip": options["clip"]}, eps)[0] == HEADLINE and not options["exact"]
-                published = paper.EER.get(loss) if headline and detector == "likelihood" else None
-                setting = f"100-D, {detector}, FGSM {name_of(eps, **options)}"
-                figure = _verify("fgsm", eps, detector, key="eer", **options)
-                yield _row("eer", loss, setting, cells, figure, published)
-
-
-def _targeted(cells: Cells) -> Iterator[Row]:
-    attack = "targeted-fgsm"
-    for loss in SHOWN:
-        for eps, options in _variants(HEADLINE):
-            where, plain = name_of(eps, **options), not options["exact"]
-            for what, figure, published in (
-                ("error", _attack(attack, eps, key="error_rate", **options), paper.TARGETED_ERROR),
-                ("target reached", _attack(attack, eps, key="target_rate", **options), {}),
-                ("EER, likelihood", _verify(attack, eps, "likelihood", key="eer", **options), paper.TARGETED_EER),
-                ("EER, max-posterior", _verify(attack, eps, "max-posterior", key="eer", **options), {}),
-            ):
-                printed = published.get(loss) if plain else None
-                more = _counts(cells, loss, attack, eps, options) if what == "error" else {}
-                yield _row("targeted", loss, f"100-D, {what}, {where}", cells, figure, printed, **more)
-
-
-def _figures(cells: Cells) -> Iterator[Row]:
-    default = name_of(HEADLINE, clip=True, exact=False)
-    for loss in LOSSES:
-        setting = "2-D, share of the training features' variance that lies within classes"
-        yield _row("fig1", loss, setting, cells, lambda r: (r["within_variance"], None, len_train(r)))
-    for who in ("clean", "attacked"):
-        setting = f"2-D, {who} images with likelihood under 0.2, FGSM {default}"
-        yield _row("fig1", "lgm1.0", setting, cells, _share("fgsm", f"low_{who}"))
-    for loss, alpha in (("lgm0.0", 0.0), ("lgm0.3", 0.3), ("lgm1.0", 1.0)):
-        setting = "2-D, distance of a class's training boundary from its mean over that of the means (formula)"
-        yield row_of("fig2", loss, setting, [], boundary(alpha))
-    for loss in SHOWN:
-        for who, published in (("clean", paper.SURE_SHARE.get(loss)), ("attacked", None)):
-            setting = f"100-D, {who} images with p_max > 0.98, FGSM {default}"
-            yield _row("fig3", loss, setting, cells, _share("fgsm", f"sure_{who}"), published)
-        for who in ("clean", "attacked"):
-            setting = f"100-D, {who} images with likelihood under 0.2, FGSM {default}"
-            yield _row("fig4", loss, setting, cells, _share("fgsm", f"low_{who}"))
-        figure = _verify("fgsm", HEADLINE, "likelihood", key="auroc")
-        yield _row("fig5", loss, f"100-D, AUROC, likelihood, FGSM {default}", cells, figure)
-    for who in ("clean", "attacked"):
-        setting = f"100-D, {who} images with likelihood under 0.2, targeted FGSM {default}"
-        yield _row("fig6", "lgm1.0", setting, cells, _share("targeted-fgsm", f"low_{who}"))
-
-
-def len_train(record: Record) -> int:
-    """Images the model was trained on."""
-    return 55_000 if record["model"]["training"]["full_train"] else 50_000
-
-
-def boundary(alpha: float) -> float:
-    """On the line between two means, where `(1 + alpha) d_1 = d_2`: the distance from mean 1 over that of the means.
-
-    Half without a margin: the margin asks a feature to lie nearer to its own mean (Wan et al. 2018, Fig. 2).
-    """
-    return 1 / (1 + math.sqrt(1 + alpha))
+def _rejection(model: PaperModel, experiment: Experiment, record: SecurityRecord | None) -> Iterator[ReproductionRow]:
+    """Rejected after a perturbation of at most so much; and that or lost at the headline's eps (Chen et al. 2023)."""
+    own = [p for p in experiment.probes if p.model == model]
+    head, steps = next(p for p in own if p.part == "headline"), [p for p in own if p.part == "rejection"]
+    lost, so_far, guarded = answer_to(head, record), None, guard(head.asked.detector, head.asked.fpr)
+    answers, n = (
+        {0.0: lost} | {p.asked.eps: answer_to(p, record) for p in steps},
+        min(p.asked.n for p in (head, *steps)),
+    )
+    for eps, answer in answers.items():
+        share = forced = None
+        # a rejection found nearer is one within every larger eps too; an answer that is missing ends the curve
+        if lost is not None and answer is not None and (eps == 0 or so_far is not None):
+            rejected = mask(lost.clean_rejected if eps == 0 else answer.rejected)[:n]
+            so_far = rejected if so_far is None else so_far | rejected
+            forced = rate(float(np.mean(so_far)), n)
+            share = rate(float(np.mean(mask(lost.lost)[:n] | so_far)), n)
+        else:
+            so_far = None
+        for what, found in ((REJECTED, forced), (lost_or_rejected(experiment.eps), share)):
+            asked = Aware(what, "force-rejection", None, head.asked.detector, head.asked.fpr, eps)
+            yield _security_row(model, f"{what} within eps {eps:g}, {guarded}", found, asked)

@@ -1,40 +1,42 @@
-"""What `advbench reproduce mnist` does: bring the grid on, or check it against its kept weights."""
+"""What `advbench reproduce NAME` does: bring an experiment on, or check it against its kept weights."""
 
 import tempfile
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from advbench.errors import BadSetting
 from advbench.grid.engine import Engine
-from advbench.reproduce import records, security, tuning
-from advbench.reproduce.ahead import Ahead
-from advbench.reproduce.cells import chosen
-from advbench.reproduce.grid import Grid, compare
+from advbench.reproduce import search, security
+from advbench.reproduce.experiment import Experiment
+from advbench.reproduce.models import Reproduction
+from advbench.reproduce.on_engine import OnEngine
 from advbench.reproduce.page import write_page, write_rows
-from advbench.runs import Row
+from advbench.reproduce.records import Record, ReproductionRow, of_attack, read
 from advbench.study.workspace import Workspace
 
 
 def complete(
+    experiment: Experiment,
     place: Workspace,
-    names: list[str] | None,
+    names: Sequence[str] | None,
     *,
     train: bool,
     cells: bool = True,
     engine: Engine | None = None,
     device: str = "cpu",
-) -> tuple[Path, list[Row]]:
-    """Every cell of these names finished and probed, its rows written as soon as they are, then the page.
+) -> tuple[Path, list[ReproductionRow]]:
+    """Every model of these names finished and probed, its rows written as soon as they are, then the page.
 
-    Returns the page's path and rows. Without `train`, cells that have no weights stay as they are, and trials that
+    Returns the page's path and rows. Without `train`, models that have no weights stay as they are, and trials that
     are missing stay so. Without `cells`, only the attacks that know a detector are run, on what has weights. An
     `engine` trains (on `device`) and attacks; without one, this process does.
     """
-    grid = Grid(place)
+    book = Reproduction(experiment, place)
     tunes = train and cells and names is None
-    models = chosen(names) if cells else []
+    models = experiment.chosen(names) if cells else []
     if engine is not None:
-        ahead = Ahead(grid, engine, device)
+        ahead = OnEngine(book, engine, device)
         if tunes:
             ahead.tune()
         ahead.train(models if train else [])
@@ -42,38 +44,66 @@ def complete(
         ahead.ask(names)
     else:
         if tunes:
-            tuning.tune(grid)
+            search.tune(book)
         for model in models:
-            if train or grid.weights(model).exists():
+            if train or book.weights(model).exists():
                 place.progress.say(f"cell {model.name}")
-                grid.finish(model)
-                write_rows(grid)
-        security.ask(grid, names, lambda: write_rows(grid))
-    page = write_page(grid, grid.evaluated())
-    return page, write_rows(grid)
+                book.finish(model)
+                write_rows(book)
+        security.ask(book, names, lambda: write_rows(book))
+    page = write_page(book, book.evaluated())
+    return page, write_rows(book)
 
 
-def check(place: Workspace, names: list[str] | None) -> list[Row]:
-    """Table 6 and the EERs, derived again from kept weights in a temporary folder, beside the committed figures."""
-    committed = Grid(place)
-    cells = [
-        cell
-        for cell in chosen(names)
-        if cell.dim == 100
-        and cell.attacked
-        and committed.weights(cell).exists()
-        and committed.record_file(cell).exists()
+@dataclass(frozen=True)
+class CheckRow:
+    """A figure derived again beside the committed one."""
+
+    cell: str
+    figure: str
+    committed: float
+    found: float
+    tolerance: float
+    met: bool  # the two differ by no more than it
+
+
+def check(experiment: Experiment, place: Workspace, names: Sequence[str] | None) -> list[CheckRow]:
+    """What `checked` attacks give, derived again from kept weights in a temporary folder, beside the committed."""
+    committed = Reproduction(experiment, place)
+    models = [
+        model
+        for model in experiment.chosen(names)
+        if experiment.checked(model) and committed.weights(model).exists() and committed.file("cells", model).exists()
     ]
-    if not cells:
+    if not models:
         raise BadSetting(
-            f"nothing to check: {committed.home} holds no 100-D weights with a record; name another --reports-dir"
+            f"nothing to check: {committed.home} holds no weights with a record; name another --reports-dir"
         )
-    found = []
+    rows = []
     with tempfile.TemporaryDirectory(prefix="advbench-check-") as folder:
-        grid = Grid(replace(place, runs_dir=Path(folder)))
-        grid.splits = committed.splits
-        for cell in cells:
-            place.progress.say(f"cell {cell.name}")
-            run, verify = grid.evaluate(cell, cell.attacks(core=True))
-            found.append(records.record_of(cell, run, verify, {}))
-    return compare(committed.records(), found)
+        again = Reproduction(experiment, replace(place, runs_dir=Path(folder)), committed.data)
+        for model in models:
+            place.progress.say(f"cell {model.name}")
+            found = again.evaluate(model, experiment.checked(model), again.weights_of(model))
+            rows += compare(read(Record, committed.file("cells", model)), found)
+    return rows
+
+
+def compare(committed: Record, found: Record) -> list[CheckRow]:
+    """Error counts and EERs derived again beside the committed: errors within 5 images, EERs within 0.1 points."""
+
+    def beside(figure: str, old: float, new: float, tolerance: float) -> CheckRow:
+        return CheckRow(found.cell.name, figure, old, new, tolerance, abs(new - old) <= tolerance)
+
+    rows = [beside("wrong clean images", len(committed.wrong), len(found.wrong), 5)]
+    for row in found.attacks:
+        if (old := of_attack(committed.attacks, row.attack, row.eps, row.settings)) is not None:
+            wrong = old.error_rate * old.n, row.error_rate * row.n
+            rows.append(beside(f"wrong under {row.attack} eps {row.eps:g}", *wrong, 5))
+    for new in found.verify:
+        same = (r for r in committed.verify if r.detector == new.detector)
+        before = of_attack(same, new.attack, new.eps, new.settings)
+        if before is not None and before.eer is not None and new.eer is not None:
+            figure = f"EER of {new.detector}, {new.attack} eps {new.eps:g}"
+            rows.append(beside(figure, before.eer, new.eer, 0.001))
+    return rows

@@ -1,87 +1,100 @@
-"""What the security rows say, in sentences computed from them."""
+"""What the rows about known detectors say, in sentences computed from them."""
 
 import itertools
 from collections.abc import Iterator
+from typing import NamedTuple
 
-from advbench.reproduce.arranged import Rows
-from advbench.reproduce.cells import CONTROLS, EPS, HEADLINE, SHOWN
-from advbench.reproduce.paper import LABELS
-from advbench.reproduce.probes import FPR
-from advbench.reproduce.security_rows import TABLE
-from advbench.reproduce.security_tables import ALL, AWARE, GUARD, LATER, PUBLISHED, QUICK, STANDARD
-from advbench.runs import Row
+from advbench.detection import DEFAULT_FPR
+from advbench.reproduce.experiment import Experiment, guard
+from advbench.reproduce.tables import Rows
 
 AGREEMENT = 0.005  # between the ensemble's and the published AutoAttack's robust accuracy
+STANDARD, QUICK = "detector-aware (standard)", "detector-aware (quick)"
+# later versions of the ensemble differ where there is no detector
+LATER = tuple(f"detector-aware (standard, {version})" for version in ("v2", "v3"))
+PUBLISHED = ("autoattack", "autoattack (plus)")
+AWARE = f"undetected error, {STANDARD}, {guard()}"
 
 
-def verdict(r: Rows) -> list[str]:
+class Known(NamedTuple):
+    """A figure that is there, with its interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+def verdict(experiment: Experiment, rows: Rows) -> list[str]:
     """What the rows say, a sentence each; what has not run is said to be so."""
-    return [*_headlines(r), *_adversarial_training(r), *_agreement(r)]
+    labels = {key: loss.label for key, loss in experiment.losses.items()}
+    parts = (_headlines, _adversarial_training, _agreement)
+    return [sentence for part in parts for sentence in part(rows, experiment, labels)]
 
 
-def _figure(row: Row) -> str:
-    return f"{100 * row['mean']:.1f} % [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+def _known(r: Rows, loss: str, what: str) -> Known | None:
+    row = r.get(("security", loss, f"100-D, {what}"))
+    if row is None or row.mean is None or row.low is None or row.high is None or row.n is None:
+        return None
+    return Known(row.mean, row.low, row.high, row.n)
 
 
-def _known(r: Rows, loss: str, setting: str) -> Row | None:
-    row = r.by_key.get((TABLE, loss, f"100-D, {setting}"))
-    return None if row is None or row["mean"] is None else row
-
-
-def _strongest(r: Rows, loss: str, what: str, where: str) -> Row | None:
+def _strongest(r: Rows, loss: str, what: str, where: str) -> Known | None:
     """At the larger budget and in the later version, where these were run."""
     found = (_known(r, loss, f"{what}, {by}, {where}") for by in (*reversed(LATER), STANDARD, QUICK))
     return next(filter(None, found), None)
 
 
-def _headlines(r: Rows) -> Iterator[str]:
-    for loss in SHOWN:
-        found = _known(r, loss, AWARE.removeprefix("100-D, "))
-        fgsm = _known(r, loss, f"undetected error, FGSM, {GUARD}, eps {HEADLINE:g}")
+def _headlines(r: Rows, asked: Experiment, labels: dict[str, str]) -> Iterator[str]:
+    for loss in asked.guarded:
+        found = _known(r, loss, f"{AWARE}, eps {asked.eps:g}")
+        fgsm = _known(r, loss, f"undetected error, FGSM, {guard()}, eps {asked.eps:g}")
         if found is None or fgsm is None:
-            yield f"{LABELS[loss]}: detector-aware attack not run."
+            yield f"{labels[loss]}: detector-aware attack not run."
             continue
         yield (
-            f"{LABELS[loss]}: at eps {HEADLINE:g} and {100 * FPR:g} % false positives FGSM leaves "
-            f"{100 * fgsm['mean']:.1f} % of {fgsm['n']:,} images misclassified and accepted, an attack that knows "
-            f"the detector {_figure(found)}."
+            f"{labels[loss]}: at eps {asked.eps:g} and {100 * DEFAULT_FPR:g} % false positives FGSM leaves "
+            f"{100 * fgsm.mean:.1f} % of {fgsm.n:,} images misclassified and accepted, an attack that knows "
+            f"the detector {found}."
         )
 
 
-def _adversarial_training(r: Rows) -> Iterator[str]:
+def _adversarial_training(r: Rows, asked: Experiment, labels: dict[str, str]) -> Iterator[str]:
     """Whether a detector on a standard model loses fewer images than an adversarially trained model without one."""
-    for eps in EPS:
-        trained = {c: row for c in CONTROLS if (row := _strongest(r, c, "error", f"no detector, eps {eps:g}"))}
-        guarded = {
-            loss: row for loss in SHOWN if (row := _strongest(r, loss, "undetected error", f"{GUARD}, eps {eps:g}"))
-        }
-        if not trained or not guarded:
+    for eps in asked.epses:
+        none, guarded = f"no detector, eps {eps:g}", f"{guard()}, eps {eps:g}"
+        trained = {c: row for c in asked.controls if (row := _strongest(r, c, "error", none))}
+        held = {loss: row for loss in asked.guarded if (row := _strongest(r, loss, "undetected error", guarded))}
+        if not trained or not held:
             yield f"Eps {eps:g}: detectors against adversarial training not run."
             continue
-        rival = min(trained, key=lambda c: float(trained[c]["mean"]))
-        better = [LABELS[loss] for loss, row in guarded.items() if row["high"] < trained[rival]["low"]]
-        worse = [LABELS[loss] for loss, row in guarded.items() if row["low"] > trained[rival]["high"]]
-        open_ = [LABELS[loss] for loss in guarded if LABELS[loss] not in (*better, *worse)]
+        rival, best = min(trained.items(), key=lambda item: item[1].mean)
+        better = [labels[loss] for loss, row in held.items() if row.high < best.low]
+        worse = [labels[loss] for loss, row in held.items() if row.low > best.high]
+        open_ = [labels[loss] for loss in held if labels[loss] not in (*better, *worse)]
         said = [
-            f"Eps {eps:g}: {LABELS[rival]} without detector loses {_figure(trained[rival])}.",
+            f"Eps {eps:g}: {labels[rival]} without detector loses {best}.",
             f"Detectors on a standard model that lose fewer, by 95 % intervals: {', '.join(better) or 'none'};",
             f"more: {', '.join(worse) or 'none'}; not told apart: {', '.join(open_) or 'none'}.",
         ]
-        missing = [LABELS[c] for c in ALL if c not in trained and c not in guarded]
+        missing = [labels[c] for c in (*asked.guarded, *asked.controls) if c not in trained and c not in held]
         yield " ".join([*said, *([f"Not run: {', '.join(missing)}."] if missing else [])])
 
 
-def _agreement(r: Rows) -> Iterator[str]:
-    for loss, published in itertools.product(CONTROLS, PUBLISHED):
-        ours = _strongest(r, loss, "error", f"no detector, eps {HEADLINE:g}")
-        theirs = _known(r, loss, f"error, {published}, no detector, eps {HEADLINE:g}")
+def _agreement(r: Rows, asked: Experiment, labels: dict[str, str]) -> Iterator[str]:
+    for loss, published in itertools.product(asked.controls, PUBLISHED):
+        ours = _strongest(r, loss, "error", f"no detector, eps {asked.eps:g}")
+        theirs = _known(r, loss, f"error, {published}, no detector, eps {asked.eps:g}")
         if ours is None or theirs is None:
-            yield f"{LABELS[loss]}: agreement with the published {published} not run."
+            yield f"{labels[loss]}: agreement with the published {published} not run."
             continue
-        gap = theirs["mean"] - ours["mean"]
+        gap = theirs.mean - ours.mean
         within = "within" if abs(gap) <= AGREEMENT + 1e-9 else "beyond"
         yield (
-            f"{LABELS[loss]}, eps {HEADLINE:g}, no detector, first {ours['n']} images: robust accuracy "
-            f"{100 * (1 - ours['mean']):.1f} % under the ensemble, {100 * (1 - theirs['mean']):.1f} % under the "
+            f"{labels[loss]}, eps {asked.eps:g}, no detector, first {ours.n} images: robust accuracy "
+            f"{100 * (1 - ours.mean):.1f} % under the ensemble, {100 * (1 - theirs.mean):.1f} % under the "
             f"published {published}, a difference of {100 * gap:+.1f} points, {within} {100 * AGREEMENT:g}."
         )

@@ -265,9 +265,9 @@ class Audit(Merge):
 class Reproduce(Grid):
     """`advbench reproduce`."""
 
-    what: str = _plain("mnist: the MNIST experiments of Wan et al. 2018", default=MISSING, argument=True)
+    what: str = _plain("An experiment: mnist, those of Wan et al. 2018 on MNIST.", default=MISSING, argument=True)
     cell: Names | None = _model("Only these models, such as lgm1.0-100d-seed0; one or several.")
-    check: bool = _plain("Derive Table 6 and the EERs from the kept weights, and compare.", default=False)
+    check: bool = _plain("Derive errors and EERs again from the kept weights, and compare.", default=False)
     security: bool = _plain("Only the attacks that know a detector, on what has weights.", default=False)
     no_train: bool = _plain("Evaluate what has weights; train nothing.", default=False)
 

@@ -1,7 +1,6 @@
 """The reproduction as it is committed: page, rows, records and weights agree, and the weights give the figures."""
 
 import html
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +9,27 @@ import torch
 
 from advbench import catalog
 from advbench.data import fingerprint
-from advbench.reproduce import records
-from advbench.reproduce.arranged import Rows
-from advbench.reproduce.cells import Cell
-from advbench.reproduce.page import all_rows
-from advbench.reproduce.security_drawings import security_drawings
-from advbench.reproduce.tables import ours, tables
+from advbench.reproduce.charts import security_drawings
+from advbench.reproduce.experiment import load
+from advbench.reproduce.figures import mask
+from advbench.reproduce.records import Record, SecurityRecord, read
+from advbench.reproduce.rows import rows
+from advbench.reproduce.tables import arrange, by_key, ours
 from advbench.reproduce.verdict import verdict
-from advbench.runs import released, sha256
+from advbench.runs import released, sha256, to_json
 from advbench.runs.artifacts import within
+from advbench.runs.json_records import as_json
+from advbench.runs.rows import AdaptiveRow
 from advbench.study.parsing import parse, read_toml
 from advbench.types import Splits
 from advbench.victim import Composed, Victim, build
 
 HOME = Path(__file__).resolve().parents[2] / "reports" / "mnist"
-RECORDS = {path.stem: records.read(path) for path in sorted((HOME / "cells").glob("*.json"))}
-SECURITY = {path.stem: records.read(path) for path in sorted((HOME / "security").glob("*.json"))}
-ROWS = all_rows(list(RECORDS.values()), {record["cell"]["loss"]: record for record in SECURITY.values()})
-KEPT = [name for name, record in RECORDS.items() if record["weights"]["released"]]
+MNIST = load("mnist")
+RECORDS = {path.stem: read(Record, path) for path in sorted((HOME / "cells").glob("*.json"))}
+SECURITY = {path.stem: read(SecurityRecord, path) for path in sorted((HOME / "security").glob("*.json"))}
+ROWS = rows(MNIST, list(RECORDS.values()), list(SECURITY.values()))
+KEPT = [name for name, record in RECORDS.items() if record.weights.released]
 
 
 @pytest.fixture(scope="module")
@@ -36,17 +38,19 @@ def mnist(mnist_dir: Path) -> Splits:
     return splits
 
 
-def test_the_headline_model_is_among_the_records() -> None:
-    assert "lgm1.0-100d-seed0" in KEPT
-
-
 def test_results_are_the_rows_of_the_records() -> None:
-    assert json.loads((HOME / "results.json").read_bytes())["rows"] == ROWS
+    assert (HOME / "results.json").read_bytes() == to_json({"schema": 1, "rows": as_json(ROWS)})
+
+
+@pytest.mark.parametrize("kind", [Record, SecurityRecord])
+def test_records_are_written_as_they_were_read(kind: type[Record] | type[SecurityRecord]) -> None:
+    for path in (HOME / {Record: "cells", SecurityRecord: "security"}[kind]).glob("*.json"):
+        assert path.read_bytes() == to_json({"schema": 1, **as_json(read(kind, path))})
 
 
 def test_the_page_prints_the_rows_and_loads_nothing() -> None:
     page = (HOME / "index.html").read_text(encoding="utf-8")
-    for table in tables(ROWS, list(RECORDS.values())).values():
+    for table in arrange(MNIST.tables, ROWS, list(RECORDS.values())):
         for _, cells in table.lines:
             assert all(ours(cell).replace("+-", "±") in page for cell in cells)
     assert "<script" not in page
@@ -56,12 +60,12 @@ def test_the_page_prints_the_rows_and_loads_nothing() -> None:
 
 def test_the_page_gives_the_verdict_that_the_rows_give() -> None:
     page = html.unescape((HOME / "index.html").read_text(encoding="utf-8"))
-    assert all(sentence in page for sentence in verdict(Rows(ROWS)))
+    assert all(sentence in page for sentence in verdict(MNIST, by_key(ROWS)))
 
 
 def test_every_security_curve_of_the_rows_lies_beside_the_page_with_its_label_in_it() -> None:
     page = (HOME / "index.html").read_text(encoding="utf-8")
-    for drawing in security_drawings(ROWS):
+    for drawing in security_drawings(MNIST, ROWS):
         assert (HOME / "figures" / f"{drawing.key}.pdf").exists()
         assert html.escape(drawing.label) in page
 
@@ -69,26 +73,24 @@ def test_every_security_curve_of_the_rows_lies_beside_the_page_with_its_label_in
 @pytest.mark.parametrize("name", SECURITY)
 def test_security_records_speak_of_the_kept_weights(name: str) -> None:
     path, record = HOME / "weights" / f"{name}.safetensors", SECURITY[name]
-    assert sha256(path.read_bytes()) == record["weights"]["sha256"]
+    assert sha256(path.read_bytes()) == record.weights.sha256
 
 
 @pytest.mark.parametrize("name", SECURITY)
 def test_rates_of_a_security_record_are_those_of_its_images(name: str) -> None:
-    for row in SECURITY[name]["rows"]:
-        n = row["asked"]["n"]
-        assert {len(row[k]) for k in ("lost", "rejected", "clean_rejected")} == {n}
-        found = row["row"]
-        if "undetected_error_rate" in found:
-            assert found["undetected_error_rate"] == pytest.approx(row["lost"].count("1") / n)
-            assert found["clean_rejected"] == pytest.approx(row["clean_rejected"].count("1") / n)
+    for answer in SECURITY[name].rows:
+        assert {len(digits) for digits in (answer.lost, answer.rejected, answer.clean_rejected)} == {answer.asked.n}
+        if isinstance(answer.row, AdaptiveRow):
+            assert answer.row.undetected_error_rate == pytest.approx(mask(answer.lost).mean())
+            assert answer.row.clean_rejected == pytest.approx(mask(answer.clean_rejected).mean())
 
 
 @pytest.mark.parametrize("name", KEPT)
 def test_kept_weights_are_the_ones_their_record_speaks_of(name: str) -> None:
     path, record = HOME / "weights" / f"{name}.safetensors", RECORDS[name]
-    assert sha256(path.read_bytes()) == record["weights"]["sha256"]
+    assert sha256(path.read_bytes()) == record.weights.sha256
     found = released.read(path)
-    assert found.model == record["model"]
+    assert found.model == record.model
 
 
 def test_all_kept_weights_take_less_than_25_megabytes() -> None:
@@ -110,7 +112,7 @@ def victim_of(name: str) -> Victim:
 def test_kept_weights_misclassify_the_images_that_their_record_lists(name: str, mnist: Splits) -> None:
     n = 2000
     found = victim_of(name).outputs(mnist.test.load_all()[:n]).predictions != mnist.test.labels[:n]
-    listed = {i for i in RECORDS[name]["wrong"] if i < n}
+    listed = {i for i in RECORDS[name].wrong if i < n}
     assert len(listed ^ set(found.nonzero().squeeze(1).tolist())) <= 1
 
 
@@ -119,7 +121,7 @@ def test_the_default_lgm_model_of_mnist_is_the_kept_one(mnist: Splits) -> None:
     (model,) = parse({"dataset": "mnist", "losses": ["lgm"]}).models()
     found = released.find([HOME / "weights"], model.record(fingerprint(mnist)))
     assert found is not None
-    assert found.path.stem == Cell("lgm1.0", 100, 0).name
+    assert found.path.stem == "lgm1.0-100d-seed0"
 
 
 def test_the_cifar_page_stands_under_its_studys_title_which_names_the_budget() -> None:

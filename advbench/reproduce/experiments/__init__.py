@@ -1,0 +1,1 @@
+"""The experiments that `advbench reproduce` knows, one a file."""
