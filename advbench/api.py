@@ -72,11 +72,18 @@ class Result:
         for row in self.rows:
             if row.population == population:
                 attack = next(r for r in self.attacks.values() if r.is_attack_of(row) and r.n == row.n_clean)
-                knows = attack.detector if isinstance(attack, AdaptiveRow) else None
-                aimed = as_json(attack) if knows == row.detector else {}
-                known = {k: aimed.get(k) for k in ("undetected_error_rate", *_ENDS, "clean_rejected")}
-                errors = {"clean_error_rate": attack.clean_error_rate, "error_rate": attack.error_rate}
-                lines.append({**as_json(row), "knows": knows, **errors, **known})
+                adaptive = attack if isinstance(attack, AdaptiveRow) else None
+                aimed = adaptive if adaptive and adaptive.detector == row.detector else None
+                more = {
+                    "knows": adaptive and adaptive.detector,
+                    "clean_error_rate": attack.clean_error_rate,
+                    "error_rate": attack.error_rate,
+                    "undetected_error_rate": aimed and aimed.undetected_error_rate,
+                    "undetected_error_low": aimed and aimed.undetected_error_low,
+                    "undetected_error_high": aimed and aimed.undetected_error_high,
+                    "clean_rejected": aimed and aimed.clean_rejected,
+                }
+                lines.append(as_json(row) | more)
         frame = pd.DataFrame(lines)
         return frame.astype({c: float for c in frame.columns if c.startswith(_FIGURES)})
 
@@ -104,7 +111,6 @@ class Result:
 
 POPULATIONS = tuple(metrics.populations(np.ones(0, bool), np.ones(0, bool)))
 _FIGURES = ("eer", "auroc", "tpr", "fpr", "error", "undetected", "clean_")
-_ENDS = ("undetected_error_low", "undetected_error_high")
 
 
 class _Kept:

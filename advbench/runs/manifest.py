@@ -154,12 +154,8 @@ class Inspection:
     slopes: tuple[Number, ...] | None = None  # of the model at a few test images
 
 
-INFOS: dict[str, type] = {
-    "train": TrainingInfo,
-    "checkpoint": CheckpointInfo,
-    "outputs": OutputsInfo,
-    INSPECTED: Inspection,
-}
+INFOS: dict[str, type] = {"train": TrainingInfo, "checkpoint": CheckpointInfo, "outputs": OutputsInfo}
+INFOS[INSPECTED] = Inspection
 
 
 def read_model(value: Any) -> ModelRecord:
@@ -178,11 +174,15 @@ class Steps:
 def model_row(run: str, model: ModelRecord, inspection: Inspection) -> ModelRow:
     """The fields of a run's rows that say which model they are about."""
     if isinstance(model, SuppliedRecord):
-        own: dict[str, Any] = dict.fromkeys(("loss", "alpha", "lam", "covariance", "seed", "training"))
-        return ModelRow(dataset=model.dataset, run=run, test_part=inspection.test_part, **own)
-    own = {key: model.loss.get(key) for key in ("alpha", "lam", "covariance")}
-    own |= {"loss": model.loss_name, "seed": model.seed, "training": model.regime}
-    return ModelRow(dataset=model.dataset, run=run, **own)
+        return ModelRow(
+            dataset=model.dataset, loss=None, alpha=None, lam=None, covariance=None, seed=None, training=None,
+            test_part=inspection.test_part, run=run,
+        )  # fmt: skip
+    alpha, lam, covariance = (model.loss.get(key) for key in ("alpha", "lam", "covariance"))
+    return ModelRow(
+        dataset=model.dataset, loss=model.loss_name, alpha=alpha, lam=lam, covariance=covariance, seed=model.seed,
+        training=model.regime, run=run,
+    )  # fmt: skip
 
 
 def read_steps(value: Any, model: ModelRow) -> dict[str, Step]:

@@ -130,8 +130,7 @@ class BroughtModel(StudiedModel):
         self.findings = run.noted(Inspection).findings
         for finding in self.findings:
             progress.say(f"{finding.severity}: {finding.text}")
-        parts = {"train": splits.train, "calibration": splits.calibration, "test": splits.test}
-        train.ensure_outputs(run, parts, lambda: self.victim(run), splits, progress)
+        train.ensure_outputs(run, splits, lambda: self.victim(run), progress)
 
     def victim(self, run: Run) -> Victim:  # noqa: ARG002
         """The model as it was brought."""

@@ -25,7 +25,7 @@ def _in(panel: str | None) -> Callable[..., Any]:
 
 REGIME = "Adversarial training (each turns it on; defaults: the data set's own)"
 TRAINING = "Training (defaults: the data set's own)"
-PANELS = (None, "Model", TRAINING, REGIME, "Attack", "Selection", "Machine", "Folders and output")  # in their order
+PANELS = (None, "Model", TRAINING, REGIME, "Attack", "Selection (default: all)", "Machine", "Folders and output")
 _plain, _model, _training, _regime, _attack, _only, _machine, _place = map(_in, PANELS)
 
 
@@ -242,7 +242,7 @@ class Selected(Options):
 class Verify(Selected, Place):
     """`advbench verify`."""
 
-    detectors: Names | None = _only("Only these detectors.", flag="detector")
+    detectors: Names | None = _only("Only these detectors.", "those that scored before", flag="detector")
 
 
 class Report(Verify, Named):

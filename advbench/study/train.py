@@ -1,7 +1,7 @@
 """Train a model, or adopt released weights, and store its outputs."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class TrainedModel(StudiedModel):
         """Train it, or adopt its weights, and store its outputs."""
         ensure_trained(run, self.model, self.splits, self.workspace, self.weights)
         parts = parts_of(self.splits, self.model)
-        ensure_outputs(run, parts, lambda: self.victim(run), self.splits, self.workspace.progress)
+        ensure_outputs(run, parts, lambda: self.victim(run), self.workspace.progress)
 
     def victim(self, run: Run) -> Victim:
         """Rebuilt from the run."""
@@ -42,10 +42,9 @@ class TrainedModel(StudiedModel):
         return replace(self, model=surrogate_of(self.model, source))
 
 
-def parts_of(splits: Splits, model: Model) -> dict[str, ImageSet]:
-    """The parts by name; the training part is the one this model is fitted to."""
-    train = join(splits.train, splits.validation) if model.training.full_train else splits.train
-    return {"train": train, "validation": splits.validation, "calibration": splits.calibration, "test": splits.test}
+def parts_of(splits: Splits, model: Model) -> Splits:
+    """The parts, of which the training part is the one this model is fitted to."""
+    return replace(splits, train=join(splits.train, splits.validation)) if model.training.full_train else splits
 
 
 def ensure_trained(run: Run, model: Model, splits: Splits, workspace: Workspace, weights: Iterable[Path]) -> None:
@@ -59,15 +58,13 @@ def ensure_trained(run: Run, model: Model, splits: Splits, workspace: Workspace,
     run.drop("checkpoint")  # here, so that one that an interruption left behind goes too
 
 
-def ensure_outputs(
-    run: Run, parts: Mapping[str, ImageSet], victim_of: Callable[[], Victim], splits: Splits, progress: Progress
-) -> None:
+def ensure_outputs(run: Run, splits: Splits, victim_of: Callable[[], Victim], progress: Progress) -> None:
     """Do the step `outputs` where it is not done or damaged: one forward pass over train, calibration and test."""
     if repair.is_whole(run, "outputs", progress.say):
         return
     began = time.perf_counter()
     victim, files, before = victim_of(), {}, 0
-    parts = {name: part for name, part in parts.items() if name in artifacts.PARTS}
+    parts: dict[str, ImageSet] = {name: getattr(splits, name) for name in artifacts.PARTS}
     progress.say(f"{run.name}: outputs of {sum(map(len, parts.values())):,} images, the parts {', '.join(parts)}")
     with progress.bar("outputs", sum(map(len, parts.values()))) as advance:
         for name, part in parts.items():
@@ -97,7 +94,7 @@ def train(run: Run, model: Model, splits: Splits, workspace: Workspace) -> None:
     say = workspace.progress.say
     parts = parts_of(splits, model)
     how: dict[str, Any] = {"seed": model.seed, "device": workspace.device, "adversarial": model.adversarial}
-    trainer = Trainer(*untrained(model, splits), parts["train"], parts["validation"], model.training, **how)
+    trainer = Trainer(*untrained(model, splits), parts.train, parts.validation, model.training, **how)
     if repair.is_whole(run, "checkpoint", say):
         try:
             trainer.restore(read_checkpoint(run))
@@ -106,10 +103,10 @@ def train(run: Run, model: Model, splits: Splits, workspace: Workspace) -> None:
             raise artifacts.unsound(run.folder / name, f"it is of another model ({type(error).__name__})") from error
         say(f"{run.name}: going on after epoch {len(trainer.epochs)} of {model.training.epochs}")
     else:
-        say(f"{run.name}: training {model.training.epochs} epochs on {len(parts['train'])} images")
+        say(f"{run.name}: training {model.training.epochs} epochs on {len(parts.train)} images")
     if trainer.arithmetic != model.training.precision:
         say(f"{run.name}: in float32, because this {workspace.device.type} does not compute bf16 natively")
-    images_per_epoch = len(parts["train"]) + len(parts["validation"])
+    images_per_epoch = len(parts.train) + len(parts.validation)
     with workspace.progress.bar(run.name, model.training.epochs * images_per_epoch) as advance:
 
         def on_batch(images: float, loss: float, accuracy: float) -> None:
@@ -121,7 +118,7 @@ def train(run: Run, model: Model, splits: Splits, workspace: Workspace) -> None:
     weights = {k: v for k, v in trainer.checkpoint().tensors.items() if k.startswith(("network.", "head."))}
     files = {artifacts.MODEL: artifacts.pack(weights), "training.jsonl": history(trainer.epochs)}
     last, seconds = trainer.epochs[-1], sum(epoch.seconds for epoch in trainer.epochs)
-    info = {"loss": last.loss, "validation_error": last.validation_error, "n_train": len(parts["train"])}
+    info = {"loss": last.loss, "validation_error": last.validation_error, "n_train": len(parts.train)}
     run.write("train", files, seconds=seconds, info={**info, "arithmetic": trainer.arithmetic})
 
 

@@ -39,9 +39,9 @@ class CanaryModel:
 
 def model_row(loss: str, seed: int, training: str = "standard", run: str = "in memory") -> ModelRow:
     """The fields that say which model a row is about."""
-    own: dict[str, Any] = dict.fromkeys(("alpha", "lam", "covariance"))
-    own |= {"alpha": 1.0, "lam": 0.1, "covariance": "identity"} if loss == "lgm" else {}
-    return ModelRow(dataset="digits", loss=loss, **own, seed=seed, training=training, run=run)
+    alpha, lam, covariance = (1.0, 0.1, "identity") if loss == "lgm" else (None, None, None)
+    own = ModelRow(dataset="digits", loss=loss, alpha=alpha, lam=lam, covariance=None, seed=0, training=None, run=run)
+    return replace(own, covariance=covariance, seed=seed, training=training)
 
 
 def evaluate(
