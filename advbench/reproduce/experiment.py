@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Picture
 from advbench import catalog
 from advbench.detection import DEFAULT_FPR
 from advbench.errors import BrokenPlugin, UnknownName
-from advbench.reproduce.records import Asked, PaperModel, Record, ReproductionRow
+from advbench.reproduce.records import Asked, PaperModel, Record, ReproductionRow, Trial
 from advbench.runs import Run
 from advbench.study.parsing import parse
 from advbench.study.spec import Spec
@@ -121,14 +121,6 @@ class Probe(NamedTuple):
 def guard(detector: str = LIKELIHOOD, fpr: float | None = DEFAULT_FPR) -> str:
     """A detector and its threshold in words."""
     return "no detector" if fpr is None else f"{detector} at {100 * fpr:g} % FPR"
-
-
-class Trial(NamedTuple):
-    """A short training of a loss with settings of its own, and training settings beside the recipe's."""
-
-    loss: str
-    own: Mapping[str, Any]
-    training: Mapping[str, Any]
 
 
 class Search(NamedTuple):

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from advbench.grid.cells import Cell, cells_of, on_device
 from advbench.grid.engine import Engine, go_through
 from advbench.reproduce import search, security
-from advbench.reproduce.experiment import Probe, Trial
+from advbench.reproduce.experiment import Probe
 from advbench.reproduce.models import Reproduction
 from advbench.reproduce.page import write_rows
-from advbench.reproduce.records import PaperModel
+from advbench.reproduce.records import PaperModel, Trial
 
 
 @dataclass(frozen=True)

@@ -137,13 +137,20 @@ class SecurityRecord(OfModel):
 
 
 @dataclass(frozen=True)
-class TrialRow:
-    """What came of a short training with settings of its own, on validation images alone."""
+class Trial:
+    """A short training of a loss."""
 
-    part: Literal["search", "sensitivity"]
     loss: shapes.Label
     own: shapes.Settings  # the loss's that are not the default
     training: shapes.Settings  # beside the recipe's
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """What came of a trial, on validation images alone."""
+
+    part: Literal["search", "sensitivity"]
+    trial: Trial = field(metadata=js.FLAT)
     validation_error: shapes.Rate
     n_validation: shapes.Positive
     attacks: tuple[shapes.Settings, ...]  # attack, eps, clip, n, error_rate, and the EER of each detector by its name

@@ -14,9 +14,9 @@ import torch
 
 from advbench import catalog, metrics
 from advbench.evasion import perturb
-from advbench.reproduce.experiment import Entry, Search, Trial
+from advbench.reproduce.experiment import Entry, Search
 from advbench.reproduce.models import Reproduction
-from advbench.reproduce.records import PaperModel, TrialRow, Trials, read, write
+from advbench.reproduce.records import PaperModel, Trial, TrialRow, Trials, read, write
 from advbench.study.parsing import attack_choices, loss_choice
 from advbench.study.study import Study
 from advbench.study.train import ensure_trained, victim_of
@@ -49,7 +49,7 @@ def bring_on(
 
     def rows_of(trials: Iterable[Trial], part: Part) -> list[TrialRow]:
         trials = list(trials)
-        found = [next((r for r in kept if r.part == part and _is_of(trial, r)), None) for trial in trials]
+        found = [next((r for r in kept if r.part == part and r.trial == trial), None) for trial in trials]
         train([trial for trial, row in zip(trials, found, strict=True) if row is None])
         for i, trial in enumerate(trials):
             if found[i] is None:
@@ -71,16 +71,12 @@ def rows_in(file: Path) -> list[TrialRow]:
     return list(read(Trials, file).rows) if file.exists() else []
 
 
-def _is_of(trial: Trial, row: TrialRow) -> bool:
-    return (row.loss, row.own, row.training) == (trial.loss, dict(trial.own), dict(trial.training))
-
-
 def mean_errors(rows: Iterable[TrialRow]) -> dict[float, float]:
     """Searched learning rate -> mean validation error over the losses."""
     found: dict[float, list[float]] = {}
     for row in rows:
         if row.part == "search":
-            found.setdefault(row.training["learning_rate"], []).append(row.validation_error)
+            found.setdefault(row.trial.training["learning_rate"], []).append(row.validation_error)
     return {rate: float(np.mean(errors)) for rate, errors in found.items()}
 
 
@@ -102,15 +98,8 @@ def _row(book: Reproduction, search: Search, trial: Trial, part: Part) -> TrialR
             victim = victim_of(run, book.data.splits, study.workspace)
             rows = [_attacked(book, victim, entry, search.n) for entry in search.attacks]
             run.write("validation attacks", {}, info={"rows": rows})
-        return TrialRow(
-            part=part,
-            loss=trial.loss,
-            own=dict(trial.own),
-            training=dict(trial.training),
-            validation_error=run.info("train")["validation_error"],
-            n_validation=len(book.data.splits.validation),
-            attacks=tuple(run.info("validation attacks")["rows"]),
-        )
+        error, attacks = run.info("train")["validation_error"], tuple(run.info("validation attacks")["rows"])
+        return TrialRow(part, trial, error, len(book.data.splits.validation), attacks)
 
 
 def _attacked(book: Reproduction, victim: Victim, entry: Entry, n: int) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from advbench.grid.local import Local
 from advbench.grid.queue import Queue
 from advbench.progress import Progress
 from advbench.reproduce import search, security
-from advbench.reproduce.experiment import Entry, Experiment, Loss, Probe, Search, Trial
+from advbench.reproduce.experiment import Entry, Experiment, Loss, Probe, Search
 from advbench.reproduce.models import Reproduction
 from advbench.reproduce.on_engine import OnEngine
-from advbench.reproduce.records import Asked, PaperModel, SecurityRecord, read, write
+from advbench.reproduce.records import Asked, PaperModel, SecurityRecord, Trial, read, write
 from advbench.reproduce.rows import answer_to
 from advbench.runs.rows import AdaptiveRow
 from advbench.study import train
@@ -178,7 +178,7 @@ def test_trials_are_trained_by_workers_and_make_the_rows_of_one_process(
 ) -> None:
     here, there = at(tmp_path / "here"), at(tmp_path / "there")
     rows, pids = search.tune(here), list[int]()
-    assert [(row.part, row.own) for row in rows] == [("search", {})] * 2 + [("sensitivity", {"weight": 0.1})]
+    assert [(row.part, row.trial.own) for row in rows] == [("search", {})] * 2 + [("sensitivity", {"weight": 0.1})]
     ahead = OnEngine(there, Local(1, started=pids.append), "cpu")
     ahead.tune()
     assert len(pids) == 2  # the sensitivity's settings wait for the search

@@ -1,6 +1,5 @@
 """A second experiment is one file: Fashion-MNIST's shape, on made images, from the file to page and check."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from advbench.errors import BrokenPlugin
 from advbench.reproduce import experiments
 from advbench.reproduce.experiment import load
+from advbench.reproduce.records import Record, read
 from tests.helpers.command_line import advbench
 
 FILE = '''"""Clothes, made up."""
@@ -58,21 +58,17 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_one_file_is_trained_attacked_tabulated_and_checked(here: Path) -> None:
-    made = advbench("reproduce", "clothes", "--threads", 1, "--json")
+    made, home = advbench("reproduce", "clothes", "--threads", 1, "--json"), here / "reports" / "clothes"
     assert made.code == 0, made.err
     rows = {(row["table"], row["loss"], row["setting"]): row for row in made.rows}
     assert len(rows) == 5
-    wrong = {
-        path.stem: len(json.loads(path.read_bytes())["wrong"])
-        for path in (here / "reports" / "clothes" / "cells").glob("*.json")
-    }
     row = rows["errors", "softmax", "100-D, clean"]
-    shares = [wrong[f"softmax-100d-seed{seed}"] / row["n"] for seed in (0, 1)]
+    shares = [read(Record, home / "cells" / f"softmax-100d-seed{seed}.json").clean_error for seed in (0, 1)]
     assert (row["seeds"], row["paper"]) == ([0, 1], 0.08)
     assert (row["mean"], row["std"]) == pytest.approx((np.mean(shares), np.std(shares, ddof=1)))
     assert row["low"] <= row["mean"] <= row["high"]
     assert rows["eers", "lgm", "100-D, likelihood"]["seeds"] == [0]
-    page = (here / "reports" / "clothes" / "index.html").read_text(encoding="utf-8")
+    page = (home / "index.html").read_text(encoding="utf-8")
     for text in ("<title>Clothes, reproduced - advbench</title>", "paper 8.00 %", "<h3>EERs</h3>", "3 of 3 models"):
         assert text in page
     checked = advbench("reproduce", "clothes", "--check", "--threads", 1, "--json")

@@ -18,13 +18,12 @@ from advbench.reproduce.experiment import (
     Probe,
     Search,
     Table,
-    Trial,
     guard,
 )  # fmt: skip
 from advbench.reproduce.experiments import _mnist_figures
 from advbench.reproduce.experiments._mnist_figures import boundary
 from advbench.reproduce.figures import attacked, clean_error, counts, error, share, target_reached, verified
-from advbench.reproduce.records import Asked, PaperModel, Record, ReproductionRow, Shares
+from advbench.reproduce.records import Asked, PaperModel, Record, ReproductionRow, Shares, Trial
 from advbench.reproduce.rows import REJECTED, lost_or_rejected
 from advbench.reproduce.verdict import AWARE, LATER, PUBLISHED, QUICK, STANDARD
 from advbench.runs import Run
@@ -237,22 +236,12 @@ GUARD, WHERE = guard(), f"eps {HEADLINE:g}"
 LEFT = Line("security", f"{AWARE}, {WHERE}")  # of a detector, by an attack that knows it
 
 
-def known(key: str, title: str, losses: Sequence[str], *whats: str) -> Table:
+def known(key: str, title: str, losses: Sequence[str], *whats: str | Line) -> Table:
     """A table about detectors that the attack knows."""
-    return Table(key, title, losses, [Line("security", what) for what in whats])
+    return Table(key, title, losses, [what if isinstance(what, Line) else Line("security", what) for what in whats])
 
 
-ZERO = replace(HEADLINE_EER, other="security", label=f"EER, {HEADLINE_EER.what}")
 ALONE = [f"error, {by}, no detector" for by in (STANDARD, *LATER, *PUBLISHED)]
-SECURITY = known(
-    "security", "What an attacker who knows the detector leaves of it", ALL,
-    f"undetected error, FGSM, {GUARD}, {WHERE}",
-    LEFT.what,
-    f"undetected error after rounding to 8 bits, {STANDARD}, {GUARD}, {WHERE}",
-    f"error, {STANDARD}, {GUARD}, {WHERE}",
-    "clean error of the attacked images",
-    f"clean images rejected, {GUARD}",
-)  # fmt: skip
 TABLES = [
     Table("table1", "Table 1: error on the clean test images", tuple(LOSSES), [table1(2), table1(100)], best=True),
     Table("table6", "Table 6: error under FGSM", SHOWN, [
@@ -269,7 +258,15 @@ TABLES = [
         *(targeted(how, what) for what in TARGETED for how in readings(HEADLINE)), LEFT,
     ]),
     Table("shares", "Shares behind Fig. 3, 4 and 6", SHOWN, [*shares("fig3"), *shares("fig4"), *shares("fig6")]),
-    replace(SECURITY, lines=[ZERO, *SECURITY.lines]),
+    known("security", "What an attacker who knows the detector leaves of it", ALL,
+        replace(HEADLINE_EER, other="security", label=f"EER, {HEADLINE_EER.what}"),
+        f"undetected error, FGSM, {GUARD}, {WHERE}",
+        LEFT,
+        f"undetected error after rounding to 8 bits, {STANDARD}, {GUARD}, {WHERE}",
+        f"error, {STANDARD}, {GUARD}, {WHERE}",
+        "clean error of the attacked images",
+        f"clean images rejected, {GUARD}",
+    ),
     known("security-thresholds", "Other thresholds, and the largest posterior as detector", SHOWN, *(
         what
         for guarded in (guard(fpr=0.01), guard(fpr=0.1), guard("max-posterior"))
