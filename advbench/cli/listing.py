@@ -2,13 +2,15 @@
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from advbench import catalog
 from advbench.cli.output import filled_text
 from advbench.errors import BrokenPlugin, MissingLibrary, UnknownName, printable
 from advbench.formatting import as_text
+from advbench.runs.json_records import ABSENT, Absent
 from advbench.settings import defaults, parameters
 
 KINDS = {
@@ -20,7 +22,19 @@ KINDS = {
 }
 RUNS = "runs"
 SOURCE = re.compile(r"[A-Z][\w-]+(?: et al\.| and [A-Z][\w-]+)? \d{4}(?:, arXiv:[\d.]+\d)?")
-Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PluginRow:
+    """What can be listed; `--long` adds what it declares."""
+
+    name: str
+    summary: str
+    norm: str | Absent = ABSENT  # of an attack
+    knows: str | Absent = ABSENT  # what an attacker knows who makes it
+    fitted_on: str | Absent = ABSENT  # of a detector: what of the model
+    settings: Mapping[str, Any] | Absent = ABSENT  # with their defaults
+    source: str | Absent | None = ABSENT  # where it is published; None: nowhere
 
 
 def meant(what: str) -> str:
@@ -32,27 +46,27 @@ def meant(what: str) -> str:
     return found
 
 
-def rows_of(what: str, *, long: bool = False) -> list[Row]:
+def rows_of(what: str, *, long: bool = False) -> list[PluginRow]:
     """A row for each plug-in of that word."""
     kind = KINDS[what]
-    rows = [{"name": name, "summary": catalog.summary(kind, name)} for name in catalog.names(kind)]
-    return [row | _declared(kind, row["name"]) for row in rows] if long else rows
+    declared = _declared if long else lambda kind, name: {}
+    return [PluginRow(name=n, summary=catalog.summary(kind, n), **declared(kind, n)) for n in catalog.names(kind)]
 
 
-def kinds() -> list[Row]:
+def kinds() -> list[PluginRow]:
     """What can be listed, and the names there are."""
-    found = [{"name": word, "summary": ", ".join(catalog.names(kind))} for word, kind in KINDS.items()]
-    return [*found, {"name": RUNS, "summary": "what lies under --runs-dir: trained and attacked models"}]
+    found = [PluginRow(name=word, summary=", ".join(catalog.names(kind))) for word, kind in KINDS.items()]
+    return [*found, PluginRow(name=RUNS, summary="what lies under --runs-dir: trained and attacked models")]
 
 
-def _declared(kind: str, name: str) -> Row:
+def _declared(kind: str, name: str) -> dict[str, Any]:
     """Settings and source (None = unpublished); of an attack norm and knowledge too, of a detector what fits it."""
     try:
         cls = catalog.load(kind, name)
     except (BrokenPlugin, MissingLibrary):
         return {}
     doc = " ".join((inspect.getdoc(cls) or "").split()).replace(" (arXiv", ", arXiv")
-    row: Row = {"settings": defaults(cls), "source": "; ".join(dict.fromkeys(SOURCE.findall(doc))) or None}
+    row = {"settings": defaults(cls), "source": "; ".join(dict.fromkeys(SOURCE.findall(doc))) or None}
     if kind == "attack":
         norm = "linf or l2" if "norm" in parameters(cls) else cls().norm
         return {"norm": norm, "knows": _known_to(cls), **row}
@@ -71,14 +85,15 @@ def _known_to(cls: Any) -> str:
     return f"{model}, the detector and its threshold" if issubclass(cls, AdaptiveAttack) else model
 
 
-def show(rows: Sequence[Row]) -> None:
+def show(rows: Sequence[PluginRow]) -> None:
     """Print long rows for a terminal of 80 columns."""
     for row in rows:
-        told = {key: value for key, value in row.items() if key not in ("name", "summary")}
-        if "settings" in told:
-            told["settings"] = ", ".join(f"{k}={_text(v)}" for k, v in told["settings"].items()) or "none"
-        print(printable(row["name"]))
-        for text in (row["summary"], *(f"{key.replace('_', ' ')}: {value or '-'}" for key, value in told.items())):
+        print(printable(row.name))
+        own = row.settings or {}
+        settings = ", ".join(f"{k}={_text(v)}" for k, v in own.items()) or "none"
+        told = {"norm": row.norm, "knows": row.knows, "fitted on": row.fitted_on, "settings": settings}
+        lines = [f"{key}: {value}" for key, value in (told | {"source": row.source or "-"}).items() if value]
+        for text in (row.summary, *(lines if row.settings is not ABSENT else ())):
             print(filled_text(text, "  ", "    "))
 
 

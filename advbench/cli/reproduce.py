@@ -6,7 +6,6 @@ from advbench.cli.output import emit
 from advbench.errors import BadSetting, FailedCheck
 from advbench.reproduce.experiment import load
 from advbench.reproduce.run import check, complete
-from advbench.runs.json_records import as_json
 from advbench.study.options import Reproduce
 
 
@@ -18,11 +17,11 @@ def reproduce(options: Reproduce) -> None:
     workspace, names = workspace_of(options), options.cell
     if options.check:
         found = check(experiment, workspace, names)
-        emit("reproduce", as_json(found), options, table="check")
+        emit("reproduce", found, options, table="check")
         if missed := sum(not row.met for row in found):
             raise FailedCheck(f"{missed} of {len(found)} figures differ from the committed ones by more than allowed")
         return
     train, cells = not options.no_train, not options.security
     engine, device = engine_of(options), device_of(options, str(workspace.device))
     page, rows = complete(experiment, workspace, names, train=train, cells=cells, engine=engine, device=device)
-    emit("reproduce", as_json(rows), options, page)
+    emit("reproduce", rows, options, page)

@@ -17,7 +17,10 @@ from advbench.runs.rows import DoctorRow, RunRow
 
 if TYPE_CHECKING:
     from advbench.audit import CanaryRow
+    from advbench.cli.listing import PluginRow
     from advbench.report.adaptive import Shown
+    from advbench.reproduce.records import ReproductionRow
+    from advbench.reproduce.run import CheckRow
 
 R = TypeVar("R")
 Column = tuple[str, Callable[[R], str]]
@@ -119,29 +122,32 @@ SELFTEST: list[Column[CanaryRow]] = [
     ("found", lambda r: r.found.rpartition(": ")[2]),
     ("", lambda r: "ok" if r.met else "MISSED"),
 ]
+LISTED: list[Column[PluginRow]] = [("name", lambda r: r.name), ("what it is", lambda r: r.summary)]
+REPRODUCED: list[Column[ReproductionRow]] = [
+    ("loss", lambda r: r.loss),
+    ("setting", lambda r: r.setting),
+    ("seeds", lambda r: str(len(r.seeds))),
+    ("mean\n%", lambda r: "not run" if r.mean is None else f"{100 * r.mean:.2f}"),
+    ("std", lambda r: "-" if r.std is None else f"{100 * r.std:.2f}"),
+    ("paper\n%", lambda r: "-" if r.paper is None else f"{100 * r.paper:.2f}"),
+]
+CHECKED: list[Column[CheckRow]] = [
+    ("figure", lambda r: r.figure),
+    ("committed", lambda r: _figure(r.committed)),
+    ("found", lambda r: _figure(r.found)),
+    ("within", lambda r: "yes" if r.met else "NO"),
+]
 COLUMNS: dict[str, list[Column[Any]]] = {
     "train": TRAINED,
     "attack": ATTACK,
     **dict.fromkeys(("verify", "run", "evaluate", "report"), VERIFY),
     "runs": RUNS,
-    "list": [("name", lambda r: r["name"]), ("what it is", lambda r: r["summary"])],
+    "list": LISTED,
     "evasion": EVASION,
-    "reproduce": [
-        ("loss", lambda r: r["loss"]),
-        ("setting", lambda r: r["setting"]),
-        ("seeds", lambda r: str(len(r["seeds"]))),
-        ("mean\n%", lambda r: "not run" if r["mean"] is None else f"{100 * r['mean']:.2f}"),
-        ("std", lambda r: "-" if r["std"] is None else f"{100 * r['std']:.2f}"),
-        ("paper\n%", lambda r: "-" if r["paper"] is None else f"{100 * r['paper']:.2f}"),
-    ],
+    "reproduce": REPRODUCED,
     "doctor": DOCTOR,
     "selftest": SELFTEST,
-    "check": [
-        ("figure", lambda r: r["figure"]),
-        ("committed", lambda r: _figure(r["committed"])),
-        ("found", lambda r: _figure(r["found"])),
-        ("within", lambda r: "yes" if r["met"] else "NO"),
-    ],
+    "check": CHECKED,
 }
 
 
@@ -154,11 +160,10 @@ def title(row: Any) -> str:
             return row.model.run
         case DoctorRow():
             return row.run
-        case {"table": str(name)} | {"cell": str(name)}:
-            return name
     return ""
 
 
+TITLES: dict[str, Callable[[Any], str]] = {"reproduce": lambda r: r.table, "check": lambda r: r.cell}
 NOTES = {
     "verify": (
         "EERs: zero-knowledge attacks, all attacked images against all clean ones. "
@@ -196,7 +201,7 @@ def show(command: str, rows: Sequence[Any], aware: Mapping[str, tuple[Shown, str
     groups: dict[str, list[Any]] = {}
     for row in rows:
         if not isinstance(row, VerifyRow) or row.population == "all":
-            groups.setdefault(title(row), []).append(row)
+            groups.setdefault(TITLES.get(command, title)(row), []).append(row)
     for head, members in groups.items():
         if head:
             console.print(Text(printable(head), "bold"), soft_wrap=True)

@@ -26,6 +26,48 @@ Key = tuple[str, str]  # run and step
 
 
 @dataclass(frozen=True)
+class Place:
+    """A study's workspace as JSON values, its folders absolute, and where released weights are looked for."""
+
+    runs_dir: str
+    reports_dir: str
+    data_dir: str | None
+    download: bool
+    device: str
+    batch_size: int
+    locks: bool
+    weights: list[str]
+
+    @classmethod
+    def of(cls, study: Study) -> Place:
+        """Where a study works."""
+        own = study.workspace
+        return cls(
+            str(own.runs_dir.absolute()),
+            str(own.reports_dir.absolute()),
+            None if own.data_dir is None else str(own.data_dir.absolute()),
+            own.download,
+            str(own.device),
+            own.batch_size,
+            locks.in_use,
+            [str(Path(folder).absolute()) for folder in study.weights],
+        )
+
+    def workspace(self, progress: Progress) -> Workspace:
+        """The workspace; sets this process up to lock runs, or not to."""
+        locks.in_use = self.locks
+        return Workspace(
+            runs_dir=Path(self.runs_dir),
+            reports_dir=Path(self.reports_dir),
+            data_dir=None if self.data_dir is None else Path(self.data_dir),
+            download=self.download,
+            batch_size=self.batch_size,
+            device=resolve_device(self.device),
+            progress=progress,
+        )
+
+
+@dataclass(frozen=True)
 class Cell:
     """One piece of a study, as JSON values.
 
@@ -33,14 +75,13 @@ class Cell:
     step    what the run's manifest holds if the cell is done: `outputs`; `attack <file name>`, which ends in a digest
             of the attack's settings; or `verify`, which is done if its scores are of all these attacks and detectors
     table   a spec of this one model, and of the attack that it makes, or of the attacks and detectors that it scores
-    place   folders, device, evaluation batch, and where released weights are looked for
     needs   the keys of the cells that come first
     """
 
     run: str
     step: str
     table: Mapping[str, Any]
-    place: Mapping[str, Any]
+    place: Place
     needs: tuple[Key, ...] = ()
 
     def __hash__(self) -> int:
@@ -64,7 +105,7 @@ class Cell:
     @property
     def done(self) -> bool:
         """Whether the manifest holds the step; raises BadRun for one of another schema."""
-        return self.done_in(run_below(Path(self.place["runs_dir"]) / self.run))
+        return self.done_in(run_below(Path(self.place.runs_dir) / self.run))
 
     def done_in(self, run: Run | None) -> bool:
         """The same, of a run that was read already."""
@@ -83,7 +124,8 @@ class Cell:
     def from_json(cls, text: str) -> Cell:
         """From that text."""
         value = json.loads(text)
-        return cls(**{**value, "needs": tuple((run, step) for run, step in value["needs"])})
+        needs = tuple((run, step) for run, step in value["needs"])
+        return cls(**value | {"needs": needs, "place": Place(**value["place"])})
 
 
 @dataclass(frozen=True)
@@ -101,7 +143,7 @@ def cells_of(study: Study, detectors: Sequence[str] = ()) -> list[Cell]:
 
     A surrogate that is none of the study's models has a cell of its own.
     """
-    place, found, made = workspace_table(study), [], set[str]()
+    place, found, made = Place.of(study), [], set[str]()
     for model in study.spec.models():
         name, attacks = model.run_name(study.fingerprint), []
         found += _making(study, model, place, made)
@@ -117,7 +159,7 @@ def cells_of(study: Study, detectors: Sequence[str] = ()) -> list[Cell]:
             attacks.append(Cell(name, f"attack {choice.file_name}", table, place, needs))
         found += attacks
         if detectors:
-            entries = [entry for attack in attacks for entry in attack.table["attacks"]]
+            entries = [attack_table(choice) for choice in study.attacks]
             table = model_table(study.spec, model) | {"attacks": entries, "detectors": list(detectors)}
             found.append(Cell(name, SCORED, table, place, tuple(attack.key for attack in attacks)))
     return found
@@ -132,7 +174,7 @@ def done_among(cells: Sequence[Cell]) -> list[bool]:
 
     def run_of(cell: Cell) -> Run | None:
         try:
-            return read(Path(cell.place["runs_dir"]) / cell.run)
+            return read(Path(cell.place.runs_dir) / cell.run)
         except BadRun:
             return None
 
@@ -167,7 +209,7 @@ def run_below(folder: Path) -> Run | None:
         return None
 
 
-def _making(study: Study, model: Model, place: Mapping[str, Any], made: set[str]) -> list[Cell]:
+def _making(study: Study, model: Model, place: Place, made: set[str]) -> list[Cell]:
     """The cell that makes a model, where it is not among those `made`."""
     name = model.run_name(study.fingerprint)
     if name in made:
@@ -200,27 +242,4 @@ def attack_table(choice: AttackChoice) -> dict[str, Any]:
 
 def on_device(cell: Cell, device: str) -> Cell:
     """The cell, to be computed there."""
-    return replace(cell, place={**cell.place, "device": device})
-
-
-def workspace_table(study: Study) -> dict[str, Any]:
-    """A study's place as JSON, its folders absolute."""
-    place = study.workspace
-    return {
-        "runs_dir": str(place.runs_dir.absolute()),
-        "reports_dir": str(place.reports_dir.absolute()),
-        "data_dir": None if place.data_dir is None else str(place.data_dir.absolute()),
-        "download": place.download,
-        "device": str(place.device),
-        "batch_size": place.batch_size,
-        "locks": locks.in_use,
-        "weights": [str(Path(folder).absolute()) for folder in study.weights],
-    }
-
-
-def workspace_from(table: Mapping[str, Any], progress: Progress) -> Workspace:
-    """The place that `workspace_table` described; sets this process up to lock runs, or not to."""
-    locks.in_use = table["locks"]
-    folders = {k: None if table[k] is None else Path(table[k]) for k in ("runs_dir", "reports_dir", "data_dir")}
-    plain = {k: table[k] for k in ("download", "batch_size")}
-    return Workspace(**folders, **plain, device=resolve_device(table["device"]), progress=progress)  # type: ignore[arg-type]
+    return replace(cell, place=replace(cell.place, device=device))

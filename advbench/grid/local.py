@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
@@ -14,9 +13,9 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 
 from advbench.grid.cells import Cell
 from advbench.grid.import_path import without_current_folder
-from advbench.grid.pool import Message, Pool, Worker
+from advbench.grid.pool import Pool, Worker
 from advbench.grid.queue import Queue
-from advbench.grid.worker import serve
+from advbench.grid.worker import Message, serve
 from advbench.progress import Progress
 
 Context = ForkServerContext | SpawnContext
@@ -88,10 +87,9 @@ class Process:
     def hear(self) -> Message:
         """One message."""
         try:
-            message: Message = json.loads(self.pipe.recv_bytes())
+            return Message.from_json(self.pipe.recv_bytes())
         except (EOFError, OSError):
-            return {"lost": self.fate}
-        return message
+            return Message(lost=self.fate)
 
     def end(self) -> None:
         """Kill it."""

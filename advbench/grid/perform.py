@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from advbench.errors import Damaged
-from advbench.grid.cells import SCORED, Cell, Outcome, workspace_from
+from advbench.grid.cells import SCORED, Cell, Outcome
 from advbench.progress import Progress
 from advbench.study.parsing import parse
 from advbench.study.spec import Spec
@@ -51,12 +51,12 @@ class Performer:
         return made
 
     def _study(self, spec: Spec, cell: Cell) -> Study:
-        key = spec.models(), spec.dataset, dict(cell.place)
+        key = spec.models(), spec.dataset, cell.place
         if self._last is None or self._last[0] != key:
-            place = workspace_from(cell.place, self.progress)
-            data = json.dumps([spec.dataset, spec.image_size, cell.place["data_dir"]])
+            place = cell.place.workspace(self.progress)
+            data = json.dumps([spec.dataset, spec.image_size, cell.place.data_dir])
             # an attack's own checks were made where the cell came from
-            blank, weights = replace(spec, attacks=(), detectors=()), [Path(f) for f in cell.place["weights"]]
+            blank, weights = replace(spec, attacks=(), detectors=()), [Path(f) for f in cell.place.weights]
             study = Study(blank, place, weights=weights, data=self._data.get(data))
             self._data[data] = study.data
             self._last = key, study

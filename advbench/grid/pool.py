@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from advbench.errors import FailedCells
 from advbench.grid.cells import Cell
 from advbench.grid.queue import TRIES, Queue
+from advbench.grid.worker import Message
 from advbench.progress import Progress
-
-Message = dict[str, Any]  # of the keys in `worker`
 
 
 class Worker(Protocol):
@@ -30,7 +29,7 @@ class Worker(Protocol):
         """Give it a cell; raises OSError where it is gone."""
 
     def hear(self) -> Message:
-        """What it has to say; {"lost": reason} where it is gone."""
+        """What it has to say; `lost` where it is gone."""
 
     def end(self) -> None:
         """Kill it: all that it writes, it writes whole."""
@@ -62,9 +61,9 @@ class Pool:
                     workers[index] = self._sent(worker, index, queue)
                 for worker in self.heard([w for w in workers if not w.ready]):
                     starting, message = worker.cell is None, worker.hear()
-                    unstarted = unstarted + 1 if starting and "lost" in message else 0
+                    unstarted = unstarted + 1 if starting and message.lost else 0
                     if unstarted == TRIES:
-                        raise FailedCells(f"no worker starts: {message['lost']}", FailedCells.exit_code)
+                        raise FailedCells(f"no worker starts: {message.lost}", FailedCells.exit_code)
                     if not _told(worker, message, queue, progress):
                         index = workers.index(worker)
                         workers[index] = self.start(index)
@@ -88,22 +87,22 @@ class Pool:
 
 def _told(worker: Worker, message: Message, queue: Queue, progress: Progress) -> bool:
     """Pass on one message; False where the worker is gone."""
-    for line in message.get("said", ()):
+    for line in message.said:
         progress.say(line)
     cell = worker.cell
-    if cell is not None and not {"done", "refused", "lost"}.isdisjoint(message):
+    if cell is not None and (message.done or message.refused or message.lost):
         worker.cell = None
         settle(queue, cell, message)
-    if "lost" in message:
+    if message.lost:
         worker.end()
-    return "lost" not in message
+    return not message.lost
 
 
 def settle(queue: Queue, cell: Cell, message: Message) -> None:
     """Tell the queue what became of a cell."""
-    if "done" in message:
+    if message.done:
         queue.finished(cell)
-    elif "refused" in message:
-        queue.refused(cell, message["refused"], message["exit_code"])
+    elif message.refused:
+        queue.refused(cell, message.refused, message.exit_code)
     else:
-        queue.lost(cell, message["lost"])
+        queue.lost(cell, message.lost)

@@ -10,7 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,9 +19,9 @@ from advbench.errors import BadSetting
 from advbench.grid import ray_cluster
 from advbench.grid.cells import Cell
 from advbench.grid.perform import Performer
-from advbench.grid.pool import Message, Pool, Worker
+from advbench.grid.pool import Pool, Worker
 from advbench.grid.queue import Queue
-from advbench.grid.worker import Relay, outcome
+from advbench.grid.worker import Message, Relay, outcome
 from advbench.progress import Progress
 
 PATIENCE = 10.0  # seconds without any worker after which a user is told
@@ -84,15 +84,15 @@ class Performing:
         """Of its process."""
         return os.getpid()
 
-    def perform(self, text: str) -> Message:
-        """The message about the cell of this JSON text, with the lines that were said, and those of an error."""
+    def perform(self, text: str) -> str:
+        """The message about the cell of a JSON text, as JSON, the lines that were said and those of an error."""
         self.said.clear()
         trace = io.StringIO()
         with contextlib.redirect_stderr(trace):
             message = outcome(self.performer, Cell.from_json(text))
         sys.stderr.write(trace.getvalue())  # into Ray's log of this actor
-        more = trace.getvalue().splitlines() if "lost" in message else []
-        return {"said": [*self.said, *more], **message}
+        more = trace.getvalue().splitlines() if message.lost else []
+        return replace(message, said=(*self.said, *more)).to_json()
 
 
 class Actor:
@@ -125,17 +125,16 @@ class Actor:
             answer = self._ray.get(self.answer)
         except errors.RayTaskError as error:
             last = str(error.cause).strip().splitlines()[-1:]  # an import that fails there comes with its traceback
-            return {"lost": f"its worker failed ({type(error.cause).__name__}: {''.join(last)})"}
+            return Message(lost=f"its worker failed ({type(error.cause).__name__}: {''.join(last)})")
         except errors.OutOfMemoryError:
-            return {"lost": "its worker was killed, for its node is short of memory"}
+            return Message(lost="its worker was killed, for its node is short of memory")
         except errors.RayError:
-            return {"lost": "its worker was killed"}
+            return Message(lost="its worker was killed")
         if self._started is not None:
             self._started(answer)
             self._started = None
-            return {}
-        message: Message = answer
-        return message
+            return Message()
+        return Message.from_json(answer)
 
     def end(self) -> None:
         """Kill it, for good."""

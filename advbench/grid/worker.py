@@ -1,8 +1,4 @@
-"""A worker of any engine: executes cells one after the other and reports on each.
-
-Messages are JSON objects: {"said": [lines]}, {"done": [run, step]}, {"refused": sentence, "exit_code": status},
-{"lost": reason}. After the last, what the worker holds cannot be trusted.
-"""
+"""A worker of any engine: executes cells one after the other and reports on each."""
 
 import json
 import os
@@ -11,9 +7,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
-from typing import Any
 
 import torch
 
@@ -22,6 +18,27 @@ from advbench.errors import AdvbenchError
 from advbench.grid.cells import Cell
 from advbench.grid.perform import Performer
 from advbench.progress import Quiet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """What a worker says, as JSON between processes."""
+
+    said: tuple[str, ...] = ()  # lines
+    done: bool = False  # the cell is
+    refused: str = ""  # why the study refuses the cell; with its exit status
+    exit_code: int = 0
+    lost: str = ""  # why the worker is: what it holds cannot be trusted
+
+    def to_json(self) -> str:
+        """As text."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Message":
+        """From that text."""
+        value = json.loads(text)
+        return cls(**value | {"said": tuple(value["said"])})
 
 
 class Relay(Quiet):
@@ -35,16 +52,16 @@ class Relay(Quiet):
         self.on_line(text)
 
 
-def outcome(performer: Performer, cell: Cell) -> dict[str, Any]:
+def outcome(performer: Performer, cell: Cell) -> Message:
     """Perform a cell: the message about it; an error that is not the study's goes to stderr too, with its lines."""
     try:
-        made = performer.perform(cell)
+        performer.perform(cell)
     except AdvbenchError as error:
-        return {"refused": str(error), "exit_code": error.exit_code}
+        return Message(refused=str(error), exit_code=error.exit_code)
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
-        return {"lost": f"{type(error).__name__}: {' '.join(str(error).split())}"}
-    return {"done": [made.run, made.step]}
+        return Message(lost=f"{type(error).__name__}: {' '.join(str(error).split())}")
+    return Message(done=True)
 
 
 def serve(pipe: Connection, index: int, threads: int) -> None:
@@ -56,7 +73,7 @@ def serve(pipe: Connection, index: int, threads: int) -> None:
     threading.Thread(target=_end_with_sender, daemon=True).start()
     torch.set_num_threads(threads)
     take_gpu(index)
-    performer = Performer(Relay(lambda line: _tell(pipe, {"said": [line]})))
+    performer = Performer(Relay(lambda line: _tell(pipe, Message(said=(line,)))))
     while True:
         try:
             cell = Cell.from_json(pipe.recv_bytes().decode())
@@ -64,12 +81,12 @@ def serve(pipe: Connection, index: int, threads: int) -> None:
             return
         message = outcome(performer, cell)
         _tell(pipe, message)
-        if "lost" in message:
+        if message.lost:
             sys.exit(1)
 
 
-def _tell(pipe: Connection, message: dict[str, Any]) -> None:
-    pipe.send_bytes(json.dumps(message).encode())
+def _tell(pipe: Connection, message: Message) -> None:
+    pipe.send_bytes(message.to_json().encode())
 
 
 def _end_with_sender() -> None:

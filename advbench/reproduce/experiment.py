@@ -63,7 +63,7 @@ class Line:
     table: str
     what: str = ""
     dim: int = 100
-    recipe: str = ""
+    recipe: str | None = None
     figure: Figure | None = None
     paper: Mapping[str, float] = field(default_factory=dict)
     paper_std: Mapping[str, float] = field(default_factory=dict)
@@ -150,7 +150,7 @@ class Experiment:
     losses: Mapping[str, Loss]
     models: Sequence[PaperModel]
     tables: Sequence[Table]
-    recipes: Mapping[str, Entry] = {"": {}}
+    recipes: Mapping[str | None, Entry] = {None: {}}
     detectors: Sequence[str] = (LIKELIHOOD, "max-posterior")
     search: Search | None = None
     probes: Sequence[Probe] = ()

@@ -26,7 +26,7 @@ class PaperModel:
     loss: shapes.Label
     dim: shapes.Positive
     seed: shapes.Count
-    recipe: shapes.Label = ""  # "": the data set's own
+    recipe: shapes.Label | None = None  # None: the data set's own
 
     @property
     def name(self) -> str:

@@ -16,7 +16,7 @@ from advbench.grid.local import Local
 from advbench.grid.queue import Queue, Tally
 from advbench.progress import Quiet
 from advbench.study.study import READY
-from tests.helpers.studies import GRID, Heard, cell, study, tensors, two_models
+from tests.helpers.studies import GRID, Heard, cell, place, study, tensors, two_models
 
 # -- the queue ---------------------------------------------------------------------------------------------------
 
@@ -76,7 +76,7 @@ def test_some_cells_of_one_run_are_taken_together_the_model_first(tmp_path: Path
 
 def test_scoring_waits_for_the_last_attack_and_goes_when_one_fails(tmp_path: Path) -> None:
     def scored(queue_of: list[Cell]) -> Queue:
-        return Queue([*queue_of, Cell("a", SCORED, {}, {"runs_dir": str(tmp_path)}, needs)], Quiet(), tries=1)
+        return Queue([*queue_of, Cell("a", SCORED, {}, place(tmp_path), needs)], Quiet(), tries=1)
 
     attacks = [cell(tmp_path, "a", step, "a") for step in ("attack x", "attack y")]
     needs = tuple(attack.key for attack in attacks)

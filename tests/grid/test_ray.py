@@ -22,6 +22,7 @@ from advbench.grid.engine import go_through
 from advbench.grid.queue import Tally
 from advbench.grid.ray_cluster import address_of, connected
 from advbench.grid.ray_engine import Performing, Ray
+from advbench.grid.worker import Message
 from advbench.progress import Quiet
 from tests.helpers.ray import users_ray
 from tests.helpers.studies import GRID, Heard, study, tensors
@@ -126,16 +127,16 @@ def test_a_study_that_is_done_starts_no_ray(tmp_path: Path) -> None:
 def test_an_actors_answer_holds_what_was_said_and_the_lines_of_an_error(tmp_path: Path) -> None:
     there, performing = study(tmp_path, losses="lgm"), Performing(1)
     first, *_ = cells_of(there)
-    message = performing.perform(first.to_json())
-    assert message["done"] == list(first.key)
-    assert any(first.run in line for line in message["said"])
+    message = Message.from_json(performing.perform(first.to_json()))
+    assert message.done
+    assert any(first.run in line for line in message.said)
     (tmp_path / "file").touch()
     other = json.loads(first.to_json())
     other["table"]["losses"] = [{"name": "softmax"}]
     other["place"]["runs_dir"] = 3  # not a path: no study says so
-    message = performing.perform(json.dumps(other))
-    assert message["lost"].startswith("TypeError: ")
-    assert message["said"][-1] == message["lost"]
+    message = Message.from_json(performing.perform(json.dumps(other)))
+    assert message.lost.startswith("TypeError: ")
+    assert message.said[-1] == message.lost
 
 
 # -- on a cluster ------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from advbench.cli.shards import shard_of
 from advbench.errors import BadRun, BadSetting
 from advbench.grid.shards import attack
 from advbench.progress import Progress
+from advbench.runs.json_records import as_json
 from advbench.runs.shards import FOLDER, Shard
 from advbench.study.study import Study
 from tests.helpers import studies
@@ -98,7 +99,7 @@ def test_merge_joins_the_shards_of_two_machines(
         target.write_bytes(path.read_bytes())
         assert str(tmp_path).encode() not in path.read_bytes()
     assert merge(tmp_path / "a") == 0
-    assert json.loads(capsys.readouterr().out)["rows"] == study(whole, fgsm).attack()
+    assert json.loads(capsys.readouterr().out)["rows"] == as_json(study(whole, fgsm).attack())
     assert_some_of(whole, tmp_path / "a")
     assert merge(tmp_path / "a") == 2
     assert "holds no shards" in capsys.readouterr().err

@@ -22,12 +22,12 @@ from advbench.cli.grid import device_of
 from advbench.errors import BadSetting, FailedCells
 from advbench.grid.cells import cells_of
 from advbench.grid.engine import go_through
-from advbench.grid.pool import Message
 from advbench.grid.queue import Tally
 from advbench.grid.slurm.batch import Batch
 from advbench.grid.slurm.engine import Slurm, _Work, resources
 from advbench.grid.slurm.job import perform
 from advbench.grid.slurm.watch import Processes
+from advbench.grid.worker import Message
 from advbench.progress import Quiet
 from advbench.study.options import Grid
 from tests.helpers.slurm import COMMANDS, SRUN, command_file
@@ -152,14 +152,12 @@ def test_a_job_whose_time_is_up_says_so_and_what_it_did_before(tmp_path: Path) -
     before = {signal.SIGUSR2: signal.signal(signal.SIGUSR2, raised), signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
     try:
         with redirect_stdout(UntilLast()):
-            messages = json.loads(perform([cell.to_json() for cell in cells], 1))
+            messages = list(map(Message.from_json, json.loads(perform([cell.to_json() for cell in cells], 1))))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    assert [message.get("done") for message in messages] == [*([*cell.key] for cell in cells[:2]), None]
-    assert (
-        messages[2]["lost"] == "the time that its job had asked for was over; ask for more with --slurm timeout_min"
-    )
+    assert [message.done for message in messages] == [True, True, False]
+    assert messages[2].lost == "the time that its job had asked for was over; ask for more with --slurm timeout_min"
 
 
 @pytest.mark.long
@@ -301,15 +299,15 @@ def left(folder: Path, value: object = None) -> Batch:
 )
 def test_a_result_is_read_and_one_that_cannot_be_is_none(value: object, tmp_path: Path) -> None:
     assert left(tmp_path, value).messages() == []
-    message = {"said": ["a line"], "done": ["a", "outputs"]}
-    assert left(tmp_path, ("success", json.dumps([message]))).messages() == [message]
+    message = Message(said=("a line",), done=True)
+    assert left(tmp_path, ("success", json.dumps([message.to_json()]))).messages() == [message]
 
 
 class Says(Batch):
     """A job that returned, of two cells, that the first is done."""
 
     def messages(self) -> list[Message]:
-        return [{"said": [], "done": []}]
+        return [Message(done=True)]
 
 
 def test_a_cell_that_the_runs_folder_does_not_show_is_not_done_whatever_its_job_says(tmp_path: Path) -> None:

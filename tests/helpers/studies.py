@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from advbench import runs
-from advbench.grid.cells import Cell
+from advbench.grid.cells import Cell, Place
 from advbench.grid.queue import Queue
 from advbench.progress import Advance, Progress, Quiet
 from advbench.runs import Run
@@ -67,8 +67,12 @@ class Heard(Quiet):
         yield lambda done, note: self.notes.append((done, note))
 
 
+def place(folder: Path) -> Place:
+    return Place(str(folder), str(folder), None, False, "cpu", 1, True, [])
+
+
 def cell(folder: Path, run: str, step: str, *needs: str) -> Cell:
-    return Cell(run, step, {}, {"runs_dir": str(folder)}, tuple((name, READY) for name in needs))
+    return Cell(run, step, {}, place(folder), tuple((name, READY) for name in needs))
 
 
 def two_models(folder: Path, **more: Any) -> Queue:

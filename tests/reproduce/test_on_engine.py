@@ -39,7 +39,7 @@ class Digits(Experiment):
     losses = {name: Loss(name, name) for name in ("softmax", "lgm", "center")}  # noqa: RUF012
     models = (*MODELS, PaperModel("center", 100, 0))
     tables = ()
-    recipes = {"": {"training": {"epochs": 1}}}  # noqa: RUF012
+    recipes = {None: {"training": {"epochs": 1}}}  # noqa: RUF012
     probes = (FGSM, FGSM._replace(model=MODELS[0]), QUICK)
     search = Search(
         [Trial("center", {}, rate) for rate in RATES],
@@ -157,7 +157,7 @@ class Looks:
         """Look at one cell."""
         cell = queue.take()
         assert cell is not None
-        self.devices.append(cell.place["device"])
+        self.devices.append(cell.place.device)
         raise FailedCells("enough was seen", 1)
 
 

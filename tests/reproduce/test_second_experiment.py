@@ -26,7 +26,7 @@ class Clothes(Experiment):
     title = "Clothes, reproduced"
     dataset = "npz:clothes.npz"
     losses = LOSSES
-    recipes = {"": {"network": "digits-cnn", "training": {"epochs": 1}}}
+    recipes = {None: {"network": "digits-cnn", "training": {"epochs": 1}}}
     models = [PaperModel("softmax", 100, 0), PaperModel("softmax", 100, 1), PaperModel("lgm", 100, 0)]
     tables = [
         Table("errors", "Errors", tuple(LOSSES), [

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from advbench.grid.cells import SCORED, Cell
 from advbench.grid.queue import Queue
 from advbench.progress import Quiet
 from advbench.study.study import READY
+from tests.helpers.studies import place
 
 GPUS = (1, 8, 64, 1000)
 # gradients an image, images, and how many of a model's 98 attacks are of the kind
@@ -86,7 +88,7 @@ def grid(costs: Costs) -> tuple[list[Cell], dict[tuple[str, str], float], dict[t
     seconds, written = {}, {}
 
     def add(run: str, step: str, needs: tuple[tuple[str, str], ...], takes: float, writes: float) -> None:
-        cell = Cell(run, step, {}, {"runs_dir": "/nowhere"}, needs)
+        cell = Cell(run, step, {}, place(Path("/nowhere")), needs)
         cells.append(cell)
         seconds[cell.key] = costs.cell + takes * float(rng.lognormal(0.0, 0.1))
         written[cell.key] = writes

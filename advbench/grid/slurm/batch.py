@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from advbench.grid.cells import Cell
-from advbench.grid.pool import Message
 from advbench.grid.slurm.job import BEGINS
+from advbench.grid.worker import Message
 
 if TYPE_CHECKING:
     from submitit import Job
@@ -33,7 +33,7 @@ class Batch:
         if not self.job.paths.result_pickle.exists():
             return []
         try:
-            return [{**message, "said": list(message["said"])} for message in json.loads(self.job.result())]
+            return [Message.from_json(text) for text in json.loads(self.job.result())]
         except Exception:  # the job's own, or whatever reading a pickle that was cut short raises
             return []
 

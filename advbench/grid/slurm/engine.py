@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 from advbench.errors import BadRun, BadSetting, FailedCells
 from advbench.grid.cells import Cell
 from advbench.grid.import_path import without_current_folder
-from advbench.grid.pool import Message, settle
+from advbench.grid.pool import settle
 from advbench.grid.queue import TRIES, Queue
 from advbench.grid.slurm.batch import Batch, ended_by_exception, undisturbed
 from advbench.grid.slurm.job import perform
 from advbench.grid.slurm.resources import asks_gpu, parameters, resources
 from advbench.grid.slurm.watch import ASK, Cluster, Processes, Watch, look_again
+from advbench.grid.worker import Message
 from advbench.progress import Progress
 from advbench.runs import check_folder
 from advbench.settings import at_least
@@ -189,7 +190,7 @@ class _Work:
             self.lost += 1
         self._check_starts(batch, messages, lost)
         for message in messages:
-            for line in message["said"]:
+            for line in message.said:
                 self.progress.say(line)
         done = 0
         while done < len(batch.cells) and self._shows(batch.cells[done], done < len(messages)):
@@ -198,10 +199,10 @@ class _Work:
         for cell in reversed(batch.cells[done + 1 :]):
             self.queue.returned(cell)
         for cell in batch.cells[done : done + 1]:
-            message = messages[done] if done < len(messages) else {"lost": lost}
-            if "done" in message:
-                where = f"{cell.place['runs_dir']} does not show it; all nodes are to share that folder"
-                message = {"lost": f"its job {batch.job.job_id} says it is done, but {where}"}
+            message = messages[done] if done < len(messages) else Message(lost=lost)
+            if message.done:
+                where = f"{cell.place.runs_dir} does not show it; all nodes are to share that folder"
+                message = Message(lost=f"its job {batch.job.job_id} says it is done, but {where}")
             settle(self.queue, cell, message)
 
     def _check_starts(self, batch: Batch, messages: Sequence[Message], why: str) -> None:
@@ -212,7 +213,7 @@ class _Work:
 
     def _shows(self, cell: Cell, heard_of: bool) -> bool:
         """Whether the runs folder shows that it is done; where its job spoke of it, after a while perhaps."""
-        folder = Path(cell.place["runs_dir"])
+        folder = Path(cell.place.runs_dir)
         until = time.monotonic() + (self.watch.patience if heard_of else 0)
         while True:
             look_again(folder)
