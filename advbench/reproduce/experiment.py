@@ -236,6 +236,9 @@ def _fault(found: Experiment) -> str | None:
     for where, loss in used:
         if loss not in found.losses:
             return f"{where} is of {loss!r}, which is none of its losses"
+    for model in found.models:
+        if model.recipe not in found.recipes:
+            return f"model {model.name} is of recipe {model.recipe!r}, which it does not declare"
     for losses, line in blocks:
         for loss in (line.paper.keys() | line.paper_std.keys()) - set(losses):
             return f"the paper's figure of {loss!r} in table {line.table!r}, {line.setting!r}, is of no row"

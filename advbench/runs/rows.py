@@ -8,7 +8,6 @@ from advbench.formatting import as_text
 from advbench.runs.json_records import ABSENT, FLAT, Absent, from_json
 from advbench.runs.shapes import Count, Eps, Label, Name, Number, Positive, Rate, Settings, Text, choice
 
-Row = dict[str, Any]
 Regime = Annotated[str, choice("standard", "adversarial")]
 Population = Annotated[str, choice("all", "successful", "failed")]
 

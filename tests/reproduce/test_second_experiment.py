@@ -86,6 +86,7 @@ BROKEN = {
         "the paper's figure of 'gm' in table 'errors', '100-D, clean'",
     ),
     "a column of no loss": ('("lgm",)', '("gm",)', "row '100-D, likelihood' is of 'gm', which is none of its losses"),
+    "a recipe of no name": ('("lgm", 100, 0)', '("lgm", 100, 0, "x")', "is of recipe 'x', which it does not declare"),
     "two experiments": ("\nAT", "\nclass Two(Experiment):\n    pass\n\nAT", "declares 2 experiments; it must be one"),
 }
 

@@ -23,7 +23,7 @@ from advbench.cli.audit import complete
 from advbench.data import for_supplied
 from advbench.data.sources import source
 from advbench.errors import BadSetting
-from advbench.runs import Run, artifacts
+from advbench.runs import AdaptiveRow, Run, artifacts
 from advbench.study.spec import Spec
 from advbench.study.study import Study
 from advbench.study.workspace import Workspace
@@ -285,12 +285,9 @@ def test_calibration_is_half_of_the_test_part_and_fixes_the_thresholds(done: tup
     clean = artifacts.read_part(run, "calibration")
     assert torch.equal(clean.labels, parts.calibration.labels)
     energy = (-clean.outputs.logits.double().logsumexp(1)).sort().values
-    row = next(
-        r.info["row"]
-        for s, r in run.steps.items()
-        if s.startswith("attack det") and r.info["row"].detector == "energy"
-    )
-    assert row["threshold"] == pytest.approx(float(energy[math.ceil((len(energy) + 1) * 0.95) - 1]), rel=1e-6)
+    rows_of = [row for row in map(run.attack_row, run.attacks) if isinstance(row, AdaptiveRow)]
+    row = next(row for row in rows_of if row.detector == "energy")
+    assert row.threshold == pytest.approx(float(energy[math.ceil((len(energy) + 1) * 0.95) - 1]), rel=1e-6)
 
 
 def test_ctrl_c_in_the_middle_exits_130_and_the_same_command_goes_on(
