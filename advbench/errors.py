@@ -96,16 +96,11 @@ class FailedCells(AdvbenchError):
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """A fault or doubt about a user's model or data.
+    """A fault or doubt about a user's model or data."""
 
-    name       a short name with hyphens, for records and tests
-    severity   error: numbers measured on it would be wrong, so it is refused; warning: reported beside the numbers
-    text       one sentence: the value, the rule, the way out
-    """
-
-    name: str
-    severity: Literal["error", "warning"]
-    text: str
+    name: str  # with hyphens, for records and tests
+    severity: Literal["error", "warning"]  # an error would make numbers wrong, a warning is reported beside them
+    text: str  # one sentence: the value, the rule, the way out
 
 
 def refuse(name: str, text: str) -> Diagnostic:
@@ -121,15 +116,12 @@ def warn(name: str, text: str) -> Diagnostic:
 def enforce(found: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
     """The warnings; raises BadSetting with the first error's text."""
     kept = tuple(found)
-    for finding in kept:
-        if finding.severity == "error":
-            raise BadSetting(finding.text)
+    if errors := [finding for finding in kept if finding.severity == "error"]:
+        raise BadSetting(errors[0].text)
     return kept
 
 
 JOINERS = "\u200c\u200d"  # spelling of Persian and of many emoji
-
-
 LONGEST = 1800  # characters of a message
 
 

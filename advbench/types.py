@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -14,15 +14,12 @@ from advbench.errors import Diagnostic
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Labelled images: `pixels` float32 [n c h w] in [0, 1], `labels` int64 [n], `classes` k names.
-
-    The pixels of a set larger than memory are `Streamed`: work on `pixels[rows]`, batch by batch.
-    """
+    """Labelled images."""
 
     name: str
-    pixels: Tensor | Streamed
-    labels: Tensor
-    classes: tuple[str, ...]
+    pixels: Tensor | Streamed  # float32 [n c h w] in [0, 1]; larger than memory: work on `pixels[rows]`, in batches
+    labels: Tensor  # int64 [n]
+    classes: tuple[str, ...]  # k names
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -40,44 +37,34 @@ class ImageSet:
     def take(self, index: Tensor | slice) -> ImageSet:
         """The rows `index`, in that order."""
         pixels = self.pixels[index] if isinstance(self.pixels, Tensor) else self.pixels.take(index)
-        return ImageSet(self.name, pixels, self.labels[index], self.classes)
+        return replace(self, pixels=pixels, labels=self.labels[index])
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The four parts of a data set: to fit, to choose settings, to fix thresholds, to report.
-
-    excluded            reason -> how many files or arrays were left out for it
-    calibration_given   whether the calibration part came as such, rather than as a share of the training part
-    given               the parts that came as such; none of data in one piece
-    test_part           how the test images came: "given" as such, as a "validation" part, or "split" from other data
-    untrainable         why no model can be trained on these parts; empty where one can
-    findings            what a user should know about the data, warnings only
-    """
+    """The four parts of a data set: to fit, to choose settings, to fix thresholds, to report."""
 
     train: ImageSet
     validation: ImageSet
     calibration: ImageSet
     test: ImageSet
-    excluded: Mapping[str, int] = field(default_factory=dict, kw_only=True)
-    calibration_given: bool = field(default=False, kw_only=True)
-    given: tuple[str, ...] = field(default=("train", "test"), kw_only=True)
-    test_part: Literal["given", "validation", "split"] = field(default="given", kw_only=True)
-    untrainable: str = field(default="", kw_only=True)
-    findings: tuple[Diagnostic, ...] = field(default=(), kw_only=True)
+    _: KW_ONLY
+    excluded: Mapping[str, int] = field(default_factory=dict)  # files or arrays left out, by the reason
+    calibration_given: bool = False  # the calibration part came as such, not as a share of the training part
+    given: tuple[str, ...] = ("train", "test")  # the parts that came as such; none of data in one piece
+    test_part: Literal["given", "validation", "split"] = "given"  # as such, as validation part, from other data
+    untrainable: str = ""  # why no model can be trained on these parts; empty where one can
+    findings: tuple[Diagnostic, ...] = ()  # what a user should know about the data, warnings only
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What one forward pass gives: `features` float32 [n d], `logits` float32 [n k].
+    """What one forward pass gives."""
 
-    assumed   int64 [n], classes that replace `predictions` and nothing else: how a targeted attack asks a detector
-              what it would think of an image once it has its target's label. A score that has no predicted class in
-              it, the largest posterior for one, stays as it is
-    """
-
-    features: Tensor
-    logits: Tensor
+    features: Tensor  # float32 [n d]
+    logits: Tensor  # float32 [n k]
+    # int64 [n], classes that replace `predictions` and nothing else: how a targeted attack asks a detector what it
+    # would think of an image once it has its target's label; a score without a predicted class in it stays as it is
     assumed: Tensor | None = None
 
     def __len__(self) -> int:
@@ -96,62 +83,41 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Perturbed:
-    """What an attack returns for one batch.
+    """What an attack returns for one batch."""
 
-    images          float32 [n c h w]
-    targets         int64 [n], or None for an untargeted attack
-    gradients       int64 [n], backward passes spent on each image
-    forwards        int64 [n], forward passes spent on each image
-    zero_gradients  bool [n], a gradient was exactly zero in every pixel, or NaN or infinite in one; None where nobody
-                    looked
-    first_success   int64 [n], gradients (of an attack that takes none at all: forward passes) spent on the image
-                    when it was first seen to succeed, 0 = before any; -1 where that was not seen
-    misclassified   of an ensemble: bool [n], some point tried was misclassified, detected or not
-    member          of an ensemble: int64 [n], place in `members` of the one that found the image returned
-    members         of an ensemble: the names of those that took part
-    implementation  whose code took the step, "art" or "advbench"; None where there is no choice
-    """
-
-    images: Tensor
-    targets: Tensor | None
-    gradients: Tensor
-    forwards: Tensor
-    zero_gradients: Tensor | None
+    images: Tensor  # float32 [n c h w]
+    targets: Tensor | None  # int64 [n]; None: untargeted
+    gradients: Tensor  # int64 [n], backward passes spent on each image
+    forwards: Tensor  # int64 [n], forward passes spent on each image
+    zero_gradients: Tensor | None  # bool [n], one was zero in all pixels, NaN or infinite in any; None: nobody looked
+    # int64 [n], gradients (of an attack that takes none at all: forward passes) spent on the image when it was first
+    # seen to succeed, 0 = before any; -1 where that was not seen
     first_success: Tensor
-    misclassified: Tensor | None = None
-    member: Tensor | None = None
-    members: tuple[str, ...] = ()
-    implementation: str | None = None
+    misclassified: Tensor | None = (
+        None  # of an ensemble: bool [n], some point tried was misclassified, detected or not
+    )
+    member: Tensor | None = None  # of an ensemble: int64 [n], place in `members` of the one that found the image
+    members: tuple[str, ...] = ()  # of an ensemble: the names of those that took part
+    implementation: str | None = None  # whose code took the step, "art" or "advbench"; None: there is no choice
 
 
 @dataclass(frozen=True)
 class Adversarials:
-    """An attack's result on the first n test images.
-
-    images       float32 [n c h w]
-    index        int64 [n], row in the test set
-    labels       int64 [n]
-    targets      int64 [n] or None
-    outputs      the model's outputs on `images`
-    zero_gradients, saturated   bool [n]: as in `Perturbed`; float32 posterior of the true class exactly 1
-    gradients, forwards, first_success   int64 [n] as in `Perturbed`; None where a file does not hold them
-    misclassified, member   as in `Perturbed`; None but for an ensemble
-    members, implementation   as in `Perturbed`; not in files, where the attack's row names them
-    """
+    """An attack's result on the first n test images; what is not explained is as in `Perturbed`."""
 
     images: Tensor
-    index: Tensor
-    labels: Tensor
+    index: Tensor  # int64 [n], row in the test set
+    labels: Tensor  # int64 [n]
     targets: Tensor | None
-    outputs: Outputs
+    outputs: Outputs  # the model's, on `images`
     zero_gradients: Tensor | None
-    saturated: Tensor
-    gradients: Tensor | None = None
+    saturated: Tensor  # bool [n]: float32 posterior of the true class exactly 1
+    gradients: Tensor | None = None  # None where a file does not hold them, as the next two
     forwards: Tensor | None = None
     first_success: Tensor | None = None
     misclassified: Tensor | None = None
     member: Tensor | None = None
-    members: tuple[str, ...] = ()
+    members: tuple[str, ...] = ()  # not in files, where the attack's row names them, as what follows
     implementation: str | None = None
 
     @property
@@ -164,18 +130,12 @@ class Adversarials:
 
 @dataclass(frozen=True)
 class Streamed:
-    """Stands where a tensor of images would, and holds no pixel: `shape`, `len`, `[rows]`, `to(device)`.
+    """Stands where a tensor of images would, and holds no pixel: `shape`, `len`, `[rows]`, `to(device)`."""
 
-    read          decodes rows (int64 [m], CPU) of the whole that this is a part of: float32 [m c h w] in [0, 1], CPU
-    index         int64 [n], the rows of the whole that are in this part, in this part's order
-    image_shape   (c, h, w)
-    device        where rows are handed over
-    """
-
-    read: Callable[[Tensor], Tensor]
-    index: Tensor
-    image_shape: tuple[int, int, int]
-    device: torch.device | str = "cpu"
+    read: Callable[[Tensor], Tensor]  # rows (int64 [m], CPU) of the whole -> float32 [m c h w] in [0, 1], CPU
+    index: Tensor  # int64 [n], the rows of the whole that are in this part, in this part's order
+    image_shape: tuple[int, int, int]  # (c, h, w)
+    device: torch.device | str = "cpu"  # where rows are handed over
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -192,11 +152,11 @@ class Streamed:
     def take(self, rows: Tensor | slice) -> Streamed:
         """These rows, still on disk."""
         index = self.index[rows if isinstance(rows, slice) else rows.cpu()]
-        return Streamed(self.read, index, self.image_shape, self.device)
+        return replace(self, index=index)
 
     def to(self, device: torch.device) -> Streamed:
         """The same rows, to be handed over on another device."""
-        return Streamed(self.read, self.index, self.image_shape, device)
+        return replace(self, device=device)
 
 
 def joined(first: Tensor | Streamed, second: Tensor | Streamed) -> Tensor | Streamed:

@@ -17,16 +17,11 @@ POINT = 0.01 + 1e-9
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check says of some evidence.
+    """What a check says of some evidence."""
 
-    state     `not run` where the evidence is missing, else whether the requirement is met
-    evidence  figures with the number of images they come from
-    command   what makes what is missing, or stronger evidence; None where all is well
-    """
-
-    state: State
-    evidence: str
-    command: Line | None = None
+    state: State  # `not run` where the evidence is missing, else whether the requirement is met
+    evidence: str  # figures with the number of images they come from
+    command: Line | None = None  # makes what is missing, or stronger evidence; None where all is well
 
 
 @dataclass(frozen=True)
@@ -71,16 +66,6 @@ class Selftest:
     rows: tuple[CanaryRow, ...]
 
 
-def met(evidence: str) -> Verdict:
-    """The requirement is met."""
-    return Verdict("met", evidence)
-
-
-def not_met(evidence: str, command: Line) -> Verdict:
-    """It is not."""
-    return Verdict("not met", evidence, command)
-
-
 def not_run(evidence: str, command: Line) -> Verdict:
     """What it takes to tell is missing."""
     return Verdict("not run", evidence, command)
@@ -88,4 +73,4 @@ def not_run(evidence: str, command: Line) -> Verdict:
 
 def either(good: bool, evidence: str, command: Line) -> Verdict:
     """Met or not met."""
-    return met(evidence) if good else not_met(evidence, command)
+    return Verdict("met", evidence) if good else Verdict("not met", evidence, command)

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 
 from advbench import metrics
-from advbench.audit import POINT, Check, Verdict, either, met, not_met, not_run
+from advbench.audit import POINT, Verdict, either, not_run
 from advbench.audit.evidence import Evidence
 from advbench.audit.results import ENSEMBLE, ITERATIVE, NOISE, NOT_ATTACKS, Result, common, count, worst
 from advbench.detection import NO_DETECTOR
@@ -19,13 +19,10 @@ BROKEN = 0.02  # robust accuracy that passes for none
 
 
 def noise(e: Evidence) -> Verdict:
-    """R11: a detector that flags noise more than clean images, and as often as attacks, detects noise.
-
-    The attacks are those that know no detector, the one counts that the detector flags most.
-    """
+    """R11: what flags noise more than clean images, and as often as attacks without knowledge, detects noise."""
     controls = [r for name in NOISE for r in e.of(name)[:1]]
-    attacks = [r for r in e.results if r.ball == e.at and r.detector is None and r.attack not in NOT_ATTACKS]
-    if len({r.attack for r in controls}) < len(NOISE) or not attacks:
+    attacks = [r for r in e.results if r.row.ball == e.at and r.detector is None and r.row.attack not in NOT_ATTACKS]
+    if len({r.row.attack for r in controls}) < len(NOISE) or not attacks:
         missing = [name for name in NOISE if not e.of(name)] + ["fgsm"] * (not attacks)
         return not_run(f"missing at eps {as_text(e.eps)}: {', '.join(missing)}", e.attack(*missing))
     said, good = [], True
@@ -42,7 +39,7 @@ def noise(e: Evidence) -> Verdict:
     return either(good, "; ".join(said), e.attack("apgd", objective="margin"))
 
 
-def sees_the_clean_image(e: Evidence) -> Verdict:
+def sees_clean(e: Evidence) -> Verdict:
     """R11: no detector flags most images after noise of less than a grey level, which changes nothing.
 
     What a detector may know is the image before it. One that compares it with the clean image, or with a list of
@@ -55,36 +52,36 @@ def sees_the_clean_image(e: Evidence) -> Verdict:
     said, good = [], True
     for name in e.detectors:
         guard = e.guard(name, e.fpr)
-        clean = float(guard.rejects(e.clean.outputs.take(slice(found[0].n))).double().mean())
+        clean = float(guard.rejects(e.clean.outputs.take(slice(found[0].row.n))).double().mean())
         flagged = found[0].flagged(guard)
         good &= bool(flagged.mean() <= clean + 0.5)
         said.append(f"{name} flags {count(flagged)}, clean {percent(clean)}")
-    unlike = int((found[0].wrong != e.clean_wrong[: found[0].n]).sum())
+    unlike = int((found[0].wrong != e.clean_wrong[: found[0].row.n]).sum())
     said.append(f"labels moved by it: {unlike}")
     return either(good, f"uniform noise of eps {found[0].row.eps:.4f}: {'; '.join(said)}", e.verification())
 
 
 def _robust(e: Evidence, of: Evidence, names: tuple[str, ...]) -> Result | None:
     """The strongest of these attacks, of those on most images, on another model at the audit's norm and eps."""
-    found = [r for r in of.results if r.attack in names and r.detector is None and r.ball == e.at]
-    return max(found, key=lambda r: (r.n, float(r.wrong.mean())), default=None)
+    found = [r for r in of.results if r.row.attack in names and r.detector is None and r.row.ball == e.at]
+    return max(found, key=lambda r: (r.row.n, float(r.wrong.mean())), default=None)
 
 
 def undefended(e: Evidence) -> Verdict:
     """R12: the attack of this audit leaves a softmax model, trained as usual, no accuracy."""
     models = [o for o in (e, *e.others) if (o.model.loss, o.model.training) == ("softmax", "standard")]
-    ran = {r.attack for r in e.results if r.ball == e.at}
+    ran = {r.row.attack for r in e.results if r.row.ball == e.at}
     names = tuple(a for a in (*ITERATIVE, ENSEMBLE) if a in ran or a == "pgd")
     tried = [(o, r) for o in models if (r := _robust(e, o, names)) is not None]
     if not tried:
         command = e.attack("pgd", words=e.other("softmax"))
         return not_run(f"no softmax model attacked at eps {as_text(e.eps)}", command)
     model, best = max(tried, key=lambda pair: float(pair[1].wrong.mean()))
-    said = f"{best.attack} on {model.model.run}: robust accuracy {count(~best.wrong)}"
+    said = f"{best.row.attack} on {model.model.run}: robust accuracy {count(~best.wrong)}"
     return either(bool((~best.wrong).mean() <= BROKEN), said, e.attack("apgd", words=e.other("softmax"), targets=9))
 
 
-def positive_control(e: Evidence) -> Verdict:
+def hardened(e: Evidence) -> Verdict:
     """R12: on an adversarially trained model our ensemble without detector agrees with the published AutoAttack."""
     models = [o for o in (e, *e.others) if o.model.training == "adversarial"]
     command = e.attack(ENSEMBLE, "autoattack", words=e.other("softmax", "--adversarial"), detector=NO_DETECTOR, n=200)
@@ -98,9 +95,9 @@ def positive_control(e: Evidence) -> Verdict:
         said = f"{other.model.run}: robust accuracy under the ensemble {count(~ours.wrong[:n])}, under AutoAttack "
         said += percent(1 - theirs)
         if theirs - float(ours.wrong[:n].mean()) > AGREEMENT + 1e-9:
-            return not_met(said, command)
+            return Verdict("not met", said, command)
     if said:
-        return met(said)
+        return Verdict("met", said)
     names = ", ".join(o.model.run for o in models) or "none"
     return not_run(f"adversarially trained models: {names}; not attacked by both at eps {as_text(e.eps)}", command)
 
@@ -127,14 +124,10 @@ def half_eps(e: Evidence) -> Verdict:
     robust = ~worst(own, n)
     said += f"; the classifier's own {count(robust)}"
     if float(kept.mean()) <= float(robust.mean()) + POINT:
-        return met(said)
-    hard = [
-        r
-        for o in e.others
-        if o.model.training == "adversarial"
-        for r in o.of(*ITERATIVE, ENSEMBLE, "autoattack", eps=half)
-        if r.detector is None and r.row.norm == e.at[0]
-    ]
+        return Verdict("met", said)
+    trained = [o for o in e.others if o.model.training == "adversarial"]
+    hard = [r for o in trained for r in o.of(*ITERATIVE, ENSEMBLE, "autoattack", eps=half)]
+    hard = [r for r in hard if r.detector is None and r.row.norm == e.at[0]]
     if not hard:
         command = e.attack("apgd", eps=f"{as_text(half)}", words=e.other("softmax", "--adversarial"))
         return not_run(f"{said}; no adversarially trained model to compare with", command)
@@ -150,7 +143,7 @@ def learned(e: Evidence) -> Verdict:
         return not_run("no detector", e.aware(ENSEMBLE))
     taught = [d for d in e.detectors if d in e.learned]
     if not taught:
-        return met(f"{', '.join(e.detectors)}: fitted on clean training images alone")
+        return Verdict("met", f"{', '.join(e.detectors)}: fitted on clean training images alone")
     seen = {d: sorted({r.attack for r in e.verify if r.detector == d}) for d in taught}
     said = "; ".join(f"{d} learned from attacks, scored on {', '.join(a) or 'none'}" for d, a in seen.items())
     return either(all(len(a) > 1 for a in seen.values()), said, e.attack("pgd", "mim"))
@@ -159,10 +152,8 @@ def learned(e: Evidence) -> Verdict:
 def forced_rejection(e: Evidence) -> Verdict:
     """R22: how many images a fraction of eps makes the detector reject (Chen et al. 2023, arXiv:2305.01139)."""
     radii = ",".join(f"{share * e.eps:.4g}" for share in RADII)
-    found = {
-        x: r for by_eps, _ in e.at_any_eps("force-rejection") for x, r in by_eps.items() if r.detector == e.detector
-    }
-    rows = {x: r for x, r in sorted(found.items()) if x < e.eps}
+    found = (pair for by_eps, _ in e.at_any_eps("force-rejection") for pair in by_eps.items())
+    rows = {x: r for x, r in sorted(found, key=lambda pair: pair[0]) if r.detector == e.detector and x < e.eps}
     if not rows:
         return not_run(f"no radius below eps {as_text(e.eps)}", e.aware("force-rejection", eps=radii))
     guard, n = e.guard(e.detector, e.fpr), common(*rows.values())
@@ -172,14 +163,3 @@ def forced_rejection(e: Evidence) -> Verdict:
     counted = all(abs(float(r.flagged(guard).mean()) - r.adaptive.rejected_rate) < 1e-9 for r in rows.values())
     command = e.aware("force-rejection", eps=radii, steps=100, restarts=3)
     return either(rising and counted, f"{e.detector} made to reject, by radius: {said} of {n}", command)
-
-
-CHECKS = (
-    Check("R11", "noise", "Noise is flagged less often than attacks", noise),
-    Check("R11", "sees-the-clean-image", "A change below a grey level sets no detector off", sees_the_clean_image),
-    Check("R12", "undefended", "The attack leaves an undefended model nothing", undefended),
-    Check("R12", "adversarially-trained", "On a hardened model, agreement with AutoAttack", positive_control),
-    Check("R13", "half-eps", "No robustness at eps / 2 that nobody has", half_eps),
-    Check("R14", "learned-detectors", "Detectors that learn from attacks meet other attacks", learned),
-    Check("R22", "forced-rejection", "What rejection costs, at radii below eps", forced_rejection),
-)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from advbench.audit import Check, Verdict, either, met, not_run
+from advbench.audit import Verdict, either, not_run
 from advbench.audit.evidence import Evidence
 from advbench.audit.results import NOT_ATTACKS
 from advbench.formatting import as_text, percent
@@ -18,7 +18,7 @@ SEEDS = 3
 
 def scores(e: Evidence, row: VerifyRow) -> tuple[Array, Array] | None:
     """Clean and attacked scores that a verify row of all images is about; None where the attack is not at hand."""
-    found = [r for r in e.results if r.row.is_attack_of(row) and r.n == row.n_attacked]
+    found = [r for r in e.results if r.row.is_attack_of(row) and r.row.n == row.n_attacked]
     if not found:
         return None
     guard = e.guard(row.detector, e.fpr)
@@ -32,7 +32,7 @@ Stated = Callable[[VerifyRow], float | None]
 
 def _anew(e: Evidence, stated: Stated, figure: Figure, missing: str, said: str) -> Verdict:
     """Whether the rows of all images state the figure that their scores give; `said` has {} for their number."""
-    rows = [r for r in e.verify if r.population == "all" and (r.norm, r.eps) == e.at]
+    rows = [r for r in e.verify if r.population == "all" and r.ball == e.at]
     both = [(value, scores(e, row)) for row in rows if (value := stated(row)) is not None]
     found = [(value, pair) for value, pair in both if pair is not None]
     if not found:
@@ -54,7 +54,7 @@ def auroc(clean: Array, attacked: Array) -> float:
     return float(wins.mean() / (2 * len(clean)))
 
 
-def better_than_chance(e: Evidence) -> Verdict:
+def beats_a_coin(e: Evidence) -> Verdict:
     """R17: a detector that cannot be told from a coin is said to be none."""
     rows = [r for r in e.verify if r.population == "all" and r.auroc is not None and r.attack not in NOT_ATTACKS]
     if not rows:
@@ -62,7 +62,8 @@ def better_than_chance(e: Evidence) -> Verdict:
     said, good = [], True
     for name in dict.fromkeys(r.detector for r in rows):
         # one row, chosen before its figure is seen: of many rows the best beats a coin by chance
-        best = max((r for r in rows if r.detector == name), key=lambda r: _plainness(e, r))
+        own = [r for r in rows if r.detector == name]
+        best = max(own, key=lambda r: ((r.attack, r.settings) == ("fgsm", {}), r.ball == e.at, r.n_attacked))
         low, high = best.auroc_low or 0.0, best.auroc_high or 0.0
         good &= low > 0.5
         found = f"{best.attack} {as_text(best.eps)}, {best.n_clean}+{best.n_attacked}"
@@ -70,12 +71,6 @@ def better_than_chance(e: Evidence) -> Verdict:
         figures += f"TPR {percent(best.tpr_at_fpr05)} at 5 % FPR"
         said.append(f"{name}: {figures} ({found})")
     return either(good, "; ".join(said), e.verification())
-
-
-def _plainness(e: Evidence, row: VerifyRow) -> tuple[bool, bool, int]:
-    """FGSM first, then the audit's eps, then many images."""
-    plain, here = (row.attack, row.settings) == ("fgsm", {}), (row.norm, row.eps) == e.at
-    return plain, here, row.n_attacked
 
 
 def eer_definition(e: Evidence) -> Verdict:
@@ -128,26 +123,13 @@ def seeds(e: Evidence) -> Verdict:
     if top is None:
         return not_run("no headline to repeat", e.aware("detector-aware"))
     if e.supplied:
-        return met("one supplied model: its figures are its own and claim nothing of a loss")
-    rates = {
-        one.model.seed: r.adaptive.undetected_error_rate
-        for one in (e, *e.others)
-        for r in one.results
-        if one.model.seed is not None
-        and replace(one.model, seed=e.model.seed, run=e.model.run) == e.model
-        and (r.attack, r.detector, r.ball) == (top.attack, top.detector, e.at)
-    }
+        return Verdict("met", "one supplied model: its figures are its own and claim nothing of a loss")
+    alike = [o for o in (e, *e.others) if replace(o.model, seed=e.model.seed, run=e.model.run) == e.model]
+    attacked = top.row.attack, top.detector, e.at
+    same = [(o, r) for o in alike for r in o.results if (r.row.attack, r.detector, r.row.ball) == attacked]
+    rates = {o.model.seed: r.adaptive.undetected_error_rate for o, r in same if o.model.seed is not None}
     said = ", ".join(f"seed {k} {percent(v)}" for k, v in sorted(rates.items()))
     said = f"undetected and wrong, {top.detector}, eps {as_text(e.eps)}: {said}"
     free = [s for s in range(SEEDS + 1) if s not in rates][: max(0, SEEDS - len(rates))]
-    commands = [e.aware("detector-aware", words=e.with_seed(s), budget=top.setting("budget")) for s in free]
-    return met(said) if len(rates) >= SEEDS else not_run(said, Line.joined(commands))
-
-
-CHECKS = (
-    Check("R3", "sign", "Positive = adversarial, higher = more suspicious", sign),
-    Check("R16", "eer-definition", "EER by its definition, safe with ties", eer_definition),
-    Check("R17", "intervals", "Counts and intervals everywhere", intervals),
-    Check("R17", "better-than-chance", "The detector beats a coin on the plainest attack", better_than_chance),
-    Check("R17", "seeds", "Three training seeds behind a claim about a loss", seeds),
-)
+    commands = [e.aware("detector-aware", words=e.with_seed(s), budget=top.row.setting("budget")) for s in free]
+    return Verdict("met", said) if len(rates) >= SEEDS else not_run(said, Line.joined(commands))

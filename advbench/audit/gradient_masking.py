@@ -2,7 +2,7 @@
 
 import torch
 
-from advbench.audit import POINT, Check, Verdict, either, met, not_met, not_run
+from advbench.audit import POINT, Verdict, either, not_run
 from advbench.audit.evidence import Evidence
 from advbench.audit.results import ENSEMBLE, ITERATIVE, common, count, worst
 from advbench.formatting import as_text, percent
@@ -25,8 +25,8 @@ def black_box(e: Evidence, attack: str, words: str, command: Line) -> Verdict:
     only = int((blind & ~seeing).sum())
     said = f"{words} {count(blind)} wrong, white-box {percent(float(seeing.mean()))}; {only} found by it alone"
     if float(blind.mean()) - float(seeing.mean()) <= POINT:
-        return met(said)
-    return not_met(f"{said}: gradients are masked", e.attack("apgd", objective="margin", targets=9))
+        return Verdict("met", said)
+    return Verdict("not met", f"{said}: gradients are masked", e.attack("apgd", objective="margin", targets=9))
 
 
 def gradient_free(e: Evidence) -> Verdict:
@@ -51,7 +51,7 @@ def transfer(e: Evidence) -> Verdict:
     return black_box(e, "transfer", "transfer", e.attack("transfer", source=source))
 
 
-def detector_gradient_free(e: Evidence) -> Verdict:
+def detector_search(e: Evidence) -> Verdict:
     """R10 against the detector: random search loses no image that the gradients of model and score do not."""
     if e.at[0] != "linf":
         return Verdict("not run", "detector-square moves in L-inf alone; no random search on a score is offered here")
@@ -75,7 +75,7 @@ def stand_ins(e: Evidence) -> Verdict:
         return not_run("the model is not at hand", e.attack("pgd", samples=20))
     victim, said, good = e.victim(), ["two passes over an image agree"], True
     if victim.stochastic:
-        averaged = [r for r in e.results if (r.setting("samples") or 1) > 1]
+        averaged = [r for r in e.results if (r.row.setting("samples") or 1) > 1]
         said, good = [f"two passes differ; {len(averaged)} attacks average over several"], bool(averaged)
     for name in e.detectors:
         guard, n = e.guard(name, e.fpr), min(FEW, len(e.clean))
@@ -101,28 +101,19 @@ def zero_gradients(e: Evidence) -> Verdict:
         return not_run(f"no gradient attack at eps {as_text(e.eps)}", e.attack("fgsm"))
     said, good, commands = [], True, []
     for kind, results in kinds.items():
-        shares = [(r.row.zero_gradients or 0) / r.n for r in results]
-        said += [f"{r.label} {percent(share)} of {r.n}" for r, share in zip(results, shares, strict=True)]
+        shares = [(r.row.zero_gradients or 0) / r.row.n for r in results]
+        said += [f"{r.label} {percent(share)} of {r.row.n}" for r, share in zip(results, shares, strict=True)]
         if not shares or min(shares) <= POINT:
             continue
         if kind == "fgsm":
-            tried, command = any(r.setting("exact_gradient") for r in results), e.attack("fgsm", exact_gradient=True)
+            tried = any(r.row.setting("exact_gradient") for r in results)
+            command = e.attack("fgsm", exact_gradient=True)
         else:
-            tried = any(r.setting("objective") not in (None, "ce") for r in results)
+            tried = any(r.row.setting("objective") not in (None, "ce") for r in results)
             command = e.attack("apgd", objective="margin")
         good &= not tried
         commands.append(command)
     text = f"images with an all-zero gradient: {'; '.join(said)}"
     if not commands:
-        return met(text)
-    return not_run(text, Line.joined(commands)) if good else not_met(f"{text}: they vanish", commands[0])
-
-
-CHECKS = (
-    Check("R10", "gradient-free", "Random search finds no more than gradients", gradient_free),
-    Check("R10", "decision-based", "An attack by labels alone finds no more", decision_based),
-    Check("R10", "transfer", "An attack made on another model finds no more", transfer),
-    Check("R10", "detector-gradient-free", "Random search evades the detector no better", detector_gradient_free),
-    Check("R10", "stand-ins", "EoT where passes differ, BPDA where no gradient is", stand_ins),
-    Check("R10", "zero-gradients", "Gradients that vanish are counted and mended", zero_gradients),
-)
+        return Verdict("met", text)
+    return not_run(text, Line.joined(commands)) if good else Verdict("not met", f"{text}: they vanish", commands[0])

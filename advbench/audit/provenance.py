@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from advbench.audit import POINT, Check, Verdict, either, not_run
+from advbench.audit import POINT, Verdict, either, not_run
 from advbench.audit.evidence import Evidence
 from advbench.audit.results import ENSEMBLE, common, count
 from advbench.detection import undetected_errors
@@ -12,6 +12,7 @@ from advbench.errors import AdvbenchError, MissingLibrary
 from advbench.evasion import check_perturbation
 from advbench.formatting import as_text, percent
 from advbench.study.command_lines import Line
+from advbench.study.selection import choice_of
 
 ART_PGD = "art:ProjectedGradientDescentPyTorch"
 PARITY_STEPS = 40
@@ -24,12 +25,12 @@ def eight_bit(e: Evidence) -> Verdict:
     found = e.headline or max(e.results, key=lambda r: r.row.eps, default=None)
     if found is None or e.victim is None:
         return not_run("no attacked images and model at hand", e.aware(ENSEMBLE))
-    made, n = found.made, min(found.n, ENOUGH)
+    made, n = found.made, min(found.row.n, ENOUGH)
     rounded = e.victim().outputs((made.images[:n].float() * 255).round() / 255)
     wrong = (rounded.predictions != made.labels[:n]).numpy()
     before = (made.outputs.predictions != made.labels)[:n].numpy()
     stored = str(made.images.dtype).removeprefix("torch.")
-    said = f"{found.attack} eps {as_text(found.row.eps)}, stored as {stored}: wrong "
+    said = f"{found.row.attack} eps {as_text(found.row.eps)}, stored as {stored}: wrong "
     said += f"{percent(float(before.mean()))}, in 8 bits {count(wrong)}"
     if found.detector is not None:
         guard = e.guard(e.detector, e.fpr)
@@ -45,19 +46,19 @@ def settings(e: Evidence) -> Verdict:
     broken, unseen = [], list[str]()
     for r in e.results:
         try:
-            choice = r.choice
+            choice = choice_of(r.row)
         except MissingLibrary:
-            unseen.append(r.attack)
+            unseen.append(r.row.attack)
             continue
         except (AdvbenchError, TypeError, ValueError) as error:
             broken.append(f"{r.label}: {error}")
             continue
-        whole = replace(choice, n=None) if r.n == len(e.clean) else choice
+        whole = replace(choice, n=None) if r.row.n == len(e.clean) else choice
         if r.name not in (None, choice.file_name, whole.file_name):
             broken.append(f"{r.name} is not what its settings make")
-        if not len(r.made.outputs) == len(r.made.images) == r.n:
-            broken.append(f"{r.label}: {len(r.made.images)} images where its row says {r.n}")
-    said = f"{len(e.results)} attacks, {sum(r.n for r in e.results)} results of single images"
+        if not len(r.made.outputs) == len(r.made.images) == r.row.n:
+            broken.append(f"{r.label}: {len(r.made.images)} images where its row says {r.row.n}")
+    said = f"{len(e.results)} attacks, {sum(r.row.n for r in e.results)} results of single images"
     said += f"; without their library, not looked at: {', '.join(unseen)}" * bool(unseen)
     return either(not broken, f"{said}; broken: {'; '.join(broken) or 'none'}", e.aware(ENSEMBLE))
 
@@ -70,16 +71,16 @@ def rechecked(e: Evidence) -> Verdict:
         return not_run(why, again if e.results else e.aware(ENSEMBLE))
     held, failed = 0, []
     for r in e.results:
-        made, n = r.made, min(r.n, len(e.images))
+        made, n = r.made, min(r.row.n, len(e.images))
         part = replace(made, images=made.images[:n], index=made.index[:n], labels=made.labels[:n], targets=None)
         try:
-            check_perturbation(r.choice.attack, e.images.take(slice(n)), part)
+            check_perturbation(choice_of(r.row).attack, e.images.take(slice(n)), part)
             held += n
         except MissingLibrary:
             continue  # `held` says so
         except AdvbenchError as error:
             failed.append(str(error))
-    said = f"{held} of {sum(r.n for r in e.results)} stored images of {len(e.results)} attacks checked"
+    said = f"{held} of {sum(r.row.n for r in e.results)} stored images of {len(e.results)} attacks checked"
     return either(not failed, f"{said}; broken: {failed[0] if failed else 'none'}", e.attack("fgsm"))
 
 
@@ -88,11 +89,8 @@ def parity(e: Evidence) -> Verdict:
     tests = 'the tests hold FGSM and PGD to ART and foolbox: make test ARGS="-k parity"'
     size = 2.5 * e.eps / PARITY_STEPS
     ours = e.of("pgd", steps=PARITY_STEPS, step=None, restarts=1, objective="ce", random_start=True)
-    theirs = [
-        r
-        for r in e.of(ART_PGD, max_iter=PARITY_STEPS)
-        if abs((r.setting("eps_step") or 0) - size) < 1e-6 and r.setting("num_random_init") == 1
-    ]
+    theirs = e.of(ART_PGD, max_iter=PARITY_STEPS, num_random_init=1)
+    theirs = [r for r in theirs if abs((r.row.setting("eps_step") or 0) - size) < 1e-6]
     if not ours or not theirs:
         same = e.attack(ART_PGD, n=100, max_iter=PARITY_STEPS, eps_step=round(size, 8), num_random_init=1)
         return not_run(f"not compared on this model; {tests}", Line.joined([e.attack("pgd")] * (not ours) + [same]))
@@ -110,12 +108,3 @@ def canaries(e: Evidence) -> Verdict:
     missed, whose = sum(not r.met for r in rows), len({r.canary for r in rows})
     said = f"{whose} canaries, {len(rows)} expectations, missed {missed} (advbench {e.selftest.advbench})"
     return either(bool(rows) and not missed, said, SELFTEST)
-
-
-CHECKS = (
-    Check("R15", "eight-bit", "Float32 kept, and what 8 bits leave of it", eight_bit),
-    Check("R18", "settings", "Every setting recorded, each image's result kept", settings),
-    Check("R19", "rechecked", "Norm, range, type and labels checked by the scorer", rechecked),
-    Check("R20", "parity", "The same attack of another library does the same", parity),
-    Check("R21", "canaries", "The evaluation sees through canaries", canaries),
-)

@@ -1,21 +1,16 @@
 """One attack's result as the checks read it, and its figures in words."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cache, cached_property
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from advbench import catalog, metrics
+from advbench import metrics
 from advbench.detection import NO_DETECTOR, Guard, undetected_errors
-from advbench.errors import AdvbenchError
 from advbench.formatting import percent
 from advbench.metrics import Mask
 from advbench.runs import AdaptiveRow, AttackRow
-from advbench.settings import defaults
-from advbench.study.parsing import attack_choices
-from advbench.study.spec import AttackChoice
 from advbench.types import Adversarials
 
 ENSEMBLE = "detector-aware"
@@ -26,14 +21,11 @@ NOT_ATTACKS = (*NOISE, "force-rejection")  # controls: they do not try to get an
 
 @dataclass(frozen=True)
 class Result:
-    """One attack on the first n test images: its row, and what it did to each image, read when asked for.
-
-    name   its file's name in a run; None for one that was never stored
-    """
+    """One attack on the first n test images: its row, and what it did to each image, read when asked for."""
 
     row: AttackRow
     load: Callable[[], Adversarials]
-    name: str | None = None
+    name: str | None = None  # its file's; None for one that was never stored
 
     @cached_property
     def made(self) -> Adversarials:
@@ -47,21 +39,6 @@ class Result:
         return wrong if self.made.misclassified is None else wrong | self.made.misclassified.numpy()
 
     @property
-    def attack(self) -> str:
-        """Its catalog name."""
-        return self.row.attack
-
-    @property
-    def n(self) -> int:
-        """How many images."""
-        return self.row.n
-
-    @property
-    def ball(self) -> tuple[str, float]:
-        """Norm and eps."""
-        return self.row.norm, self.row.eps
-
-    @property
     def detector(self) -> str | None:
         """The detector that an adaptive attack knows; None for another attack, and for one that was told of none."""
         known = self.row.detector if isinstance(self.row, AdaptiveRow) else NO_DETECTOR
@@ -73,15 +50,10 @@ class Result:
         assert isinstance(self.row, AdaptiveRow)
         return self.row
 
-    def setting(self, key: str) -> Any:
-        """A setting, the default where its row does not name it; None where it, or the attack, is not known."""
-        given = self.row.settings
-        return given[key] if key in given else _usual(self.attack).get(key)
-
     @property
     def label(self) -> str:
         """Name and unusual settings, for a sentence."""
-        return " ".join([self.attack, *(f"{k}={v}" for k, v in self.row.settings.items() if k != "fpr")])
+        return " ".join([self.row.attack, *(f"{k}={v}" for k, v in self.row.settings.items() if k != "fpr")])
 
     def lost(self, guard: Guard) -> Mask:
         """Bool [n]: misclassified, and not rejected by the guard."""
@@ -90,25 +62,6 @@ class Result:
     def flagged(self, guard: Guard) -> Mask:
         """Bool [n]: rejected by the guard."""
         return guard.rejects(self.made.outputs).numpy()
-
-    @property
-    def choice(self) -> AttackChoice:
-        """The attack that its row describes; raises BadSetting where that makes none."""
-        row = self.row
-        entry = {"name": self.attack, "eps": row.eps, "n": self.n, **row.own_settings}
-        if not isinstance(row, AdaptiveRow):
-            (choice,) = attack_choices(entry)
-            return choice
-        (choice,) = attack_choices(entry | {"detector": NO_DETECTOR})
-        return replace(choice, detector=row.detector, fpr=row.fpr)
-
-
-@cache
-def _usual(attack: str) -> dict[str, Any]:
-    try:
-        return defaults(catalog.load("attack", attack))
-    except AdvbenchError:
-        return {}
 
 
 def count(mask: Mask) -> str:

@@ -2,7 +2,7 @@
 
 import math
 
-from advbench.audit import POINT, Check, Verdict, either, met, not_met, not_run
+from advbench.audit import POINT, Verdict, either, not_run
 from advbench.audit.evidence import Evidence
 from advbench.audit.results import NOT_ATTACKS, count
 from advbench.formatting import as_text, percent
@@ -14,16 +14,16 @@ DEVIATIONS = 4  # standard errors beyond which a realised false-positive rate is
 
 def threat_model(e: Evidence) -> Verdict:
     """R1: zero-knowledge rows alone support no claim of robustness."""
-    here = [r for r in e.results if r.ball == e.at and r.attack not in NOT_ATTACKS]
-    full = sorted({f"{r.attack} ({r.detector})" for r in here if r.detector is not None})
-    zero = sorted({r.attack for r in here if r.detector is None})
+    here = [r for r in e.results if r.row.ball == e.at and r.row.attack not in NOT_ATTACKS]
+    full = sorted({f"{r.row.attack} ({r.detector})" for r in here if r.detector is not None})
+    zero = sorted({r.row.attack for r in here if r.detector is None})
     said = f"{e.at[0]}, eps {as_text(e.eps)}; zero knowledge: {', '.join(zero) or 'none'}; "
     said += f"full: {', '.join(full) or 'none'}"
     if not here:
         return not_run(f"no attack at {e.at[0]} eps {as_text(e.eps)}", e.aware("detector-aware"))
     if not full:
-        return not_met(said, e.aware("detector-aware"))
-    return met(said) if zero else not_run(said, e.attack("fgsm"))
+        return Verdict("not met", said, e.aware("detector-aware"))
+    return Verdict("met", said) if zero else not_run(said, e.attack("fgsm"))
 
 
 def threshold(e: Evidence) -> Verdict:
@@ -40,12 +40,11 @@ def threshold(e: Evidence) -> Verdict:
         error = math.sqrt(fpr * (1 - fpr) * (1 / m + 1 / n))
         good &= bool(rejected.mean() - fpr <= DEVIATIONS * error)
         used = {r.adaptive.threshold for r in rows if (r.detector, r.adaptive.fpr) == (name, fpr)}
-        said.append(
-            f"{name} at {100 * fpr:g} % of {m} calibration images rejects {count(rejected)} clean test images"
-        )
+        found = f"{name} at {100 * fpr:g} % of {m} calibration images rejects {count(rejected)} clean test images"
         if not all(t is not None and math.isclose(t, guard.threshold, rel_tol=1e-6, abs_tol=1e-9) for t in used):
             good = False
-            said[-1] += f"; a row used another threshold ({', '.join(map(str, sorted(used, key=str)))})"
+            found += f"; a row used another threshold ({', '.join(map(str, sorted(used, key=str)))})"
+        said.append(found)
     return either(good, "; ".join(said), e.aware("detector-aware"))
 
 
@@ -57,11 +56,10 @@ def populations(e: Evidence) -> Verdict:
         groups.setdefault(key, {})[row.population] = row.n_attacked
     if not groups:
         return not_run("no verify rows", e.verification())
-    good = all(
-        counts.keys() == {"all", "successful", "failed"}
-        and counts["successful"] + counts["failed"] == int((~e.clean_wrong[: counts["all"]]).sum())
-        for counts in groups.values()
-    )
+    good = True
+    for counts in groups.values():
+        whole, *parts = (counts.get(population, -1) for population in ("all", "successful", "failed"))
+        good &= min(whole, *parts) >= 0 and sum(parts) == int((~e.clean_wrong[:whole]).sum())
     said = ", ".join(f"{k} {v}" for k, v in next(iter(groups.values())).items())
     return either(good, f"{len(groups)} attacks x detectors; the first: {said}", e.verification())
 
@@ -74,8 +72,8 @@ def headline(e: Evidence) -> Verdict:
     row, lost = top.adaptive, top.lost(e.guard(e.detector, e.fpr))
     low, high = row.undetected_error_low, row.undetected_error_high
     said = (
-        f"{e.detector}, {e.at[0]} eps {as_text(e.eps)}, FPR {100 * e.fpr:g} %, budget {top.setting('budget')}: "
-        f"{percent(lost.mean())} [{100 * low:.1f}, {100 * high:.1f}] of {top.n} undetected and wrong; "
+        f"{e.detector}, {e.at[0]} eps {as_text(e.eps)}, FPR {100 * e.fpr:g} %, budget {top.row.setting('budget')}: "
+        f"{percent(lost.mean())} [{100 * low:.1f}, {100 * high:.1f}] of {top.row.n} undetected and wrong; "
         f"clean error {percent(row.clean_error_rate)}, clean rejected {percent(row.clean_rejected)}; "
         f"FGSM {percent(row.fgsm_undetected_error_rate)}"
     )
@@ -91,13 +89,13 @@ def worst_case(e: Evidence) -> Verdict:
         return not_run("no headline", e.aware("detector-aware"))
     guard = e.guard(e.detector, e.fpr)
     lost = top.lost(guard)
-    more = [r for r in e.results if r is not top and r.ball == e.at]
-    more = [r for r in more if r.attack != "force-rejection" and r.setting("clip") is not False]
+    more = [r for r in e.results if r is not top and r.row.ball == e.at]
+    more = [r for r in more if r.row.attack != "force-rejection" and r.row.setting("clip") is not False]
     if not more:
         return not_run(f"nothing beside the headline at eps {as_text(e.eps)}", e.attack("fgsm", "pgd"))
     union = lost.copy()
     for r in more:
-        m = min(r.n, len(union))
+        m = min(r.row.n, len(union))
         union[:m] |= r.lost(guard)[:m]
     said = f"headline {count(lost)}; with {len(more)} further attacks at this eps {count(union)}"
     return either(bool(union.mean() - lost.mean() <= POINT), said, e.aware("detector-aware", budget="thorough"))
@@ -110,7 +108,7 @@ def targeted(e: Evidence) -> Verdict:
     if not rows:
         return not_run("no targeted attack", command)
     good = all(row.success_rate is not None and 0 <= rate <= 1 for row, rate in rows)
-    row, rate = max(rows, key=lambda pair: ((pair[0].norm, pair[0].eps) == e.at, pair[0].n))
+    row, rate = max(rows, key=lambda pair: (pair[0].ball == e.at, pair[0].n))
     wrong = percent(math.nan if row.success_rate is None else row.success_rate)
     said = f"{row.attack} {as_text(row.eps)}: target reached {percent(rate)}, "
     return either(good, f"{said}wrong label {wrong} of the clean-correct of {row.n}", command)
@@ -122,24 +120,14 @@ def adaptive(e: Evidence) -> Verdict:
         return not_run("no detector", e.aware("detector-aware"))
     ran: dict[str, float] = {}
     for r in e.results:
-        if r.detector == e.detector and r.ball == e.at:
+        if r.detector == e.detector and r.row.ball == e.at:
             own = r.adaptive.members
-            ran = {**ran, **own} if own else {r.attack: r.adaptive.undetected_error_rate} | ran
+            ran = {**ran, **own} if own else {r.row.attack: r.adaptive.undetected_error_rate} | ran
     wanted = FAMILIES if e.guard(e.detector, e.fpr).has_gradient else WITHOUT_GRADIENT
     missing = [f for f in wanted if not any(name.startswith(f) for name in ran)]
     said = ", ".join(f"{k} {percent(v)}" for k, v in ran.items())
     said = f"against {e.detector}, shares of lost images: {said or 'none ran'}"
     if not ran:
         return not_run(said, e.aware("detector-aware"))
-    return met(said) if not missing else not_met(f"{said}; missing {', '.join(missing)}", e.aware("detector-aware"))
-
-
-CHECKS = (
-    Check("R1", "threat-model", "Threat model declared, zero and full knowledge both run", threat_model),
-    Check("R2", "threshold", "Threshold from calibration images, holding on test images", threshold),
-    Check("R4", "populations", "All, successful and failed adversarials told apart", populations),
-    Check("R5", "headline", "Undetected and misclassified, with interval and clean figures", headline),
-    Check("R5", "worst-case", "No other attack adds to the headline", worst_case),
-    Check("R6", "targeted", "Targeted attacks: target reached and label wrong", targeted),
-    Check("R7", "adaptive-attacks", "Joint, selective, orthogonal and feature-matching attacks", adaptive),
-)
+    said += f"; missing {', '.join(missing)}" * bool(missing)
+    return either(not missing, said, e.aware("detector-aware"))

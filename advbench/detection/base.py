@@ -35,12 +35,10 @@ class FittedDetector(ABC):
 
 
 class Detector(ABC):
-    """A detector with its settings: a frozen dataclass.
-
-    fitted_on   what it learns from: the training part's "outputs", the "head" of a model trained here, or "nothing"
-    """
+    """A detector with its settings: a frozen dataclass."""
 
     differentiable: ClassVar[bool] = True
+    # what it learns from: the training part's outputs, the head of a model trained here, or nothing
     fitted_on: ClassVar[FittedOn] = "outputs"
 
     @abstractmethod

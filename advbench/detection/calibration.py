@@ -36,10 +36,7 @@ def check_fittable(name: str, n: int) -> None:
 
 
 def fit(run: Run, name: str, train: artifacts.Part) -> FittedDetector:
-    """Detector `name` fitted on a run's training outputs, or on its head.
-
-    Raises BadSetting where a supplied model has not what it takes.
-    """
+    """Detector `name` fitted on a run's training outputs or head; raises BadSetting where these are missing."""
     detector: Detector = catalog.load("detector", name)()
     check_fittable(name, len(train))
     wanted = detector.fitted_on == "head" and not isinstance(run.model, SuppliedRecord)
@@ -88,10 +85,7 @@ def least_fpr(n: int) -> float:
 
 
 def guard(run: Run, name: str, fpr: float | None) -> Guard:
-    """Detector `name`, fitted on the run's training outputs, with its threshold at false-positive rate `fpr`.
-
-    `none` is a guard that accepts everything, whatever the fpr. Raises TooFewImages as `check_calibration` does.
-    """
+    """Detector `name` with its threshold at `fpr`; `none` accepts everything. Raises as `check_calibration`."""
     calibration = artifacts.read_part(run, "calibration")
     if name == NO_DETECTOR or fpr is None:
         return Guard(NO_DETECTOR, AcceptAll(), 1.0, False, calibration.outputs, calibration.labels)

@@ -62,10 +62,7 @@ class DiagonalGaussians:
 
     @classmethod
     def of(cls, features: Tensor, labels: Tensor, classes: int, ridge: float) -> DiagonalGaussians:
-        """Maximum likelihood, plus `ridge` times the mean tied variance of a feature; `unit` says of what.
-
-        A class of fewer than two samples has no variance of its own and takes the tied one.
-        """
+        """Maximum likelihood plus `ridge` times `unit`; a class of fewer than two samples takes the tied variance."""
         classes_of = ClassMeans.of(features, labels, classes)
         squares = torch.zeros_like(classes_of.means)
         for rows, own in classes_of.residuals(features, labels):

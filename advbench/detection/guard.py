@@ -17,19 +17,14 @@ NO_DETECTOR = "none"  # the name under which an adaptive attack is told that the
 
 @dataclass(frozen=True)
 class Guard:
-    """A fitted detector on duty: it rejects what scores above `threshold`.
+    """A fitted detector on duty: it rejects what scores above `threshold`."""
 
-    name            the detector's catalog name
-    differentiable  whether an attack may differentiate its score
-    clean, labels   outputs and labels of the clean calibration images that the threshold comes from
-    """
-
-    name: str
+    name: str  # the detector's catalog name
     detector: FittedDetector
     threshold: float
-    differentiable: bool
-    clean: Outputs
-    labels: Tensor
+    differentiable: bool  # whether an attack may differentiate its score
+    clean: Outputs  # of the clean calibration images that the threshold comes from
+    labels: Tensor  # of the same images
 
     @cached_property
     def has_gradient(self) -> bool:
@@ -73,10 +68,7 @@ class Guard:
         return (self.score(outputs) > self.threshold).to(outputs.logits.device)
 
     def differentiable_score(self, outputs: Outputs) -> Tensor:
-        """Scores [n] that carry a gradient: the detector's own, or its stand-in's.
-
-        Raises BadSetting for a detector that has neither, FailedCheck for one that claims a gradient and has none.
-        """
+        """Scores [n] that carry a gradient, maybe a stand-in's; raises BadSetting or FailedCheck without one."""
         scores = self.score(outputs)
         if not self.differentiable:
             stand_in = self.detector.stand_in(outputs)

@@ -18,7 +18,7 @@ from advbench.data.sources import label
 from advbench.errors import BadRun, Damaged
 from advbench.grid.cells import attack_table, model_table
 from advbench.runs import AttackRow, Run, artifacts, as_json, repair, sealed, sealed_json, write_whole
-from advbench.runs.shards import Note, Shard, delete, folder_of, name_of, notes_of, read_note, read_shard
+from advbench.runs.shards import Note, Shard, delete, folder_of, notes_of, read_note, read_shard
 from advbench.study.spec import AttackChoice
 from advbench.study.study import Study
 from advbench.study.train import TrainedModel
@@ -74,12 +74,12 @@ def _make(study: Study, run: Run, model: TrainedModel, choice: AttackChoice, sha
     """Attack the shard's images and write its files, where they are not there."""
     batch = study.workspace.batch_size
     part = shard.part(len(study.splits.test.take(slice(choice.n))), batch)
-    folder, name = folder_of(run, choice.file_name), name_of(shard)
+    folder, name = folder_of(run, choice.file_name), shard.name
     if _is_there(folder, shard, study.workspace.progress.say):
         return
     began = time.perf_counter()
     made, info = study.perturb(run, model, choice, part)
-    data = artifacts.pack_adversarials(made)
+    data = artifacts.pack(artifacts.tensors_of(made))
     table = model_table(study.spec, model.model) | {
         "dataset": label(study.spec.dataset),
         "attacks": [attack_table(choice)],
@@ -109,7 +109,7 @@ def _weights(run: Run) -> str:
 
 def _is_there(folder: Path, shard: Shard, say: repair.Say) -> bool:
     """Whether a shard's files are there and whole; damaged ones are deleted, and `say` is told so."""
-    name = name_of(shard)
+    name = shard.name
     try:
         note = read_note(folder / f"{name}.json")
         if note is not None:
@@ -126,7 +126,7 @@ def _is_there(folder: Path, shard: Shard, say: repair.Say) -> bool:
 def _all_there(run: Run, choice: AttackChoice, of: int, say: repair.Say) -> bool:
     """Whether all shards are there, which are then looked at: a damaged one is not."""
     folder, every = folder_of(run, choice.file_name), [Shard(i, of) for i in range(1, of + 1)]
-    there = all((folder / f"{name_of(shard)}.json").exists() for shard in every)
+    there = all((folder / f"{shard.name}.json").exists() for shard in every)
     return there and not [shard for shard in every if not _is_there(folder, shard, say)]  # all of them are looked at
 
 

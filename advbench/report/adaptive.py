@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from advbench import catalog, metrics
+from advbench.attacks.detector_aware import GRADIENTS
 from advbench.detection import DEFAULT_FPR, least_fpr, usual_fpr
 from advbench.report.model import ReportedModel
 from advbench.runs import AdaptiveRow, AttackRow, Run, VerifyRow, artifacts
@@ -19,14 +20,11 @@ COMMAND_N, COMMAND_BUDGET = 200, "quick"
 
 @dataclass(frozen=True)
 class Shown:
-    """Of one model: adaptive attack rows by file name, and the detectors that the ensemble has not attacked.
-
-    command   what would attack them; None where none is missing
-    """
+    """Of one model: adaptive attack rows by file name, and the detectors that the ensemble has not attacked."""
 
     rows: Mapping[str, AdaptiveRow]
     missing: Sequence[str]
-    command: Line | None
+    command: Line | None  # what would attack them; None where none is missing
 
 
 def adaptive(rows: Mapping[str, AttackRow]) -> dict[str, AdaptiveRow]:
@@ -40,17 +38,13 @@ def differentiable(detectors: Iterable[str]) -> list[str]:
 
 
 def headline(rows: Mapping[str, AdaptiveRow], detector: str) -> str | None:
-    """The ensemble's file that stands for the others against a detector: at 5 % FPR and eps 0.3 where there is one.
-
-    Else the largest eps, then the most images.
-    """
+    """The file of the ensemble on a detector that stands for the others: usual FPR and eps, else the largest eps."""
     own = [name for name, r in rows.items() if r.attack == AWARE and r.detector == detector]
     return max(own, key=lambda a: _weight(rows[a]), default=None)
 
 
 def _weight(row: AdaptiveRow) -> tuple[Any, ...]:
-    budgets = ("quick", "standard", "thorough")
-    of_budget = budgets.index(row.settings.get("budget", "standard"))
+    of_budget = list(GRADIENTS).index(row.setting("budget"))
     return row.norm == "linf", row.fpr == DEFAULT_FPR, row.eps == EPS, row.eps, row.n, of_budget
 
 
@@ -129,16 +123,8 @@ def _members(subjects: Sequence[ReportedModel], rows: Mapping[str, AdaptiveRow])
     of = [(s, row) for s, row in every if row is not None and row.members]
     names = max((list(row.members) for _, row in of), key=len, default=[])
     names += [m for m in dict.fromkeys(m for _, row in of for m in row.members) if m not in names]
-    lines = [
-        {
-            "attack": entry(row),
-            "aim": aim(row),
-            "label": s.label,
-            "n": row.n,
-            "shares": [row.members.get(m) for m in names],
-        }
-        for s, row in of
-    ]
+    shown = [(s.label, row, [row.members.get(m) for m in names]) for s, row in of]
+    lines = [{"attack": entry(r), "aim": aim(r), "label": label, "n": r.n, "shares": own} for label, r, own in shown]
     return {"names": names, "lines": lines}
 
 

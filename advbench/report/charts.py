@@ -8,12 +8,11 @@ import numpy as np
 from advbench import metrics
 from advbench.formatting import percent
 from advbench.report import plots
+from advbench.report.adaptive import EPS
 from advbench.report.likelihood_axis import LOW, SURE, LikelihoodAxis
 from advbench.report.model import ReportedModel
 from advbench.runs import artifacts
 from advbench.runs.manifest import OutputsInfo
-
-PAPER_EPS = 0.3
 
 
 def charts(
@@ -24,20 +23,18 @@ def charts(
     shown: dict[tuple[str, str], str] = {}
     for name in names:
         group = (known[name].attack, str(known[name].settings))
-        if group not in shown or known[shown[group]].eps != PAPER_EPS:
+        if group not in shown or known[shown[group]].eps != EPS:
             shown[group] = name
     sections = []
     for name in shown.values():
         holders = [s for s in subjects if name in s.attacks]
         rocs = [_roc([s for s in holders if s.scored_by(d)], name, d, f"{key}-r-{name}-{d}") for d in detectors]
-        section: dict[str, Any] = {"attack": known[name].described, "posteriors": [], "likelihoods": [], "rocs": rocs}
-        for i, s in enumerate(holders):
-            about = f"{s.label}, {known[name].described}"
-            if s.scored_by("max-posterior"):
-                section["posteriors"].append(_posterior(s, name, about, f"{key}-p-{name}-{i}"))
-            if s.scored_by("likelihood"):
-                section["likelihoods"].append(_likelihood(s, name, about, f"{key}-l-{name}-{i}"))
-        sections.append(section)
+        attack, numbered = known[name].described, list(enumerate(holders))
+        of_posterior = [(s, f"{key}-p-{name}-{i}") for i, s in numbered if s.scored_by("max-posterior")]
+        of_likelihood = [(s, f"{key}-l-{name}-{i}") for i, s in numbered if s.scored_by("likelihood")]
+        posteriors = [_posterior(s, name, f"{s.label}, {attack}", svg_key) for s, svg_key in of_posterior]
+        likelihoods = [_likelihood(s, name, f"{s.label}, {attack}", svg_key) for s, svg_key in of_likelihood]
+        sections.append({"attack": attack, "posteriors": posteriors, "likelihoods": likelihoods, "rocs": rocs})
     return sections
 
 

@@ -52,7 +52,9 @@ def compare(rows: Iterable[tuple[str, AttackRow]]) -> list[Comparison]:
         if not isinstance(row, AdaptiveRow) or row.attack != AWARE or row.norm != "linf":
             continue
         if row.model.training == "adversarial":
-            found = _error(label, row)
+            interval = metrics.wilson(round(row.error_rate * row.n), row.n)
+            assert interval is not None
+            found = Rate(label, "", row.error_rate, interval.low, interval.high, row.n)
             before = trained.get((row.eps, row.model.run), found)
             trained[row.eps, row.model.run] = max(before, found, key=lambda r: r.rate)
         elif row.detector != NO_DETECTOR:
@@ -61,14 +63,7 @@ def compare(rows: Iterable[tuple[str, AttackRow]]) -> list[Comparison]:
             guarded.setdefault(row.eps, []).append(rate)
     comparisons = []
     for eps, rates in sorted(guarded.items()):
-        rivals = [rate for (at, _), rate in trained.items() if at == eps]
-        if rivals:
+        if rivals := [rate for (at, _), rate in trained.items() if at == eps]:
             best = [min(side, key=lambda r: r.rate) for side in (rates, rivals)]
             comparisons.append(Comparison(eps, *best))
     return comparisons
-
-
-def _error(label: str, row: AttackRow) -> Rate:
-    interval = metrics.wilson(round(row.error_rate * row.n), row.n)
-    assert interval is not None
-    return Rate(label, "", row.error_rate, interval.low, interval.high, row.n)

@@ -35,10 +35,7 @@ class LikelihoodAxis:
 
     @classmethod
     def of(cls, clean: Array, attacked: Array, *, density: bool) -> LikelihoodAxis:
-        """From log-likelihoods (`density`: exp, over its maximum where that is above 1), or from affinities.
-
-        Affinities are divided by their maximum over clean and attacked (Wan et al. 2018, sec. 4.3).
-        """
+        """From log-likelihoods (`density`), or from affinities over their maximum (Wan et al. 2018, sec. 4.3)."""
         both = np.concatenate([clean, attacked])
         if density:
             top = max(0.0, float(both.max()))  # a learned covariance can give densities above 1

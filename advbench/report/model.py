@@ -11,18 +11,15 @@ from advbench.runs import AttackRow, Run, VerifyRow, artifacts
 
 @dataclass(frozen=True)
 class ReportedModel:
-    """One model of the page: its run, label, attack rows by file name, verify rows, and scores.
-
-    `known` are the attack rows of the whole run, `attacks` those that the page is about.
-    """
+    """One model of the page."""
 
     run: Run
     label: str
-    attacks: Mapping[str, AttackRow]
+    attacks: Mapping[str, AttackRow]  # that the page is about, by file name
     rows: Sequence[VerifyRow]
     scores: pd.DataFrame
     test: artifacts.Part
-    known: Mapping[str, AttackRow]
+    known: Mapping[str, AttackRow]  # of the whole run
 
     def scored_by(self, detector: str) -> bool:
         """Whether this page holds rows of the detector on this model."""
@@ -35,5 +32,5 @@ class ReportedModel:
     def wrong(self, detector: str, source: str) -> metrics.Mask:
         """Whether each image of `source` is misclassified, in the order of its scores."""
         chosen = self.scores[(self.scores.detector == detector) & (self.scores.source == source)].sort_values("index")
-        mask: metrics.Mask = (chosen["prediction"] != chosen["label"]).to_numpy()
+        mask: metrics.Mask = (chosen.prediction != chosen.label).to_numpy()
         return mask

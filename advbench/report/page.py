@@ -1,12 +1,12 @@
 """Build the page from runs and verify rows."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import jinja2
 
 from advbench import catalog, metrics
-from advbench.audit import Finding
+from advbench.audit import Finding, State
 from advbench.data.sources import recipe_of
 from advbench.errors import printable
 from advbench.formatting import as_text, percent
@@ -109,10 +109,9 @@ def _study(
         "subjects": [
             {
                 "label": s.label,
-                "name": s.run.name,
+                "run": s.run,
                 "model": as_json(s.run.model),
-                "environment": s.run.environment,
-                "trained": _training(s.run),
+                "trained": s.run.noted(TrainingInfo) if "train" in s.run.steps else None,
                 "door": s.run.noted(Inspection).findings,
                 "excluded": s.run.noted(OutputsInfo).excluded,
                 "classes": s.test.outputs.logits.shape[1],
@@ -126,21 +125,20 @@ def _study(
         "security": security(key, subjects),
         "calibrated": adaptive.calibrated(subjects, detectors, TABLE_FPRS),
         "audits": [block(s.label, s.run.name, audits.get(s.run.name)) for s in subjects],
-        "summary": _summary(subjects, blind, detectors),
+        "summary": [
+            {"attack": row.described, "n": row.n, "detector": d, "cells": [_find(s, name, d) for s in subjects]}
+            for name, row in blind.items()
+            for d in detectors
+        ],
         "beside_eers": adaptive.beside_eers(subjects, detectors),
-        "errors": _errors(subjects, known),
+        "errors": [
+            {"attack": row.described, "cells": [_error(s.attacks.get(name)) for s in subjects]}
+            for name, row in known.items()
+        ],
         "details": [(s.label, r) for s in subjects for r in s.rows],
         "charts": charts(key, subjects, list(blind), detectors),
         "pictures": [p for s in subjects if (p := pictures(s))],
     }
-
-
-def _training(run: Run) -> dict[str, Any] | None:
-    """How a model was trained: seconds, n_train, validation_error; None for a supplied one."""
-    if "train" not in run.steps:
-        return None
-    info = run.noted(TrainingInfo)
-    return {"seconds": run.seconds("train"), "n_train": info.n_train, "validation_error": info.validation_error}
 
 
 def _clean_error(test: artifacts.Part) -> dict[str, Any]:
@@ -148,32 +146,14 @@ def _clean_error(test: artifacts.Part) -> dict[str, Any]:
     return {"wrong": wrong, "n": len(test), "rate": wrong / len(test), "interval": metrics.wilson(wrong, len(test))}
 
 
-def _summary(
-    subjects: Sequence[ReportedModel], known: Mapping[str, AttackRow], detectors: Sequence[str]
-) -> list[dict[str, Any]]:
-    """A line per attack and detector, a cell per model: the `all` population, the paper's setting."""
-    return [
-        {"attack": row.described, "n": row.n, "detector": d, "cells": [_find(s, name, d) for s in subjects]}
-        for name, row in known.items()
-        for d in detectors
-    ]
-
-
 def _find(subject: ReportedModel, name: str, detector: str) -> VerifyRow | None:
+    """The row of all images: the paper's setting."""
     attack = subject.attacks.get(name)
     if attack is None:
         return None
     wanted = detector, "all", attack.n
     rows = (row for row in subject.rows if (row.detector, row.population, row.n_clean) == wanted)
     return next((row for row in rows if row.is_attack_of(attack)), None)
-
-
-def _errors(subjects: Sequence[ReportedModel], known: Mapping[str, AttackRow]) -> list[dict[str, Any]]:
-    """A line per attack, a cell per model (Table 6 of the paper)."""
-    return [
-        {"attack": row.described, "cells": [_error(s.attacks.get(name)) for s in subjects]}
-        for name, row in known.items()
-    ]
 
 
 def _error(row: AttackRow | None) -> dict[str, Any] | None:
@@ -183,10 +163,7 @@ def _error(row: AttackRow | None) -> dict[str, Any] | None:
     return {"row": row, "wrong": wrong, "interval": metrics.wilson(wrong, row.n)}
 
 
-STATES = ("met", "not met", "not run")
-
-
 def block(label: str, run: str, findings: Sequence[Finding] | None) -> dict[str, Any]:
     """An audit's block of the page: counts by state, then the findings; None = the audit was not run."""
-    counts: Mapping[str, int] = {state: sum(f.state == state for f in findings or ()) for state in STATES}
+    counts = {state: sum(f.state == state for f in findings or ()) for state in get_args(State)}
     return {"label": label, "run": run, "findings": findings, "counts": counts}

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +47,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Line:
-    """A labelled curve of rates y [m] over x [m], with the ends of their intervals where they have any.
-
-    style   number of its colour and dash, so that a model looks the same in every chart
-    """
+    """A labelled curve of rates y [m] over x [m], with the ends of their intervals where they have any."""
 
     label: str
     x: Array
     y: Array
     low: Array | None = None
     high: Array | None = None
-    style: int = 0
+    style: int = 0  # number of its colour and dash, so that a model looks the same in every chart
 
 
 def histogram(clean: Array | None, attacked: Array, *, xlabel: str) -> Figure:
@@ -77,9 +75,10 @@ def roc_chart(curves: Sequence[Curve]) -> Figure:
     """True- over false-positive rate; a dot marks each EER, on the falling diagonal."""
     figure, axes = canvas(4.4, 4.0)
     axes.plot([0, 1], [1, 0], color="#888888", linewidth=0.8)
-    for i, curve in enumerate(curves):
-        points = _thin(curve.roc)
-        colour, dash = COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]
+    for curve, colour, dash in zip(curves, cycle(COLOURS), cycle(DASHES), strict=False):
+        # points enough for the eye: one for each half per cent of the way along the curve
+        way = np.round((curve.roc.fpr + curve.roc.tpr) * 200)
+        points = np.union1d(np.unique(way, return_index=True)[1], [len(way) - 1])
         name = f"{_named(curve.label)}: EER {curve.roc.eer:.1%}"
         axes.plot(curve.roc.fpr[points], curve.roc.tpr[points], color=colour, linestyle=dash, label=name)
         axes.plot([curve.roc.eer], [1 - curve.roc.eer], "o", color=colour, markersize=4)
@@ -97,10 +96,7 @@ def line_chart(
     width: float | None = None,
     steps: bool = False,
 ) -> Figure:
-    """Rates over x: dots with bars, or, as `steps`, what has been reached by x on a logarithmic axis from 1 on.
-
-    x goes to `width` where it is given; else to the largest of all.
-    """
+    """Rates over x, up to `width`: dots with bars; as `steps` what is reached by x, on a logarithmic axis from 1."""
     figure, axes = canvas(4.4, 3.4)
     end = max(float(line.x[-1]) for line in lines) if width is None else width
     for line in lines:
@@ -145,17 +141,8 @@ def _named(label: str) -> str:
     return f" {label}" if label.startswith("_") else label
 
 
-def _thin(roc: Roc) -> NDArray[np.int64]:
-    """Points enough for the eye: one for each half per cent of the way along the curve."""
-    way = np.round((roc.fpr + roc.tpr) * 200)
-    return np.union1d(np.unique(way, return_index=True)[1], [len(roc.fpr) - 1])
-
-
 def to_svg(figure: Figure, label: str, key: str, *, sized: bool = False) -> str:
-    """An `<svg>` element to put into a page; `label` says what it shows, `key` makes its ids unique there.
-
-    `sized` keeps its width and height in print units, for use outside a page.
-    """
+    """An `<svg>` element that `label` describes; `key` makes its ids unique, `sized` keeps print units."""
     buffer = io.StringIO()
     for name in (text for axes in figure.axes if (legend := axes.get_legend()) for text in legend.get_texts()):
         name.set_parse_math(False)  # a file's or a model's name is no formula

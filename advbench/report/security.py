@@ -1,12 +1,12 @@
 """Security curves: undetected errors over eps, over gradients, over queries, and the cost of rejection."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from advbench import catalog
+from advbench import metrics
 from advbench.attacks.detector_aware import GRADIENTS
 from advbench.detection import NO_DETECTOR, calibration, undetected_errors
 from advbench.formatting import as_text, percent
@@ -14,9 +14,7 @@ from advbench.metrics import Array, Mask
 from advbench.report import plots
 from advbench.report.adaptive import AWARE, EPS, REJECTION, adaptive, aim, order
 from advbench.report.model import ReportedModel
-from advbench.report.rejection import Cost, costs, interval
 from advbench.runs import AdaptiveRow, artifacts
-from advbench.settings import defaults
 from advbench.types import Adversarials
 
 SQUARE = "detector-square"
@@ -52,7 +50,7 @@ def security(key: str, subjects: Sequence[ReportedModel]) -> list[dict[str, Any]
             "charts": list(_rejection_cost(key, subjects)),
         },
     ]
-    return [section for section in sections if section["charts"]]
+    return [section for section in sections if all(section.values())]
 
 
 def _groups(subjects: Sequence[ReportedModel], attack: str) -> dict[Group, dict[int, list[str]]]:
@@ -72,7 +70,7 @@ def _over_eps(key: str, subjects: Sequence[ReportedModel]) -> Iterator[dict[str,
             attacks = adaptive(subjects[i].attacks)
             rows = [attacks[name] for name in names]
             if len(rows) > 1:
-                clean = rows[0].members["clean"]  # the unperturbed image is a member
+                clean = rows[0].clean_lost
                 y = np.array([clean, *(r.undetected_error_rate for r in rows)])
                 low = np.array([clean, *(r.undetected_error_low for r in rows)])
                 high = np.array([clean, *(r.undetected_error_high for r in rows)])
@@ -124,10 +122,7 @@ def within(label: str, cost: Array, n: int, most: int) -> plots.Line:
 
 def most(row: AdaptiveRow) -> int:
     """What the attack of a row may spend on an image: gradients, or a random search's queries."""
-    if row.attack == AWARE:
-        return GRADIENTS[row.settings.get("budget", "standard")]
-    queries: int = row.settings.get("queries", defaults(catalog.load("attack", row.attack))["queries"])
-    return queries
+    return GRADIENTS[row.setting("budget")] if row.attack == AWARE else int(row.setting("queries"))
 
 
 def _rejection_cost(key: str, subjects: Sequence[ReportedModel]) -> Iterator[dict[str, Any]]:
@@ -147,7 +142,7 @@ def _rejection_cost(key: str, subjects: Sequence[ReportedModel]) -> Iterator[dic
             if radii:
                 curve = _costs(s, name, ensemble[name], radii)
                 about = f"eps {as_text(eps)}, {aim(ensemble[name])}, n {curve[0].n:,}"
-                ends = [interval(point) for point in curve]
+                ends = [point.interval for point in curve]
                 x, y = np.array([point.alpha for point in curve]), np.array([point.rate for point in curve])
                 low, high = np.array([end.low for end in ends]), np.array([end.high for end in ends])
                 lines.append(plots.Line(s.label, x, y, low, high, i))
@@ -158,6 +153,43 @@ def _rejection_cost(key: str, subjects: Sequence[ReportedModel]) -> Iterator[dic
             drawn = plots.line_chart(lines, xlabel="alpha", ylabel="error with rejections", width=1)
             svg = plots.to_svg(drawn, label, f"{key}-c-{number}")
             yield {"title": about, "svg": svg, "note": f"Rejected within alpha eps: {'; '.join(notes)}."}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of n images, `errors` are wrong and undetected within eps, or rejected within alpha * eps."""
+
+    alpha: float
+    errors: int
+    rejected: int  # of all n, within alpha * eps
+    n: int
+
+    @property
+    def rate(self) -> float:
+        """The share of errors."""
+        return self.errors / self.n
+
+    @property
+    def interval(self) -> metrics.Interval:
+        """Wilson's, with the threshold taken as it is."""
+        found = metrics.wilson(self.errors, self.n)
+        assert found is not None
+        return found
+
+
+def costs(lost: Mask, rejected: Mapping[float, Mask], eps: float) -> list[Cost]:
+    """The curve over alpha, a point for each radius (Chen et al. 2023, arXiv:2305.01139).
+
+    lost [n]: misclassified and undetected within eps. rejected: by radius of at most eps, whether an image [n] was
+    made to be rejected within it; radius 0 = the clean images. An image rejected within a radius is within every
+    larger one, so that the curve never falls. Both are found by attacks: the curve is a lower bound.
+    """
+    ever = np.zeros_like(lost)
+    curve = []
+    for radius in sorted(rejected):
+        ever = ever | rejected[radius]
+        curve.append(Cost(radius / eps, int((lost | ever).sum()), int(ever.sum()), len(lost)))
+    return curve
 
 
 def _costs(s: ReportedModel, name: str, row: AdaptiveRow, radii: Mapping[float, str]) -> list[Cost]:

@@ -18,11 +18,7 @@ RUN_ON_PAGE = re.compile('<meta name="advbench.run" content="(.*?)">')
 
 
 def page_at(page: Path, runs: Collection[str], workspace: Workspace) -> Path:
-    """Where the page over `runs` is written: to `page`, unless what lies there would be lost.
-
-    A page is replaced by one over all its runs. `Workspace.others` says what becomes of another file;
-    raises BadSetting where the page is refused.
-    """
+    """Where the page over `runs` is written; raises BadSetting where another file there is not to be lost."""
     check_folder(page.parent)
     before = {html.unescape(name) for name in RUN_ON_PAGE.findall(text_of(page))}
     if workspace.others == "replaced" or not page.exists() or (before and before <= set(runs)):
@@ -45,15 +41,13 @@ def page_of(study: Study) -> Path:
 
 
 def run(study: Study) -> tuple[Path, list[VerifyRow]]:
-    """Attack what a study is about, verify it and write its page: the page's path, and the verify rows.
-
-    The page of a supplied model holds all attacks that its run holds: it is not narrowed by the next one.
-    """
+    """Attack what a study is about, verify it and write its page: the page's path, and the verify rows."""
     page = page_of(study)
     study.attack()
     names, spec, workspace = tuple(choice.file_name for choice in study.attacks), study.spec, study.workspace
     made = [load(workspace.runs_dir / model.run_name(study.fingerprint)) for model in study.models()]
     own = [Found(run, names) for run in made]
+    # a supplied model's page has all attacks that its run holds: it is not narrowed by the next one
     shown = [Found(run, tuple(attack_rows(run)) if isinstance(run.model, SuppliedRecord) else names) for run in made]
     page, rows = report(spec.name, shown, spec.detectors, workspace, page=page, title=spec.title, overwrite=True)
     return page, rows if shown == own else verify_found(own, spec.detectors, Quiet())
@@ -69,18 +63,13 @@ def report(
     title: str | None = None,
     overwrite: bool = False,
 ) -> tuple[Path, list[VerifyRow]]:
-    """Write the page of these runs, verifying what is missing; its path and the rows on it.
-
-    `page` None = `<name>/index.html` under the workspace's reports folder; `title` None = the name. Raises BadSetting
-    where a page over other runs lies there and `overwrite` is not set.
-    """
+    """Write the page of these runs, verifying what is missing; its path and the rows on it. Raises as `page_at`."""
     from advbench.audit.protocol import audit
     from advbench.report.page import render
 
-    page = workspace.reports_dir / name / "index.html" if page is None else page
     reported = [one.run for one in found]
     chosen = replace(workspace, others="replaced") if overwrite else workspace
-    page = page_at(page, [run.name for run in reported], chosen)
+    page = page_at(page or workspace.reports_dir / name / "index.html", [run.name for run in reported], chosen)
     rows = verify_found(found, detectors, workspace.progress)
     audits = {}
     with workspace.progress.bar(f"audit of {len(reported)} models", len(reported)) as advance:

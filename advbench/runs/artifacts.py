@@ -40,11 +40,8 @@ SCORES = "scores.parquet"
 METRICS = "metrics.json"
 PARTS = ("train", "calibration", "test")
 FLOAT, WHOLE, YES = torch.float32, torch.int64, torch.bool
-COLUMNS = {
-    **dict.fromkeys(("detector", "source"), "string"),
-    **dict.fromkeys(("index", "label", "prediction"), "int64"),
-    "score": "double",
-}
+COLUMNS = dict.fromkeys(("index", "label", "prediction"), "int64")
+COLUMNS |= {"detector": "string", "source": "string", "score": "double"}
 OPTIONAL = ("targets", "zero_gradients", "gradients", "forwards", "first_success", "misclassified", "member")
 
 
@@ -108,13 +105,9 @@ def _outputs(path: Path, tensors: dict[str, Tensor], first: int) -> Outputs:
 
 def pack_part(outputs: Outputs, part: ImageSet, *, examples: bool) -> bytes:
     """Bytes of outputs/<part>.safetensors."""
-    tensors = {
-        "features": outputs.features,
-        "logits": outputs.logits,
-        "labels": part.labels,
-        "index": torch.arange(len(part)),
-    }
-    return pack(tensors | ({"examples": part.take(slice(EXAMPLES)).load_all()} if examples else {}))
+    tensors = {"features": outputs.features, "logits": outputs.logits, "labels": part.labels}
+    shown = {"examples": part.take(slice(EXAMPLES)).load_all()} if examples else {}
+    return pack(tensors | {"index": torch.arange(len(part))} | shown)
 
 
 def read_part(run: Run, name: str) -> Part:
@@ -141,11 +134,6 @@ def attack_of(tensors: dict[str, Tensor], **said: Any) -> Adversarials:
     return Adversarials(outputs=Outputs(own.pop("features"), own.pop("logits")), **own, **said)
 
 
-def pack_adversarials(made: Adversarials) -> bytes:
-    """Bytes of attacks/<name>.safetensors."""
-    return pack(tensors_of(made))
-
-
 def read_adversarials(run: Run, name: str) -> Adversarials:
     """attacks/<name>.safetensors; raises BadRun where its tensors do not fit together, or do not fit its row."""
     file = f"attacks/{name}.safetensors"
@@ -156,10 +144,7 @@ def read_adversarials(run: Run, name: str) -> Adversarials:
 
 
 def adversarials_of(data: bytes, path: Path, first: int = 0) -> Adversarials:
-    """What `pack_adversarials` made these bytes of: an attack on the images from the `first` on.
-
-    Raises BadRun, naming `path`, where the tensors do not fit together.
-    """
+    """The attack in these bytes, on images from the `first` on; raises BadRun where tensors do not fit together."""
     tensors = _tensors(data, path)
     _outputs(path, tensors, first)
     n = len(tensors["labels"])
@@ -172,20 +157,11 @@ def adversarials_of(data: bytes, path: Path, first: int = 0) -> Adversarials:
     return attack_of({name: tensors[name] for name in known if name in tensors})
 
 
-def pack_table(table: pd.DataFrame) -> bytes:
-    """Parquet bytes."""
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False, compression="zstd")
-    return buffer.getvalue()
-
-
 def read_scores(run: Run) -> pd.DataFrame:
     """scores.parquet; raises BadRun where it is none, has other columns, gaps, or more rows than its run can have."""
     path, data = run.folder / SCORES, run.read(SCORES)
-    most = 100 * (
-        sum(run.attack_row(name).n for name in run.attacks)
-        + sum(len(read_part(run, part)) for part in ("calibration", "test"))
-    )
+    most = 100 * sum(run.attack_row(name).n for name in run.attacks)
+    most += 100 * sum(len(read_part(run, part)) for part in ("calibration", "test"))
     try:
         file = pq.ParquetFile(io.BytesIO(data))
         kinds = {field.name: str(field.type).removeprefix("large_") for field in file.schema_arrow}
@@ -208,8 +184,7 @@ def scores_of(table: pd.DataFrame, detector: str, source: str) -> NDArray[np.flo
 
 def within(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The entries `prefix.*`, by what follows the point."""
-    start = prefix + "."
-    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+    return {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,15 +210,12 @@ class Metrics:
 Cells = dict[tuple[str, str], ScoredCell]  # by attack file and detector
 
 
-def read_metrics(run: Run) -> Cells:
-    """What metrics.json holds; raises BadRun where it is none."""
+def scored_cells(run: Run) -> Cells:
+    """What metrics.json holds; empty where nothing is verified. Raises BadRun where it is none, and Damaged."""
+    if not run.has("verify"):
+        return {}
     try:
         cells = from_json(Metrics, parsed(run.read(METRICS)), "metrics", model=run.model_row).cells
     except ValueError as error:
         raise unsound(run.folder / METRICS, str(error)) from error
     return {(cell.source, cell.detector): cell for cell in cells}
-
-
-def scored_cells(run: Run) -> Cells:
-    """What `read_metrics` gives; empty where nothing is verified. Raises Damaged too."""
-    return read_metrics(run) if run.has("verify") else {}

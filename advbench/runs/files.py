@@ -100,10 +100,7 @@ def read_regular(path: Path, most: int, cure: str = "delete it") -> bytes:
 
 
 def read_whole(path: Path, expected: str, size: int, cure: str | None = None) -> bytes:
-    """A file's bytes; raises Damaged, which ends in `cure`, where it is missing, or has another size or sha256.
-
-    Raises what else `read_regular` does.
-    """
+    """A file's bytes; raises Damaged where it is missing or has another size or hash, else as `read_regular` does."""
     try:
         data = read_regular(path, size, cure or "delete it")
     except FileNotFoundError as error:
@@ -123,11 +120,7 @@ def text_of(path: Path) -> str:
 
 
 def read_note(path: Path, cls: type[T], cure: str = "delete it", *, is_sealed: bool = False) -> T | None:
-    """The record in a JSON file beside the runs or in one; None where the file does not exist.
-
-    Raises Damaged, which ends in `cure`, where it is no JSON of that record, or not what it was sealed as, and what
-    else `read_regular` does.
-    """
+    """The record in a JSON file; None where there is none. Raises Damaged, with the `cure`, for an altered one."""
     try:
         value = parsed(read_regular(path, MOST_JSON, cure))
     except FileNotFoundError:

@@ -46,10 +46,7 @@ def parsed(data: bytes | str) -> Any:
 
 
 def as_json(value: object, *, whole: bool = True) -> Any:
-    """Of a record, its fields in their order; of what holds records, the same of each; all else as it is.
-
-    Not `whole`: without the flat fields.
-    """
+    """Of records, their fields in order, also inside of what holds them; not `whole`: without the flat fields."""
     if is_dataclass(value) and not isinstance(value, type):
         shown: dict[str, Any] = {}
         for one in fields(value):

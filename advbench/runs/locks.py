@@ -28,10 +28,7 @@ in_use = True
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process holds a run folder, or a step of it; writes nothing.
-
-    A lock that cannot be read is held by nobody who could be told of. The look itself hinders no step.
-    """
+    """Whether a process holds a run folder or a step of it; a lock that cannot be read is held by nobody."""
     return any(_is_locked(path) for path in sorted(folder.glob(f"{LOCK}*")) if path.name != WRITING)
 
 
@@ -51,8 +48,7 @@ def hold(folder: Path, *, step: str | None = None, wait: bool = False, writes: b
     """Hold a run folder for this process, making it where it does not exist; with `step`, for that step alone.
 
     Who holds a step may write it while others hold other steps, and nobody the folder. Raises BadRun where another
-    process is in the way and `wait` is not set, or a lock is a link; BadSetting where the folder cannot be written
-    and the caller `writes` to it. The system lets go when the process ends, however it ends.
+    process is in the way and `wait` is not set, or for a link; BadSetting where it `writes` and cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,10 +71,7 @@ def hold(folder: Path, *, step: str | None = None, wait: bool = False, writes: b
 
 @contextmanager
 def locked(path: Path, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
-    """Hold one file, making it; raises BlockingIOError where another process is in the way and `wait` is not set.
-
-    Raises BadRun for a link, BadSetting where the file system knows no locks. What the file holds is left alone.
-    """
+    """Hold one file; raises BlockingIOError where it is held, BadRun for a link, BadSetting without any."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | UNFOLLOWED, 0o644)  # NFS wants both to lock it either way
     except OSError as error:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from advbench.errors import Diagnostic
 from advbench.runs import shapes
@@ -115,16 +115,12 @@ class TrainingInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One row of training.jsonl.
-
-    Loss and accuracy are those on the images trained on, attacked ones in adversarial training; the validation error
-    is on clean images.
-    """
+    """One row of training.jsonl."""
 
     epoch: Positive  # counted from 1
-    loss: Number  # mean training loss in nats
-    accuracy: Rate
-    validation_error: Rate
+    loss: Number  # mean in nats, on the images trained on: attacked ones in adversarial training
+    accuracy: Rate  # on the same
+    validation_error: Rate  # on clean images
     learning_rate: Seconds  # at its end
     seconds: Seconds
 
@@ -164,11 +160,16 @@ def read_model(value: Any) -> ModelRecord:
     return from_json(SuppliedRecord, value, "model") if supplied else from_json(TrainedRecord, value, "model")
 
 
-@dataclass(frozen=True)
-class Steps:
-    """The done steps by name, in the order they were done."""
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What manifest.json holds."""
 
-    steps: Mapping[Key, Step]
+    schema: Literal[1] = 1
+    name: str  # the folder's
+    model: Any  # a ModelRecord, of whose JSON the name's digest is taken
+    environment: Environment
+    steps: Mapping[Key, Step]  # the done ones, in the order they were done
+    digest: str | None = None  # sha256 of all the rest
 
 
 def model_row(run: str, model: ModelRecord, inspection: Inspection) -> ModelRow:
@@ -178,22 +179,14 @@ def model_row(run: str, model: ModelRecord, inspection: Inspection) -> ModelRow:
             dataset=model.dataset, loss=None, alpha=None, lam=None, covariance=None, seed=None, training=None,
             test_part=inspection.test_part, run=run,
         )  # fmt: skip
-    alpha, lam, covariance = (model.loss.get(key) for key in ("alpha", "lam", "covariance"))
+    of_loss = {key: model.loss.get(key) for key in ("alpha", "lam", "covariance")}
     return ModelRow(
-        dataset=model.dataset, loss=model.loss_name, alpha=alpha, lam=lam, covariance=covariance, seed=model.seed,
-        training=model.regime, run=run,
-    )  # fmt: skip
+        dataset=model.dataset, loss=model.loss_name, seed=model.seed, training=model.regime, run=run, **of_loss
+    )
 
 
-def read_steps(value: Any, model: ModelRow) -> dict[str, Step]:
-    """The steps of a manifest, of a run whose rows are about `model`; raises ValueError."""
-    steps = from_json(Steps, {"steps": value}, "manifest").steps
-    for name, step in steps.items():
-        _check(name, step, model)
-    return dict(steps)
-
-
-def _check(name: str, step: Step, model: ModelRow) -> None:
+def check_step(name: str, step: Step, model: ModelRow) -> None:
+    """Raise ValueError where a step of a run whose rows are about `model` is not what one of its name holds."""
     kind, _, attack = name.partition(" ")
     if kind == "attack":
         read_attack_row(step.info.get("row"), f"{name}: row", model=model)

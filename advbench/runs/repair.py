@@ -20,16 +20,12 @@ def faults(run: Run, steps: Collection[str]) -> dict[str, dict[str, str]]:
 
 def came_of(run: Run, bad: Collection[str]) -> list[str]:
     """The steps to make again: the broken ones, and where `train` is among them all that came of these weights."""
-    if "train" in bad:
-        return [step for step in run.steps if step not in (INSPECTED, "checkpoint") or step in bad]
-    return [step for step in run.steps if step in bad]
+    apart = (INSPECTED, "checkpoint") if "train" in bad else run.steps
+    return [step for step in run.steps if step in bad or step not in apart]
 
 
 def forget(run: Run, bad: Collection[str]) -> list[str]:
-    """Forget broken steps and what came of them, and delete their files; which steps these were.
-
-    For weights the run must be held whole, since others may be at work on what came of them.
-    """
+    """Forget broken steps and what came of them, with their files; which these were. For weights: held whole."""
     gone = came_of(run, bad)
     for step in gone:
         run.drop(step)
@@ -37,10 +33,7 @@ def forget(run: Run, bad: Collection[str]) -> list[str]:
 
 
 def is_whole(run: Run, step: str, say: Say) -> bool:
-    """Whether a step is done and its files are what they were; a damaged one is forgotten, and `say` told so.
-
-    Raises BadRun where a file is there and the system does not let it be read, which is no damage.
-    """
+    """Whether a step is done and whole; a damaged one is forgotten. Raises BadRun for an unreadable file."""
     try:
         return run.has(step)
     except Damaged:
@@ -53,11 +46,7 @@ def is_whole(run: Run, step: str, say: Say) -> bool:
 
 
 def forget_manifest(folder: Path, say: Say) -> bool:
-    """Where a run's manifest is damaged, forget the run, which is held whole, and tell `say` so; whether it was.
-
-    Files are left to be written over. A manifest of another schema is not damaged, nor is one that cannot be read:
-    raises BadRun.
-    """
+    """Forget a run, held whole, whose manifest is damaged; whether it was. Raises BadRun as `load` does."""
     try:
         if (folder / MANIFEST).exists():
             runs.load(folder)

@@ -1,12 +1,17 @@
 """Rows: what the commands print of a model, an attack and a detector."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Annotated, Any, Literal
 
+from advbench import catalog
+from advbench.errors import AdvbenchError
 from advbench.formatting import as_text
 from advbench.runs.json_records import ABSENT, FLAT, Absent, from_json
 from advbench.runs.shapes import Count, Eps, Label, Name, Number, Positive, Rate, Settings, Text, choice
+from advbench.settings import defaults
 
 Regime = Annotated[str, choice("standard", "adversarial")]
 Population = Annotated[str, choice("all", "successful", "failed")]
@@ -43,19 +48,34 @@ class Attacked:
         return "detector" in self.settings
 
     @property
+    def ball(self) -> tuple[str, float]:
+        """Norm and eps."""
+        return self.norm, self.eps
+
+    @property
     def described(self) -> str:
         """The attack, its eps and settings in words."""
         return ", ".join([f"{self.attack} eps {as_text(self.eps)}", *(f"{k} {v}" for k, v in self.settings.items())])
 
     def is_attack_of(self, other: "Attacked") -> bool:
         """Whether both are about one attack at one eps, on whatever images."""
-        own = self.attack, self.settings, self.norm, self.eps
-        return own == (other.attack, other.settings, other.norm, other.eps)
+        return (self.attack, self.settings, self.ball) == (other.attack, other.settings, other.ball)
+
+    def setting(self, key: str) -> Any:
+        """A setting, its default where it is not named; None where it, or the attack, is not known."""
+        return self.settings[key] if key in self.settings else _usual(self.attack).get(key)
 
     @property
     def own_settings(self) -> dict[str, Any]:
         """Its settings without what an adaptive attack is aimed at."""
         return {key: value for key, value in self.settings.items() if key not in ("detector", "fpr")}
+
+
+@cache
+def _usual(attack: str) -> dict[str, Any]:
+    with suppress(AdvbenchError):
+        return defaults(catalog.load("attack", attack))
+    return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +108,11 @@ class AdaptiveRow(AttackRow):
     fgsm_undetected_error_rate: Rate | None  # FGSM's at the same eps; None: another norm
     members: Mapping[Name, Rate] = field(default_factory=dict)  # of an ensemble: share that each lost first
     eight_bit_undetected_error_rate: Rate | None = None  # the same rate once rounded to k / 255
+
+    @property
+    def clean_lost(self) -> float:
+        """Share of images that an ensemble lost as they are: the unperturbed image is a member."""
+        return self.members["clean"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,14 +170,12 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorRow:
-    """What of a run is whole.
-
-    state   unfinished: the next call goes on; empty: nothing was done; broken: what reads it refuses, what made it
-            makes it again; skipped: it lies under another name, which `needs` says; unread: the system does not let
-            a file be read, which `needs` says, and nothing is mended; in use: by another process, not examined
-    """
+    """What of a run is whole."""
 
     run: str  # the folder, from `runs_dir`
+    # unfinished: the next call goes on; empty: nothing was done; broken: what reads it refuses, what made it makes it
+    # again; skipped: it lies under another name; unread: the system does not let a file be read, which `needs` says
+    # of both, and nothing is mended; in use: by another process, not examined
     state: Literal["whole", "unfinished", "empty", "broken", "skipped", "unread", "in use"]
     steps: Sequence[str] = ()  # those that the manifest lists and whose files are whole
     broken: Sequence[Fault] = ()

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
 from glob import escape
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,13 +25,14 @@ from advbench.runs.manifest import (
     Environment,
     FileRecord,
     Inspection,
+    Manifest,
     ModelRecord,
     Step,
     SuppliedRecord,
     TrainedRecord,
+    check_step,
     model_row,
     read_model,
-    read_steps,
 )
 from advbench.runs.rows import AttackRow, ModelRow, read_attack_row
 from advbench.runs.sealed_json import DIGEST, digest, is_intact, sealed, sha256, to_json
@@ -38,21 +40,18 @@ from advbench.runs.sealed_json import DIGEST, digest, is_intact, sealed, sha256,
 T = TypeVar("T")
 SCHEMA = 1
 MANIFEST = "manifest.json"
-KEYS = {"schema", "name", "model", "environment", "steps", DIGEST}
+KEYS = {one.name for one in fields(Manifest)}
 OWN = re.compile(rf"outputs|attacks|shards|{re.escape(LOCK)}(\..*|-.*)?|\..*\.part")  # beside files that steps list
 
 
+@dataclass(eq=False, repr=False)
 class Run:
-    """One run folder, as its manifest was when it was last read or written.
+    """One run folder, as its manifest was when it was last read or written."""
 
-    On disk the manifest is sealed: `digest` is the sha256 of all the rest.
-    """
-
-    def __init__(self, folder: Path, model: ModelRecord, environment: Environment, steps: dict[str, Step]) -> None:
-        self.folder = folder
-        self.model = model
-        self.environment = environment
-        self.steps = steps  # in the order they were done
+    folder: Path
+    model: ModelRecord
+    environment: Environment
+    steps: dict[str, Step]  # in the order they were done
 
     @property
     def name(self) -> str:
@@ -66,10 +65,10 @@ class Run:
         return self.model
 
     @property
-    def manifest(self) -> dict[str, Any]:
-        """As JSON, unsealed."""
-        own = as_json({"model": self.model, "environment": self.environment, "steps": self.steps})
-        return {"schema": SCHEMA, "name": self.folder.absolute().name, **own}
+    def manifest(self) -> Manifest:
+        """Unsealed."""
+        name = self.folder.absolute().name
+        return Manifest(name=name, model=self.model, environment=self.environment, steps=self.steps)
 
     def info(self, step: str) -> Mapping[str, Any]:
         """What a done step noted about itself; nothing where it is not done."""
@@ -112,10 +111,7 @@ class Run:
         return True
 
     def read(self, name: str) -> bytes:
-        """A file's bytes; raises Damaged where it is missing or its hash is not the manifest's.
-
-        Raises BadRun for a file that no step lists.
-        """
+        """A file's bytes; raises Damaged where it is missing or altered, BadRun where no step lists it."""
         path = inside(self.folder, name)
         step = next((step for step, note in self.steps.items() if name in note.files), None)
         if step is None:
@@ -136,10 +132,7 @@ class Run:
         return "attack" if step.startswith(ATTACK_STEP) else "train"
 
     def fault(self, name: str) -> str | None:
-        """What is wrong with a listed file: missing, truncated or altered; None where nothing is.
-
-        Raises Unreadable where that cannot be told.
-        """
+        """What is wrong with a listed file; None where nothing is. Raises Unreadable where that cannot be told."""
         expected = self.files[name]
         try:
             data = read_regular(inside(self.folder, name), expected.bytes)
@@ -156,17 +149,9 @@ class Run:
         return f"truncated: {len(data)} of {expected.bytes} bytes" if len(data) < expected.bytes else "altered"
 
     def write(
-        self,
-        step: str,
-        files: Mapping[str, bytes],
-        *,
-        seconds: float | None = None,
-        info: object = None,
+        self, step: str, files: Mapping[str, bytes], *, seconds: float | None = None, info: object = None
     ) -> None:
-        """Put a step's files in place, then list them in the manifest; a done step of that name is replaced.
-
-        A file of the replaced step that is not among the new ones is deleted.
-        """
+        """Put a step's files in place and list them in the manifest, instead of those of a done step of that name."""
         with self._changing():
             old = self.steps.pop(step, None)
             if old and set(files) & set(old.files):
@@ -191,10 +176,7 @@ class Run:
             remove(self.folder, name)
 
     def sweep(self) -> None:
-        """Delete what interrupted writes left: temporary files, checkpoints that no step lists; steps' locks too.
-
-        Only while the run is held whole, so that nobody is writing.
-        """
+        """Delete what interrupted writes left, and the locks of steps; only while the run is held whole."""
         for path in strays(self.folder, self.files):
             remove(self.folder, str(path.relative_to(self.folder)))
 
@@ -212,7 +194,7 @@ class Run:
             yield
 
     def _save(self) -> None:
-        _put(self.folder / MANIFEST, to_json(sealed(self.manifest)))
+        _put(self.folder / MANIFEST, to_json(sealed(as_json(self.manifest))))
 
 
 def _put(path: Path, data: bytes) -> None:
@@ -247,15 +229,16 @@ def load(folder: Path) -> Run:
     if links := [entry for entry in folder.iterdir() if entry.is_symlink()]:
         raise linked(min(links))
     try:
-        name = from_json(str, manifest["name"], "manifest.name")
-        if name != folder.absolute().name:
-            raise Renamed(f"{folder} holds the run {name} under another name; give the folder that name again")
-        model = read_model(manifest["model"])
-        ending = name.rpartition("-")[2]
-        if re.fullmatch("[0-9a-f]{8}", ending) and ending != digest(manifest["model"]):
-            raise ValueError(f"its model has the digest {digest(manifest['model'])}, its name ends in {ending}")
-        environment = from_json(Environment, manifest["environment"], "manifest.environment")
-        return Run(folder, model, environment, read_steps(manifest["steps"], model_row(name, model, Inspection())))
+        said = from_json(Manifest, manifest, "manifest")
+        if said.name != folder.absolute().name:
+            raise Renamed(f"{folder} holds the run {said.name} under another name; give the folder that name again")
+        model, ending = read_model(said.model), said.name.rpartition("-")[2]
+        if re.fullmatch("[0-9a-f]{8}", ending) and ending != digest(said.model):
+            raise ValueError(f"its model has the digest {digest(said.model)}, its name ends in {ending}")
+        about = model_row(said.name, model, Inspection())
+        for name, step in said.steps.items():
+            check_step(name, step, about)
+        return Run(folder, model, said.environment, dict(said.steps))
     except ValueError as error:
         raise BadRun(f"{path} was altered: {error}; restore the file, or delete {folder} and run again") from error
 
@@ -297,11 +280,7 @@ def holds_run(folder: Path) -> bool:
 
 
 def find(runs_dir: Path, say: Callable[[str], object] = lambda line: None) -> list[Run]:
-    """Every run in `runs_dir`, by name; none where the folder does not exist.
-
-    What is there and cannot be read, or lies under another name, is told to `say` and left out; other folders are
-    passed over.
-    """
+    """Every run in `runs_dir`, by name; `say` is told of those that cannot be read or lie under another name."""
     if not runs_dir.exists():
         return []
     if not runs_dir.is_dir():

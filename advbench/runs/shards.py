@@ -33,11 +33,13 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.index}/{self.of}"
 
-    def part(self, n: int, batch: int) -> slice:
-        """Its images of n: whole batches, so that a batch is the same with shards and without.
+    @property
+    def name(self) -> str:
+        """What its two files are called, less their endings."""
+        return f"{self.index}-of-{self.of}"
 
-        Raises BadSetting where there are fewer batches than shards.
-        """
+    def part(self, n: int, batch: int) -> slice:
+        """Its images of n, whole batches of them; raises BadSetting where there are fewer batches than shards."""
         batches = -(-n // batch)
         if self.of > batches:
             raise BadSetting(
@@ -95,13 +97,8 @@ def read_note(path: Path) -> Note | None:
     return note
 
 
-def name_of(shard: Shard) -> str:
-    """What its two files are called, less their endings."""
-    return f"{shard.index}-of-{shard.of}"
-
-
 def read_shard(folder: Path, note: Note) -> Adversarials:
     """A shard's images and the rest; raises Damaged where the file is not the one that was noted."""
-    path = folder / f"{name_of(Shard(note.shard, note.of))}.safetensors"
+    path = folder / f"{note.shard}-of-{note.of}.safetensors"
     data = files.read_whole(path, note.sha256, note.bytes, CURE)
     return artifacts.adversarials_of(data, path, note.first)

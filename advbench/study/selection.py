@@ -1,7 +1,7 @@
 """Select runs and attacks on disk, and say which need a plug-in that is missing."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from advbench.runs import AdaptiveRow, AttackRow, ModelRecord, Run, TrainedRecor
 from advbench.runs.artifacts import scored_cells
 from advbench.runs.rows import RunRow
 from advbench.study.parsing import attack_choices, loss_choice
+from advbench.study.spec import AttackChoice
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,16 @@ def lacking_for_model(model: ModelRecord) -> str | None:
     )
 
 
+def choice_of(row: AttackRow) -> AttackChoice:
+    """The attack that a row describes; raises BadSetting where that makes none."""
+    aware = {"detector": NO_DETECTOR} if isinstance(row, AdaptiveRow) else {}
+    (choice,) = attack_choices({"name": row.attack, "eps": row.eps, "n": row.n, **row.own_settings, **aware})
+    return replace(choice, detector=row.detector, fpr=row.fpr) if isinstance(row, AdaptiveRow) else choice
+
+
 def lacking_for_attack(row: AttackRow) -> str | None:
     """What the attack of a row lacks: its plug-in with these settings, or the detector that it knows."""
-    entry = {"name": row.attack, "eps": row.eps, **row.own_settings}
-    entry |= {"detector": NO_DETECTOR} if row.is_adaptive else {}
-    own = None if ":" in row.attack else _lack("attack", row.attack, lambda: attack_choices(entry))
+    own = None if ":" in row.attack else _lack("attack", row.attack, lambda: choice_of(row))
     return own or lacking_for_detector(row.detector if isinstance(row, AdaptiveRow) else NO_DETECTOR)
 
 

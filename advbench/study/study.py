@@ -240,7 +240,7 @@ class Study:
         row = as_json(row_of(run.model_row, choice, made, self._target(run, model)), whole=False)
         run.write(
             f"attack {choice.file_name}",
-            {f"attacks/{choice.file_name}.safetensors": artifacts.pack_adversarials(made)},
+            {f"attacks/{choice.file_name}.safetensors": artifacts.pack(artifacts.tensors_of(made))},
             seconds=time.perf_counter() - began,
             info={"row": row, **info},
         )

@@ -18,7 +18,7 @@ from advbench.detection import applicable, fit, score
 from advbench.errors import Damaged
 from advbench.progress import Advance, Progress, Quiet
 from advbench.runs import MANIFEST, Attacked, AttackRow, Run, VerifyRow, artifacts, as_json, locks, repair, to_json
-from advbench.runs.artifacts import METRICS, Cells, ScoredCell, Threshold, read_metrics, scored_cells
+from advbench.runs.artifacts import METRICS, Cells, ScoredCell, Threshold, scored_cells
 from advbench.study import selection
 from advbench.study.selection import Found, lacking_for_detector
 from advbench.types import Adversarials, Outputs
@@ -42,7 +42,7 @@ def verify(
         run.has(step)
     test = artifacts.read_part(run, "test")
     groups = {attack: _groups(checked_attack(run, attack, test), test) for attack in attacks}
-    known = read_metrics(run) if repair.is_whole(run, "verify", progress.say) else {}
+    known = scored_cells(run) if repair.is_whole(run, "verify", progress.say) else {}
     wanted = [(a, d) for a in attacks for d in detectors]
     missing = [pair for pair in wanted if not _is_current(run, known, *pair)]
     _check_cells(run, {pair: known[pair] for pair in wanted if pair not in missing}, groups, len(test))
@@ -53,7 +53,8 @@ def verify(
         if run.has("verify"):
             table = _merge(artifacts.read_scores(run), table)
         kept = artifacts.Metrics(cells=tuple(known.values()))
-        files = {artifacts.SCORES: artifacts.pack_table(table), METRICS: to_json(as_json(kept, whole=False))}
+        scores = table.to_parquet(index=False, compression="zstd")
+        files = {artifacts.SCORES: scores, METRICS: to_json(as_json(kept, whole=False))}
         run.write("verify", files, info={"resamples": metrics.RESAMPLES, "bootstrap_seed": 0})
     return [row for key in wanted for row in known[key].rows]
 

@@ -45,17 +45,13 @@ Gradients = dict[tuple[str, bytes], NDArray[np.float32]]
 
 
 class GradientClassifier(PyTorchClassifier):  # type: ignore[misc]
-    """An ART classifier that remembers which images' last loss gradient was zero in every pixel, or not finite.
-
-    known   gradients found before, by loss and batch, where they may be used again: FGSM at another eps, or
-            unclipped, starts from the same ones
-    """
+    """An ART classifier that remembers which images' last loss gradient was zero in every pixel, or not finite."""
 
     zero_gradients: NDArray[np.bool_]
 
     def __init__(self, *, known: Gradients | None, **settings: Any) -> None:
         super().__init__(**settings)
-        self.known = known
+        self.known = known  # gradients by loss and batch, to be used again by FGSM at another eps, or unclipped
         self.is_rnn = False  # else ART takes the gradients of recurrent models in training mode
 
     def loss_gradient(self, x: Any, y: Any, **more: Any) -> Any:
@@ -90,10 +86,7 @@ def wrap(
     clip: bool,
     known: Gradients | None = None,
 ) -> GradientClassifier:
-    """`model` (images to logits, or to features where `loss` applies the head) as an ART classifier.
-
-    Its parameters must be frozen: ART's backward pass would otherwise compute their gradients too.
-    """
+    """`model` (to logits, or to features where `loss` applies the head), its parameters frozen, for ART."""
     make_current(device)  # ART knows no other GPU
     sizes = {"input_shape": shape, "nb_classes": classes, "clip_values": (0.0, 1.0) if clip else None}
     kind = "gpu" if device.type == "cuda" else "cpu"

@@ -57,15 +57,11 @@ class ExactCrossEntropy(nn.Module):
 
 
 class FullLoss(nn.Module):
-    """A head's full loss without its margin, as a function of features [b d]: cross-entropy + regularizer.
-
-    With `exact`, the head is applied in float64, so that only the features' own gradient is in float32.
-    """
+    """Cross-entropy + regularizer of a head, without margin, over features [b d]; `exact`: computed in float64."""
 
     def __init__(self, head: Head, *, exact: bool = False) -> None:
         super().__init__()
-        self.head = head
-        self.exact = exact
+        self.head, self.exact = head, exact
 
     def extra_repr(self) -> str:
         """Tells two of them apart."""

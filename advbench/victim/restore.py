@@ -38,7 +38,7 @@ def head_of(run: Run, classes: int) -> Head:
     """The trained head, on the CPU, from model.safetensors."""
     model = run.trained
     head: Head = catalog.load("loss", model.loss_name)(model.feature_dim, classes, **model.loss_settings)
-    load_state(head, within(artifacts.unpack(run, artifacts.MODEL), "head"), run)
+    load_state(head, artifacts.unpack(run, artifacts.MODEL), "head", run)
     return head
 
 
@@ -47,8 +47,8 @@ def rebuilt(run: Run, shape: tuple[int, int, int], classes: int) -> Composed:
     model, tensors = run.trained, artifacts.unpack(run, artifacts.MODEL)
     own: dict[str, Any] = {"shape": shape, "classes": classes, "seed": model.seed}
     network, head = build(model.network, model.feature_dim, model.loss_name, model.loss_settings, **own)
-    load_state(network, within(tensors, "network"), run)
-    load_state(head, within(tensors, "head"), run)
+    load_state(network, tensors, "network", run)
+    load_state(head, tensors, "head", run)
     return Composed(network, head)
 
 
@@ -57,10 +57,10 @@ def victim(run: Run, shape: tuple[int, int, int], classes: int) -> Victim:
     return Victim(rebuilt(run, shape, classes), shape=shape, classes=classes, device=CPU)
 
 
-def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], run: Run) -> None:
-    """Load weights; raises Misfit where they do not fit the module the manifest describes."""
+def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], part: str, run: Run) -> None:
+    """Load the weights `part.*`; raises Misfit where they do not fit the module the manifest describes."""
     try:
-        module.load_state_dict(dict(tensors))
+        module.load_state_dict(within(tensors, part))
     except RuntimeError as error:
         why = " ".join(str(error).split())
         raise Misfit(

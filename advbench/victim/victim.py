@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
@@ -51,8 +52,7 @@ class Composed(Classifier):
 
     def __init__(self, network: Network, head: Head) -> None:
         super().__init__()
-        self.network = network
-        self.head = head
+        self.network, self.head = network, head
         self.to(memory_format=torch.channels_last)
 
     def outputs(self, images: Tensor) -> Outputs:
@@ -68,32 +68,23 @@ class Composed(Classifier):
         return Outputs(features, self.head(features))
 
 
+@dataclass(eq=False, repr=False)
 class Victim:
-    """A classifier on a device, in evaluation mode, every parameter frozen.
+    """A classifier on a device, in evaluation mode, every parameter frozen."""
 
-    batch_size        the evaluation batch; halved for good when memory runs out (`say` is told)
-    reuse_gradients   keep the single-step gradients, so that FGSM at several eps takes them once
-    """
+    model: Classifier
+    _: KW_ONLY
+    shape: tuple[int, int, int]
+    classes: int
+    device: Device
+    batch_size: int = 256  # of evaluation; halved for good when memory runs out (`say` is told)
+    reuse_gradients: bool = False  # keep the single-step gradients, so that FGSM at several eps takes them once
+    say: Callable[[str], None] = lambda text: None
 
-    def __init__(
-        self,
-        model: Classifier,
-        *,
-        shape: tuple[int, int, int],
-        classes: int,
-        device: Device,
-        batch_size: int = 256,
-        reuse_gradients: bool = False,
-        say: Callable[[str], None] = lambda text: None,
-    ) -> None:
-        self.model = model.to(device).eval().requires_grad_(False)
+    def __post_init__(self) -> None:
+        self.model.to(self.device).eval().requires_grad_(False)
         self.model.zero_grad(set_to_none=True)  # what a training left behind
-        self.shape = shape
-        self.classes = classes
-        self.device = device
-        self.batch_size = batch_size
-        self._gradients: Gradients | None = {} if reuse_gradients else None
-        self._say = say
+        self._gradients: Gradients | None = {} if self.reuse_gradients else None
         self.meter = Meter(self.model)  # of the batch at work: an attack may tell it how far it is
 
     @property
@@ -141,7 +132,7 @@ class Victim:
                         f"one image does not fit into the memory of {self.device}; use another --device"
                     ) from error
             self.batch_size = (self.batch_size + 1) // 2
-            self._say(f"out of memory on {self.device}: evaluating {self.batch_size} images at a time from here on")
+            self.say(f"out of memory on {self.device}: evaluating {self.batch_size} images at a time from here on")
             free_cached(self.device)
         return results
 
@@ -162,10 +153,7 @@ class Victim:
         return Outputs(torch.cat([f for f, _ in batches]), torch.cat([z for _, z in batches]))
 
     def differentiable_outputs(self, images: Tensor) -> Outputs:
-        """Outputs of one batch on the victim's device, with their graph, a stand-in's where one is declared.
-
-        Raises BadSetting where no gradient reaches `images`, which must require one.
-        """
+        """Outputs of one batch with their graph; raises BadSetting where no gradient reaches `images`."""
         found = self.model.differentiable_outputs(images)
         if not found.features.requires_grad or not found.logits.requires_grad:
             raise BadSetting(
@@ -202,7 +190,7 @@ class Victim:
     ) -> GradientClassifier:
         from advbench.victim.art_classifier import announce, wrap
 
-        announce(self._say)
+        announce(self.say)
         return wrap(model, loss, shape=self.shape, classes=self.classes, device=self.device, clip=clip, known=known)
 
     def head_in_float64(self) -> Head:

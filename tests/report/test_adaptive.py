@@ -12,7 +12,7 @@ import torch
 from advbench import metrics, runs
 from advbench.audit import Finding
 from advbench.detection import calibration, undetected_errors
-from advbench.report import adaptive, control, page, plots, rejection, security
+from advbench.report import adaptive, control, page, plots, security
 from advbench.runs import AdaptiveRow, VerifyRow, artifacts, as_json, from_json, sealed
 from advbench.study import selection
 from advbench.study.command_lines import Line
@@ -261,10 +261,10 @@ def test_rejection_costs_the_union_of_the_lost_and_of_those_rejected_so_far() ->
         0.0: np.array([False, False, False, False, False]),
         0.1: np.array([False, True, False, False, False]),
     }
-    curve = rejection.costs(lost, rejected, eps=0.2)
+    curve = security.costs(lost, rejected, eps=0.2)
     assert [(c.alpha, c.errors, c.rejected) for c in curve] == [(0.0, 1, 0), (0.5, 2, 1), (1.0, 3, 3)]
     assert [c.rate for c in curve] == [0.2, 0.4, 0.6]
-    bounds = rejection.interval(curve[1])
+    bounds = curve[1].interval
     assert bounds == metrics.wilson(2, 5)
 
 

@@ -229,7 +229,7 @@ def test_how_each_model_was_made_is_said_in_full(page: Page) -> None:
             "1,000 images",
         ):
             assert word in text
-        assert run.manifest["environment"]["versions"]["torch"] in text
+        assert run.environment.versions["torch"] in text
 
 
 def made_again_with(tree: Element) -> list[str]:

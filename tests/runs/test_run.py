@@ -12,7 +12,7 @@ import pytest
 
 from advbench import runs
 from advbench.errors import BadRun, BadSetting
-from advbench.runs import Run, locks, sealed_json, write_whole
+from advbench.runs import Run, as_json, locks, sealed_json, write_whole
 from tests.helpers.damage import largest_file, stop_at_write
 from tests.helpers.records import EPOCH, MADE_WITH, MODEL, TRAINED
 
@@ -190,7 +190,7 @@ def test_a_manifest_that_is_none_is_named_and_not_replaced(run: Run, manifest: b
 
 @pytest.mark.parametrize("schema", [0, 2, "1", None])
 def test_a_manifest_of_another_schema_is_refused_with_both_numbers(run: Run, schema: object) -> None:
-    manifest = dict(run.manifest, schema=schema)
+    manifest = as_json(run.manifest) | {"schema": schema}
     (run.folder / "manifest.json").write_bytes(sealed_json.to_json(manifest))
     with pytest.raises(BadRun, match=rf"{schema!r}.* 1\b"):
         runs.load(run.folder)

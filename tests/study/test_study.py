@@ -142,8 +142,8 @@ def test_a_manifest_says_what_was_trained_and_with_what(finished: Path) -> None:
         "epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "warmup", "precision", "full_train",
         "max_gradient_norm",
     }  # fmt: skip
-    assert run.manifest["environment"]["versions"]["torch"] == torch.__version__.partition("+")[0]
-    assert run.manifest["environment"]["device"] == "cpu"
+    assert run.environment.versions["torch"] == torch.__version__.partition("+")[0]
+    assert run.environment.device == "cpu"
 
 
 def test_a_row_of_training_jsonl_for_each_epoch(tmp_path: Path) -> None:

@@ -18,14 +18,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Canary:
-    """What was evaluated, and what is expected of it.
-
-    findings   check -> the state it must find
-    figures    what else must come out
-    """
+    """What was evaluated, and what is expected of it."""
 
     name: str
     what: str
     evidence: Evidence
-    findings: Mapping[str, State]
-    figures: tuple[Figure, ...] = ()
+    findings: Mapping[str, State]  # check -> the state it must find
+    figures: tuple[Figure, ...] = ()  # what else must come out

@@ -6,19 +6,19 @@ from typing import Any
 
 from advbench import metrics
 from advbench.audit import CanaryRow, Selftest, State
+from advbench.audit.attack_strength import OBJECTIVES
 from advbench.audit.canaries import Canary
 from advbench.audit.canaries.broken_defences import EPS, GREY, aware, entry
 from advbench.audit.canaries.in_memory import CanaryModel, evaluate, model_row, result_of
 from advbench.audit.canaries.toy_models import trained
 from advbench.audit.evidence import Evidence
-from advbench.audit.results import ITERATIVE, Result
+from advbench.audit.results import ENSEMBLE, ITERATIVE, Result
 from advbench.detection import DEFAULT_FPR, NO_DETECTOR
 from advbench.detectors.likelihood import FittedLikelihood
 from advbench.runs import AdaptiveRow, ModelRow
 from advbench.types import Splits
 from advbench.victim import Victim
 
-OBJECTIVES = ("ce", "margin", "dlr", "logits")
 RECORD = Selftest(advbench="in memory", rows=(CanaryRow("none", "", "", True, ""),))
 
 
@@ -93,7 +93,7 @@ FORGED = (
 
 def careless(good: Evidence) -> Canary:
     """FGSM, once, and no more: the audit must miss all the rest."""
-    fgsm = tuple(r for r in good.results if r.attack == "fgsm")
+    fgsm = tuple(r for r in good.results if r.row.attack == "fgsm")
     bare = replace(good, results=fgsm, verify=(), others=(), selftest=None, detectors=())
     states: dict[str, State] = {name: "not run" for name in ALL if name not in NEEDS_NOTHING}
     return Canary("careless", "FGSM at one eps", bare, states | {"threat-model": "not met"})
@@ -102,7 +102,7 @@ def careless(good: Evidence) -> Canary:
 def inert(result: Result, good: Evidence) -> Result:
     """The same attack, had it moved no image."""
     assert good.images is not None
-    n = result.n
+    n = result.row.n
     clean = good.clean.outputs.take(slice(n))
     made = replace(
         result.made, images=good.images.load_all()[:n], outputs=clean, misclassified=None, member=None, targets=None
@@ -130,9 +130,9 @@ def unmet(*checks: str) -> dict[str, State]:
 def spoilt(good: Evidence) -> list[Canary]:
     """Attacks that do nothing, in some places or in all: what they leave standing must not pass for robust."""
     stripped = tuple(
-        replace(o, results=tuple(inert(r, o) for r in o.results if r.attack != "autoattack")) for o in good.others
+        replace(o, results=tuple(inert(r, o) for r in o.results if r.row.attack != "autoattack")) for o in good.others
     )
-    white_box = replace(without(good, lambda r: r.attack in (*ITERATIVE, "detector-aware")), others=stripped)
+    white_box = replace(without(good, lambda r: r.row.attack in (*ITERATIVE, ENSEMBLE)), others=stripped)
     expected = unmet("iterative-over-single-step", "large-eps", "gradient-free", "transfer", "undefended")
     expected |= {"adversarially-trained": "not run", "parity": "not met"}
     return [
@@ -140,20 +140,16 @@ def spoilt(good: Evidence) -> list[Canary]:
         Canary(
             "attack that stalls",
             "40 steps do nothing, 80 steps or five starts do all",
-            without(good, lambda r: r.attack == "pgd" and not r.row.settings and r.row.eps != EPS / 2),
+            without(good, lambda r: r.row.attack == "pgd" and not r.row.settings and r.row.eps != EPS / 2),
             unmet("twice-the-iterations", "restarts", "monotone-in-eps"),
         ),
         Canary(
             "ensemble without effect",
             "the headline is that of clean images",
-            without(good, _is_ensemble),
+            without(good, lambda r: r.row.attack == ENSEMBLE),
             unmet("worst-case", "adaptive-attacks", "objective-spread", "detector-gradient-free", "half-eps"),
         ),
     ]
-
-
-def _is_ensemble(r: Result) -> bool:
-    return r.attack == "detector-aware"
 
 
 def forged(good: Evidence) -> Canary:
@@ -171,7 +167,7 @@ def forged(good: Evidence) -> Canary:
         if row.attack == "gaussian-noise":
             made = replace(made, images=(made.images + 2 * EPS).clamp(0, 1))
             row = replace(row, settings={"colour": "white"})
-        if result.attack == "art:HopSkipJump":
+        if result.row.attack == "art:HopSkipJump":
             wrong = made.outputs.logits.roll(1, dims=1)
             made = replace(made, outputs=replace(made.outputs, logits=wrong))
         return result_of(row, made)
@@ -183,9 +179,9 @@ def forged(good: Evidence) -> Canary:
     )
     broken = replace(good, results=tuple(map(break_row, good.results)))
     evidence = replace(
-        without(broken, lambda r: r.attack in ITERATIVE),
+        without(broken, lambda r: r.row.attack in ITERATIVE),
         verify=verify,
-        others=tuple(without(o, _is_ensemble) for o in good.others),
+        others=tuple(without(o, lambda r: r.row.attack == ENSEMBLE) for o in good.others),
         learned=frozenset({"likelihood"}),
         selftest=replace(RECORD, rows=(CanaryRow("none", "", "", False, ""),)),
     )

@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-import numpy as np
-
 from advbench import catalog, metrics
 from advbench.audit.evidence import Evidence
 from advbench.audit.results import Result
@@ -17,6 +15,7 @@ from advbench.runs import AttackRow, ModelRow, VerifyRow
 from advbench.runs.artifacts import Part
 from advbench.study.attack_rows import AttackedModel, row_of
 from advbench.study.parsing import attack_choices
+from advbench.study.spec import AttackChoice
 from advbench.study.verify import rows_of
 from advbench.types import Adversarials, Outputs, Splits
 from advbench.victim import Victim
@@ -24,24 +23,21 @@ from advbench.victim import Victim
 
 @dataclass(frozen=True)
 class CanaryModel:
-    """A model under test with its detector on duty.
-
-    model            the fields of its rows that say which it is
-    differentiable   whether the detector's score has a gradient
-    """
+    """A model under test with its detector on duty."""
 
     model: ModelRow
     victim: Victim
     detector: FittedDetector
-    name: str
-    differentiable: bool = True
+    name: str  # the detector's
+    differentiable: bool = True  # its score has a gradient
 
 
 def model_row(loss: str, seed: int, training: str = "standard", run: str = "in memory") -> ModelRow:
     """The fields that say which model a row is about."""
-    alpha, lam, covariance = (1.0, 0.1, "identity") if loss == "lgm" else (None, None, None)
-    own = ModelRow(dataset="digits", loss=loss, alpha=alpha, lam=lam, covariance=None, seed=0, training=None, run=run)
-    return replace(own, covariance=covariance, seed=seed, training=training)
+    of_loss: dict[str, Any] = dict.fromkeys(("alpha", "lam", "covariance"))
+    if loss == "lgm":
+        of_loss = {"alpha": 1.0, "lam": 0.1, "covariance": "identity"}
+    return ModelRow(dataset="digits", loss=loss, seed=seed, training=training, run=run, **of_loss)
 
 
 def evaluate(
@@ -52,10 +48,7 @@ def evaluate(
     surrogate: Victim | None = None,
     verified: Sequence[str] = (),
 ) -> Evidence:
-    """The evidence of these attacks (entries as in a spec, each with its n) on a subject.
-
-    verified   names of the attacks that verify rows are made of
-    """
+    """The evidence of these attacks (entries as in a spec, each with its n) on a subject, `verified` ones scored."""
     victim = subject.victim
     clean = victim.outputs(splits.test.load_all())
     calibration = victim.outputs(splits.calibration.load_all()), splits.calibration.labels
@@ -69,27 +62,29 @@ def evaluate(
         return Guard(name, subject.detector, threshold, subject.differentiable, *calibration)
 
     target, results = AttackedModel(victim, clean, splits.test, guard), []
-    for entry in entries:
-        if lacking(entry["name"]):
+    for choice in (choice_of(**entry) for entry in entries):
+        if choice is None:
             continue
-        (choice,) = attack_choices({**entry, **({"detector": NO_DETECTOR} if "detector" in entry else {})})
-        if "detector" in entry:
-            own = entry["detector"] != NO_DETECTOR
-            choice = replace(choice, detector=entry["detector"], fpr=entry.get("fpr", DEFAULT_FPR) if own else None)
         images, on = splits.test.take(slice(choice.n)), target.guard_of(choice)
         made = perturb(choice.attack, victim, images, clean, lambda done: None, on, surrogate)
         check_perturbation(choice.attack, images, made)
         results.append(result_of(row_of(subject.model, choice, made, target), made))
     part = Part(clean, splits.test.labels, splits.test.load_all()[:8])
     words = ("attack", "--dataset", "digits", "--loss", str(subject.model.loss), "--seed", str(subject.model.seed))
-    rows = [
-        row
-        for r in results
-        if r.attack in verified
-        for row in verify_rows(r, guard(subject.name, DEFAULT_FPR), clean)
-    ]
+    scored = (r for r in results if r.row.attack in verified)
+    rows = [row for r in scored for row in verify_rows(r, guard(subject.name, DEFAULT_FPR), clean)]
     evidence = Evidence(subject.model, words, tuple(results), tuple(rows), part, (subject.name,), guard)
     return replace(evidence, victim=lambda: victim, images=splits.test)
+
+
+def choice_of(name: str, detector: str | None = None, **settings: Any) -> AttackChoice | None:
+    """The attack of an entry; None where its library cannot be imported."""
+    if lacking(name):
+        return None
+    known = {} if detector is None else {"detector": NO_DETECTOR}
+    (choice,) = attack_choices({"name": name, **settings, **known})
+    own = detector not in (None, NO_DETECTOR)
+    return replace(choice, detector=detector, fpr=DEFAULT_FPR) if own else choice
 
 
 def lacking(attack: str) -> bool:
@@ -108,13 +103,7 @@ def result_of(row: AttackRow, made: Adversarials) -> Result:
 
 def verify_rows(result: Result, guard: Guard, clean: Outputs) -> list[VerifyRow]:
     """The verify rows of one result and detector."""
-    made, n = result.made, result.n
-    correct = (clean.predictions[:n] == made.labels).numpy()
-    return rows_of(
-        result.row,
-        guard.name,
-        guard.score(guard.clean).numpy(),
-        guard.score(clean.take(slice(n))).numpy(),
-        guard.score(made.outputs).numpy(),
-        metrics.populations(correct, np.asarray(made.succeeded)),
-    )
+    made, before = result.made, clean.take(slice(result.row.n))
+    usual, clear, moved = (guard.score(outputs).numpy() for outputs in (guard.clean, before, made.outputs))
+    groups = metrics.populations((before.predictions == made.labels).numpy(), made.succeeded.numpy())
+    return rows_of(result.row, guard.name, usual, clear, moved, groups)

@@ -39,10 +39,7 @@ def hatch(progress: Progress = QUIET) -> list[Canary]:
 
 
 def compare(canaries: Sequence[Canary]) -> list[CanaryRow]:
-    """A row for each expectation: canary, expected, found, met, evidence.
-
-    A check that no canary expects anything of is a row too, one that is not met.
-    """
+    """A row for each expectation, and one that is not met for each check that no canary expects anything of."""
     rows: list[CanaryRow] = []
     blocked = {check for check, attack in OF_OTHERS.items() if lacking(attack)}
     for canary in canaries:

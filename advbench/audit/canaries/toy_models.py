@@ -29,9 +29,8 @@ class Dense(Network):
         super().__init__()
         c, h, w = shape
         self.feature_dim = feature_dim
-        self.layers = nn.Sequential(
-            nn.Flatten(), nn.Linear(c * h * w, 32), nn.ReLU(), feature_layer(32, feature_dim)
-        )  # fmt: skip
+        hidden = nn.Linear(c * h * w, 32)
+        self.layers = nn.Sequential(nn.Flatten(), hidden, nn.ReLU(), feature_layer(32, feature_dim))
 
     def forward(self, images: Tensor) -> Tensor:
         """Features [b d]."""
@@ -62,9 +61,7 @@ class Stepped(Network):
 
     def __init__(self, network: Network, step: float = 0.25) -> None:
         super().__init__()
-        self.feature_dim = network.feature_dim
-        self.network = network
-        self.step = step
+        self.feature_dim, self.network, self.step = network.feature_dim, network, step
 
     def forward(self, images: Tensor) -> Tensor:
         """Features [b d], multiples of the step."""
@@ -77,8 +74,7 @@ class WithGrain(Network):
 
     def __init__(self, network: Network) -> None:
         super().__init__()
-        self.feature_dim = network.feature_dim + 1
-        self.network = network
+        self.feature_dim, self.network = network.feature_dim + 1, network
 
     def forward(self, images: Tensor) -> Tensor:
         """Features [b d + 1]; the last is the mean distance to the nearest level, in levels: 0 for a clean image."""
@@ -105,21 +101,8 @@ class Grain(FittedDetector):
 
 
 @dataclass(frozen=True)
-class Constant(FittedDetector):
-    """Nothing is more suspicious than anything else."""
-
-    def score(self, outputs: Outputs) -> Tensor:
-        """Zeros [n]."""
-        return torch.zeros(len(outputs), dtype=torch.float64)
-
-
-@dataclass(frozen=True)
 class Random(FittedDetector):
-    """A number that has nothing to do with the image.
-
-    Quasi-random, by the image's place among those scored together: a true coin would miss an interval that holds
-    0.5 in 95 of 100 cases in the other five.
-    """
+    """A number that has nothing to do with the image; quasi-random: a coin would miss its interval now and then."""
 
     def score(self, outputs: Outputs) -> Tensor:
         """Multiples of the golden ratio in [0, 1) [n], evenly spread; where they start depends on the predictions."""
