@@ -23,11 +23,10 @@ from advbench.report import write
 from advbench.runs import AdaptiveRow, AttackRow, VerifyRow, artifacts, as_json
 from advbench.settings import convert, number
 from advbench.study.attack_rows import weakness
-from advbench.study.brought import Given
-from advbench.study.evaluation import DETECTORS, EPS
+from advbench.study.evaluation import evaluating
 from advbench.study.options import Entry, Evaluate
 from advbench.study.parsing import entry, listed, text
-from advbench.study.request import evaluation_of
+from advbench.study.request import DETECTORS, EPS
 from advbench.study.selection import Found, attack_rows
 from advbench.study.verify import verify_found
 from advbench.study.workspace import Workspace
@@ -175,6 +174,9 @@ def evaluate(
         raise BadSetting(f"model is a {type(model).__name__}; give a torch.nn.Module from images to logits")
     with own_state():
         splits = splits_of(images, labels, train, calibration, classes, name)
+        if detectors is None:  # of the default ones those that can be fitted, which takes a training part for some
+            fitted_on = {d: catalog.load("detector", d).fitted_on for d in DETECTORS}
+            detectors = [d for d, on in fitted_on.items() if train is not None or on == "nothing"]
         keep = _Kept(runs_dir)
         workspace = Workspace(
             runs_dir=keep.folder,
@@ -185,7 +187,7 @@ def evaluate(
         asked = Evaluate(
             name=text(name, "name"),
             attacks=None if attacks is None else tuple(entry(one, "attack") for one in listed(attacks, "attack")),
-            detectors=_detectors_of(detectors, train is not None),
+            detectors=tuple(text(one, "detectors") for one in listed(detectors, "detectors")),
             eps=(number(eps, "eps"),),
             fpr=None if fpr is None else (number(fpr, "fpr"),),
             n=convert(n, int | None, "n"),
@@ -194,7 +196,7 @@ def evaluate(
             std=_channels(std, "std"),
         )
         open_ = classes is None and train is None
-        with evaluation_of(asked, workspace, Given(model), data=splits, classes_open=open_) as study:
+        with evaluating(asked, workspace, model, splits, classes_open=open_) as study:
             weak = filter(None, map(weakness, study.attack()))
             (supplied,), names = study.models(), tuple(choice.file_name for choice in study.attacks)
             run = runs.load(workspace.runs_dir / supplied.run_name(study.fingerprint))
@@ -209,13 +211,6 @@ def evaluate(
 
 Channels = float | Sequence[float] | None
 Entries = Entry | Sequence[Entry] | None
-
-
-def _detectors_of(detectors: str | Sequence[str] | None, trained: bool) -> tuple[str, ...]:
-    """The detectors; of the default ones those that can be fitted, which takes a training part for some."""
-    if detectors is None:
-        return tuple(d for d in DETECTORS if trained or catalog.load("detector", d).fitted_on == "nothing")
-    return tuple(text(name, "detectors") for name in listed(detectors, "detectors"))
 
 
 def _channels(values: Channels, name: str) -> tuple[float, ...] | None:

@@ -46,10 +46,7 @@ class Training:
 
     def record(self) -> dict[str, Any]:
         """As JSON; a training without augmentation has no field for it, as records had before there was any."""
-        record = asdict(self)
-        if self.augmentation == "none":
-            del record["augmentation"]
-        return record
+        return {k: v for k, v in asdict(self).items() if (k, v) != ("augmentation", "none")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +81,8 @@ class AdversarialTraining:
     @property
     def step_size(self) -> float:
         """The size of a step: `step`, or the default for that many steps."""
-        if self.step is not None:
-            return self.step
-        return (1.25 if self.steps == 1 else 2.5 / self.steps) * self.eps
+        usual = (1.25 if self.steps == 1 else 2.5 / self.steps) * self.eps
+        return usual if self.step is None else self.step
 
     def record(self) -> dict[str, Any]:
         """As JSON, the step's size written out."""
@@ -110,10 +106,7 @@ class Recipe:
         return self.training | (self.hardened if adversarial else {})
 
 
-STANDARD, ADVERSARIAL = "standard", "adversarial"
-
-
-REGIMES = (STANDARD, ADVERSARIAL)
+REGIMES = STANDARD, ADVERSARIAL = "standard", "adversarial"
 
 
 def adversarial_training(given: object, usual: Mapping[str, Any]) -> AdversarialTraining | None:

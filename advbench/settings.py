@@ -43,12 +43,12 @@ class Told:
 
 def setting(default: T, text: str, **more: Any) -> T:
     """A field of a settings record: its default, and what is told of it."""
-    return field(default=default, metadata={"told": Told(text, **more)})
+    return field(default=default, metadata={Told: Told(text, **more)})
 
 
 def told(f: Field[Any]) -> Told:
     """What is told of a field that `setting` made."""
-    found: Told = f.metadata["told"]
+    found: Told = f.metadata[Told]
     return found
 
 
@@ -85,10 +85,9 @@ def from_text(text: str, hint: Any, name: str) -> Any:
             return None
         (hint,) = (h for h in typing.get_args(hint) if h is not types.NoneType)
     if hint is bool:
-        known = {"true": True, "false": False}
-        if text.lower() not in known:
+        if text.lower() not in ("true", "false"):
             raise BadSetting(f"{name} = {text!r} is of the wrong type; it must be true or false")
-        return known[text.lower()]
+        return text.lower() == "true"
     return whole(text, name) if hint is int else text
 
 
@@ -106,8 +105,7 @@ def at_least(name: str, value: float, low: float, *, above: bool = False) -> Non
 
 def parameters(cls: type) -> dict[str, inspect.Parameter]:
     """The settings of a class: its keyword-only constructor parameters, by name."""
-    signature = inspect.signature(cls)
-    return {p.name: p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
+    return {p.name: p for p in inspect.signature(cls).parameters.values() if p.kind is p.KEYWORD_ONLY}
 
 
 def defaults(cls: type) -> dict[str, Any]:
@@ -121,9 +119,7 @@ def fill(cls: type, given: Mapping[str, object], where: str) -> dict[str, Any]:
     `where` names the place in messages ("loss lgm"). Raises UnknownName for a key that is no setting and
     BadSetting for a value of the wrong type; range checks are the constructor's.
     """
-    known = parameters(cls)
-    hints = hints_of(cls)
-    result = defaults(cls)
+    known, hints, result = parameters(cls), hints_of(cls), defaults(cls)
     for key, value in given.items():
         if key not in known:
             raise UnknownName(f"setting of {where}", key, known)
@@ -133,7 +129,7 @@ def fill(cls: type, given: Mapping[str, object], where: str) -> dict[str, Any]:
     return result
 
 
-def convert(value: object, hint: Any, name: str) -> Any:
+def convert(value: Any, hint: Any, name: str) -> Any:
     """`value` as the type `hint` asks for: bool, int, float, str, Literal, or one of these or None."""
     if isinstance(hint, types.UnionType):
         if value is None:
@@ -146,11 +142,8 @@ def convert(value: object, hint: Any, name: str) -> Any:
         raise UnknownName(f"choice for {name}", str(value), map(str, choices))
     if hint is float:
         return number(value, name)
-    if (
-        hint is int
-        and not isinstance(value, bool)
-        and (hasattr(value, "__index__") or (isinstance(value, float) and value.is_integer()))
-    ):
+    integral = hasattr(value, "__index__") or (isinstance(value, float) and value.is_integer())
+    if hint is int and integral and not isinstance(value, bool):
         value = int(value)  # NumPy's whole numbers too
     if isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value

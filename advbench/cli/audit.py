@@ -3,7 +3,7 @@
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from advbench import runs
 from advbench.audit import Finding
@@ -88,7 +88,12 @@ def complete(
     What a command leaves is kept, so that a second call goes on. A command that cannot be run here is told and left.
     """
     done: set[tuple[str, ...]] = set()
-    while missing := [pair for pair in _missing(name, workspace, dataset) if pair[1] not in done]:
+    while missing := [
+        (f"{f.requirement} {f.name}", words)
+        for f in findings_of(name, workspace, dataset)
+        for words in (f.command.commands if f.command and f.state == "not run" else ())
+        if words[0] != "audit" and words not in done
+    ]:
         for check, words in missing:
             done.add(words)
             workspace.progress.say(f"{check}: {Line.of(*words)}")
@@ -104,14 +109,6 @@ def complete(
                     command_line([*told, *_workspace_words(workspace, told)])
             except (BadSetting, BadData, FailedCheck) as error:
                 workspace.progress.say(f"left out: {error}")
-
-
-def _missing(name: str, workspace: Workspace, dataset: str | None) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """(check, words of a command) of each check that was not run and that a command of ours could close."""
-    for f in findings_of(name, workspace, dataset):
-        for words in f.command.commands if f.command and f.state == "not run" else ():
-            if words[0] != "audit":
-                yield f"{f.requirement} {f.name}", words
 
 
 def _workspace_words(workspace: Workspace, words: Sequence[str]) -> list[str]:

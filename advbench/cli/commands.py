@@ -61,16 +61,14 @@ def _advbench(
 def evaluate(options: records.Evaluate) -> None:
     """Attack and score a model of your own, on data of your own, and write its report."""
     from advbench.report import write
-    from advbench.study.brought import Named
-    from advbench.study.request import evaluation_of
+    from advbench.study.evaluation import evaluating
 
     if options.model is None:
         raise BadSetting(
             "no model is named; write for example --model m.py:build, where build() in m.py returns a torch.nn.Module"
         )
-    model = Named(options.model, None if options.weights is None else Path(options.weights), options.trust)
     said = contextlib.redirect_stdout(sys.stderr)  # whatever the user's model prints as it runs
-    with said, evaluation_of(options, workspace_of(options), model) as study:
+    with said, evaluating(options, workspace_of(options)) as study:
         page, rows = write.run(study)
     emit("evaluate", rows, options, page)
 
@@ -95,23 +93,24 @@ def run(options: records.Run) -> None:
 @command(MADE, "train --dataset digits --loss lgm --alpha 0.3")
 def train(options: records.Train) -> None:
     """Train one model, or find it trained."""
-    from advbench.study.request import training_table
+    from advbench.study.request import model_table
 
-    emit("train", study_of(training_table(options), options).train(), options)
+    emit("train", study_of(model_table(options), options).train(), options)
 
 
 @command(MADE, "attack --loss lgm --attack pgd --eps 0.1,0.2 --set steps=20 --n 100")
 def attack(options: records.Attack) -> None:
     """Attack one model at one eps or several; it is trained first where it does not exist yet."""
-    from advbench.study.request import attacking_table
+    from advbench.study.request import model_table
 
-    table = attacking_table(options)
-    if options.shard is not None:
+    table = model_table(options)
+    if options.shard is None:
+        rows = study_of(table, options).attack()
+    else:
         from advbench.cli.shards import attack_shard
 
-        emit("attack", attack_shard(table, options.shard, options), options)
-        return
-    emit("attack", study_of(table, options).attack(), options)
+        rows = attack_shard(table, options.shard, options)
+    emit("attack", rows, options)
 
 
 @command(MADE, "attack --loss lgm --shard 1/2", "merge digits-lgm-seed0-3d539bf4")
@@ -151,9 +150,24 @@ def report(options: records.Report) -> None:
 @command(CHECKS, "reproduce mnist --data-dir data --check")
 def reproduce(options: records.Reproduce) -> None:
     """Reproduce a paper's experiments cell by cell, or check a reproduction against its kept weights."""
-    from advbench.cli.reproduce import reproduce
+    from advbench.cli.grid import device_of, engine_of
+    from advbench.reproduce.experiment import load
+    from advbench.reproduce.run import check, complete
 
-    reproduce(options)
+    experiment = load(options.what)
+    if options.check and (options.on is not None or options.jobs is not None):
+        raise BadSetting("--check computes in this process; leave --on and --jobs out")
+    workspace, names = workspace_of(options), options.cell
+    if options.check:
+        found = check(experiment, workspace, names)
+        emit("reproduce", found, options, table="check")
+        if missed := sum(not row.met for row in found):
+            raise FailedCheck(f"{missed} of {len(found)} figures differ from the committed ones by more than allowed")
+        return
+    train, cells = not options.no_train, not options.security
+    engine, device = engine_of(options), device_of(options, str(workspace.device))
+    page, rows = complete(experiment, workspace, names, train=train, cells=cells, engine=engine, device=device)
+    emit("reproduce", rows, options, page)
 
 
 @command(RESULTS, "audit digits-lgm-seed0-3d539bf4 --complete")

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from advbench import catalog
 from advbench.errors import BadSetting, UnknownName
 from advbench.settings import at_least
-from advbench.study.options import Machine, Named, Place, Selected, Table, Verify
+from advbench.study.options import Machine, Named, Place, Table, Verify
 
 MOST_THREADS = 1024  # beyond, the system refuses them in the middle of the work
 
 if TYPE_CHECKING:
-    from advbench.study.selection import Found, Selection
+    from advbench.study.selection import Found
     from advbench.study.study import Study
     from advbench.study.workspace import Workspace
 
@@ -26,9 +26,9 @@ def study_of(table: Table, options: Machine) -> Study:
     from advbench.study.study import Study
 
     spec, workspace = parse(table), workspace_of(options)
-    data_dir = workspace.data_dir
-    if table.dataset is None and data_dir is not None and (data_dir / "MNIST" / "raw").is_dir():
-        workspace.progress.say(f"data set {spec.dataset}; MNIST lies in {data_dir}: --dataset mnist takes it")
+    at = workspace.data_dir
+    if table.dataset is None and at is not None and (at / "MNIST" / "raw").is_dir():
+        workspace.progress.say(f"data set {spec.dataset}; MNIST lies in {at}: --dataset mnist takes it")
     return Study(spec, workspace)
 
 
@@ -68,18 +68,11 @@ def workspace_of(options: Place) -> Workspace:
 
 
 def found_by(options: Verify, workspace: Workspace) -> list[Found]:
-    """The attacked models on disk that options select."""
-    from advbench.study import selection
-
-    return selection.find(workspace.runs_dir, selection_of(options), workspace.progress.say)
-
-
-def selection_of(options: Selected) -> Selection:
-    """The values that options ask for, checked like those of a spec."""
+    """The attacked models on disk that options select, whose values are checked like those of a spec."""
     from advbench.data.sources import label
     from advbench.evasion import check_eps
     from advbench.recipes import REGIMES
-    from advbench.study.selection import Selection
+    from advbench.study import selection
 
     for kind, names in (("loss", options.loss), ("attack", options.attack)):
         for name in names or ():
@@ -89,7 +82,7 @@ def selection_of(options: Selected) -> Selection:
     for regime in set(options.training or ()) - set(REGIMES):
         raise UnknownName("training regime", regime, REGIMES)
     datasets = None if options.dataset is None else tuple(map(label, options.dataset))
-    return Selection(replace(options, dataset=datasets).given(Selected))
+    return selection.find(workspace.runs_dir, replace(options, dataset=datasets), workspace.progress.say)
 
 
 def detectors_of(options: Verify, found: Sequence[Found]) -> list[str]:

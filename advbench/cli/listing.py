@@ -89,15 +89,13 @@ def show(rows: Sequence[PluginRow]) -> None:
     """Print long rows for a terminal of 80 columns."""
     for row in rows:
         print(printable(row.name))
-        own = row.settings or {}
-        settings = ", ".join(f"{k}={_text(v)}" for k, v in own.items()) or "none"
+        settings = ", ".join(f"{k}={_text(v)}" for k, v in (row.settings or {}).items()) or "none"
         told = {"norm": row.norm, "knows": row.knows, "fitted on": row.fitted_on, "settings": settings}
-        lines = [f"{key}: {value}" for key, value in (told | {"source": row.source or "-"}).items() if value]
-        for text in (row.summary, *(lines if row.settings is not ABSENT else ())):
+        told = {} if row.settings is ABSENT else told | {"source": row.source or "-"}
+        for text in (row.summary, *(f"{key}: {value}" for key, value in told.items() if value)):
             print(filled_text(text, "  ", "    "))
 
 
 def _text(value: object) -> str:
-    return (
-        as_text(value) if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
-    )
+    text = as_text(value) if isinstance(value, float) else str(value)
+    return text.lower() if isinstance(value, bool) else text

@@ -13,7 +13,7 @@ from advbench.runs import AttackRow
 from advbench.runs.shards import FOLDER, Shard, folder_of, notes_of
 from advbench.study import selection
 from advbench.study.options import Attack, Merge, Table
-from advbench.study.parsing import parse
+from advbench.study.parsing import parse, read
 from advbench.study.study import Study
 
 
@@ -21,7 +21,8 @@ def shard_of(text: str, environment: Mapping[str, str]) -> Shard:
     """From `i/n`, counted from 1, or for `auto` from the ranks that torchrun counts from 0."""
     if text == "auto":
         try:
-            return Shard(int(environment["RANK"]) + 1, int(environment["WORLD_SIZE"]))
+            rank, size = (int(environment[name]) for name in ("RANK", "WORLD_SIZE"))
+            return Shard(rank + 1, size)
         except (KeyError, ValueError):
             raise BadSetting(
                 "--shard auto reads RANK and WORLD_SIZE, which torchrun sets, and they are no numbers here; write "
@@ -37,7 +38,7 @@ def attack_shard(table: Table, which: str, options: Attack) -> list[AttackRow]:
     """One shard of the attacks; under torchrun on the GPU of this rank, where --device names none."""
     shard = shard_of(which, os.environ)
     if which == "auto" and options.device is None:
-        take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
+        take_gpu(int(os.getenv("LOCAL_RANK", "0")))
     return shards.attack(study_of(table, options), shard)
 
 
@@ -50,11 +51,10 @@ def merge_shards(options: Merge) -> list[AttackRow]:
         folder = folder_of(run, path.name)
         if not (notes := notes_of(folder)):
             continue
-        table = notes[0].table
-        recorded = str(table.get("dataset"))
-        if options.dataset is None and ":" in recorded:
-            raise BadSetting(f"the shards in {folder} are of {recorded}; --dataset names where it lies")
-        spec = parse({**table, "dataset": options.dataset or recorded})
+        table = read(notes[0].table)
+        if options.dataset is None and ":" in (table.dataset or ""):
+            raise BadSetting(f"the shards in {folder} are of {table.dataset}; --dataset names where it lies")
+        spec = parse(replace(table, dataset=options.dataset or table.dataset))
         if (len(spec.models()), len(spec.attacks)) != (1, 1):
             raise BadRun(f"the shards in {folder} are of several models or attacks; delete them")
         study = Study(spec, workspace, weights=[])

@@ -57,11 +57,6 @@ def attack(row: Attacked) -> str:
     return f"{row.attack} {as_text(row.eps)}" + "".join(f" {k}={v}" for k, v in row.own_settings.items())
 
 
-def guard(row: AdaptiveRow) -> str:
-    """The detector that an adaptive attack knows, and the false-positive rate of its threshold."""
-    return row.detector if row.fpr is None else f"{row.detector} at {100 * row.fpr:g} %"
-
-
 def _figure(value: float) -> str:
     return f"{value:.0f} images" if value >= 1 or value == 0 else f"{100 * value:.2f} %"
 
@@ -93,14 +88,9 @@ ATTACK: list[Column[AttackRow]] = [
 ]
 EVASION: list[Column[AdaptiveRow]] = [
     ("attack", lambda r: attack(r).replace(" ", "\n")),
-    ("detector", lambda r: guard(r).replace(" at", "\nat")),
+    ("detector", lambda r: r.detector if r.fpr is None else f"{r.detector}\nat {100 * r.fpr:g} %"),
     ("n", lambda r: str(r.n)),
-    (
-        "undetected\nerror % [95 %]",
-        lambda r: interval(r.undetected_error_rate, r.undetected_error_low, r.undetected_error_high).replace(
-            " ", "\n", 1
-        ),
-    ),
+    ("undetected\nerror % [95 %]", lambda r: undetected(r).replace(" ", "\n", 1)),
     ("FGSM\n%", lambda r: percent(r.fgsm_undetected_error_rate)),
     ("error\n%", lambda r: percent(r.error_rate)),
     ("clean %\nerr./rej.", lambda r: f"{percent(r.clean_error_rate)}/{percent(r.clean_rejected)}"),
@@ -137,10 +127,11 @@ CHECKED: list[Column[CheckRow]] = [
     ("found", lambda r: _figure(r.found)),
     ("within", lambda r: "yes" if r.met else "NO"),
 ]
+SCORED = ("verify", "run", "evaluate", "report")  # the commands that print verify rows
 COLUMNS: dict[str, list[Column[Any]]] = {
     "train": TRAINED,
     "attack": ATTACK,
-    **dict.fromkeys(("verify", "run", "evaluate", "report"), VERIFY),
+    **dict.fromkeys(SCORED, VERIFY),
     "runs": RUNS,
     "list": LISTED,
     "evasion": EVASION,
@@ -164,24 +155,22 @@ def title(row: Any) -> str:
 
 
 TITLES: dict[str, Callable[[Any], str]] = {"reproduce": lambda r: r.table, "check": lambda r: r.cell}
-NOTES = {
-    "verify": (
-        "EERs: zero-knowledge attacks, all attacked images against all clean ones. "
-        "TPR @5 %: share of attacked images above the threshold that 5 % of the calibration images exceed. Intervals "
-        "by bootstrap over images. Other populations and thresholds: --json, or the report."
-    ),
-    "attack": (
-        "Success: of the images classified rightly before, those with a wrong label after; target: those with the "
-        "target's. Saturated: true-class posterior exactly 1 in float32. Zero gradients: nothing to follow, see "
-        "--exact-gradient."
-    ),
-}
-NOTES |= dict.fromkeys(("run", "evaluate", "report"), NOTES["verify"])
-NOTES["evasion"] = (
+VERIFY_NOTE = (
+    "EERs: zero-knowledge attacks, all attacked images against all clean ones. "
+    "TPR @5 %: share of attacked images above the threshold that 5 % of the calibration images exceed. Intervals "
+    "by bootstrap over images. Other populations and thresholds: --json, or the report."
+)
+ATTACK_NOTE = (
+    "Success: of the images classified rightly before, those with a wrong label after; target: those with the "
+    "target's. Saturated: true-class posterior exactly 1 in float32. Zero gradients: nothing to follow, see "
+    "--exact-gradient."
+)
+EVASION_NOTE = (
     "Undetected error: of all images, those that are wrong and pass the detector that the attack knows, at a "
     "threshold fixed on clean calibration images; its interval resamples calibration and test images. Error: wrong, "
     "detected or not. FGSM knows no detector: the gap is what the detector owes to a careless attacker."
 )
+NOTES = {"attack": ATTACK_NOTE, "evasion": EVASION_NOTE, **dict.fromkeys(SCORED, VERIFY_NOTE)}
 
 
 def show(command: str, rows: Sequence[Any], aware: Mapping[str, tuple[Shown, str | None]] | None = None) -> None:
@@ -208,21 +197,17 @@ def show(command: str, rows: Sequence[Any], aware: Mapping[str, tuple[Shown, str
         if blind := [r for r in members if not (isinstance(r, VerifyRow) and r.is_adaptive)]:
             _print(console, command, blind)
         if aware is not None and columns is VERIFY:
-            _beside(console, *aware[members[0].model.run])
+            known, command_line = aware[members[0].model.run]
+            if known.rows:
+                _print(console, "evasion", list(known.rows.values()))
+            if known.missing:
+                left = f"detector-aware: not run against {', '.join(known.missing)}; {command_line}"
+                console.print(printable(left), markup=False, soft_wrap=True)
+                console.print()
     if command in NOTES:
         console.print(NOTES[command], markup=False)
     if aware and any(known.rows for known, _ in aware.values()):
-        console.print(NOTES["evasion"], markup=False)
-
-
-def _beside(console: Console, aware: Shown, command: str | None) -> None:
-    """What the attacks that know a detector did to the same model, or that they were not run."""
-    if aware.rows:
-        _print(console, "evasion", list(aware.rows.values()))
-    if aware.missing:
-        left = f"detector-aware: not run against {', '.join(aware.missing)}; {command}"
-        console.print(printable(left), markup=False, soft_wrap=True)
-        console.print()
+        console.print(EVASION_NOTE, markup=False)
 
 
 def _print(console: Console, command: str, rows: Sequence[Any]) -> None:

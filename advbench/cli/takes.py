@@ -31,27 +31,25 @@ class Option:
 
     def parameter(self) -> inspect.Parameter:
         """As typer reads it."""
-        told, optional = self.told, isinstance(self.hint, types.UnionType)
+        told, optional, default = self.told, isinstance(self.hint, types.UnionType), self.default or None
         plain = next(h for h in typing.get_args(self.hint) if h is not types.NoneType) if optional else self.hint
-        text = f"{told.text.removesuffix('.')} (default {told.usual})." if told.usual else told.text
         several = typing.get_origin(plain) is tuple
         hint: Any = list[str] | None if self.default == () else str | None if several else self.hint
+        text = f"{told.text.removesuffix('.')} (default {told.usual})." if told.usual else told.text
+        more: dict[str, Any] = {"help": text, "show_default": False}
         if told.argument:
-            default = None if optional else inspect.Parameter.empty
-            return self._made(hint, typer.Argument(help=text, show_default=False), default)
-        read, metavar = KINDS.get(typing.get_args(plain)[0] if several else plain, (None, None))
-        flag = f"--{self.name.replace('_', '-')}"
-        both = f"{flag}/--no-{flag[2:]}" if plain is bool and optional else flag
-        more: dict[str, Any] = {"help": text, "show_default": False, "rich_help_panel": told.panel}
-        if several and self.default is None:
-            metavar = f"{metavar or 'NAME'},..."
-            more["parser"] = lambda text: _words(text, flag, read, self.name, told.example)
-        elif read is not None:
-            more["parser"] = lambda text: read(text, self.name)
-        shown = typer.Option(both, envvar=told.env, metavar=told.metavar or metavar, hidden=self.hidden, **more)
-        return self._made(hint, shown, self.default or None)
-
-    def _made(self, hint: Any, shown: Any, default: Any) -> inspect.Parameter:
+            shown, default = typer.Argument(**more), None if optional else inspect.Parameter.empty
+        else:
+            read, metavar = KINDS.get(typing.get_args(plain)[0] if several else plain, (None, None))
+            flag = f"--{self.name.replace('_', '-')}"
+            if several and self.default is None:
+                metavar = f"{metavar or 'NAME'},..."
+                more["parser"] = lambda text: _words(text, flag, read, self.name, told.example)
+            elif read is not None:
+                more["parser"] = lambda text: read(text, self.name)
+            more |= {"metavar": told.metavar or metavar, "envvar": told.env, "rich_help_panel": told.panel}
+            both = f"{flag}/--no-{flag[2:]}" if plain is bool and optional else flag
+            shown = typer.Option(both, hidden=self.hidden, **more)
         kind = inspect.Parameter.KEYWORD_ONLY
         return inspect.Parameter(self.name, kind, default=default, annotation=Annotated[hint, shown])
 

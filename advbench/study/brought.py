@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from advbench.runs import Run, artifacts
 from advbench.runs.manifest import Inspection
 from advbench.runs.repair import Say
 from advbench.study import train
+from advbench.study.options import Evaluate
 from advbench.study.spec import StudiedModel, SuppliedModel
 from advbench.study.workspace import Workspace
 from advbench.supplied.features import Supplied
@@ -33,40 +34,13 @@ NO_SURROGATE = (
 )
 
 
-class Bringing(Protocol):
-    """How a model gets here."""
+def bring(options: Evaluate, given: nn.Module | None, splits: Splits, say: Say) -> tuple[nn.Module, dict[str, Any]]:
+    """The model in memory, or the one that options name, which may run its code; and what tells it from others.
 
-    def bring(self, splits: Splits, say: Say) -> tuple[nn.Module, dict[str, Any]]:
-        """The model, and what tells it from others (see `supplied.loading.identity_of`)."""
-
-
-@dataclass(frozen=True)
-class Named:
-    """A model by its name on a command line, which may run the code it names."""
-
-    source: str
-    weights: Path | None = None
-    trust: bool = False
-
-    def bring(self, splits: Splits, say: Say) -> tuple[nn.Module, dict[str, Any]]:
-        """Loaded for the data set's classes and shape; raises BadSetting or BadData."""
-        shape, classes = splits.test.shape, len(splits.test.classes)
-        module = load_model(
-            self.source, weights=self.weights, trust=self.trust, classes=classes, shape=shape, say=say
-        )
-        identity = identity_of(module, self.source, code_file_of(self.source))
-        return module, identity | ({} if self.weights is None else {"weights": self.weights.name})
-
-
-@dataclass(frozen=True)
-class Given:
-    """A model in memory."""
-
-    module: nn.Module
-
-    def bring(self, splits: Splits, say: Say) -> tuple[nn.Module, dict[str, Any]]:  # noqa: ARG002
-        """Itself, of a compiled one what was compiled; raises BadSetting where it has no weights yet."""
-        module = getattr(self.module, "_orig_mod", self.module)
+    Raises BadSetting or BadData.
+    """
+    if given is not None:
+        module = getattr(given, "_orig_mod", given)  # of a compiled one what was compiled
         source = IN_MEMORY + type(module).__name__
         refuse_meta(module, source)
         if any(is_lazy(t) for t in (*module.parameters(), *module.buffers())):
@@ -75,33 +49,11 @@ class Given:
                 "load its weights, before it is evaluated"
             )
         return module, identity_of(module, source, None)
-
-
-@dataclass(frozen=True)
-class EvaluatedModel:
-    """A model to evaluate, and how it takes its images.
-
-    features    name of the layer whose output is the features; None = the input of the last layer
-    mean, std   one value, or one a channel: the model is given (image - mean) / std; None = images as they are
-    """
-
-    model: Bringing
-    features: str | None = None
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
-
-    def __post_init__(self) -> None:
-        if (self.mean is None) != (self.std is None):
-            given, other, usual = ("std", "mean", "0") if self.mean is None else ("mean", "std", "1")
-            raise BadSetting(
-                f"{given} is given without {other}; the model is given (image - mean) / std, so write {other} = "
-                f"{usual} where it changes nothing"
-            )
-
-    def record(self) -> dict[str, Any]:
-        """What of it is given, as JSON."""
-        given = {k: v for k in ("features", "mean", "std") if (v := getattr(self, k)) is not None}
-        return {k: v if isinstance(v, str) else [float(x) for x in v] for k, v in given.items()}
+    source, weights = options.model or "", None if options.weights is None else Path(options.weights)
+    own: dict[str, Any] = {"classes": len(splits.test.classes), "shape": splits.test.shape, "say": say}
+    module = load_model(source, weights=weights, trust=options.trust, **own)
+    identity = identity_of(module, source, code_file_of(source))
+    return module, identity | ({} if weights is None else {"weights": weights.name})
 
 
 @dataclass

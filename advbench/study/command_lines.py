@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from advbench.data.sources import option, recipe_of
 from advbench.formatting import as_text
 from advbench.recipes import AdversarialTraining, Training
-from advbench.runs import AttackRow, ModelRecord, Run, SuppliedRecord, TrainedRecord, artifacts
+from advbench.runs import AttackRow, Run, SuppliedRecord, artifacts
 from advbench.settings import flag_of
 from advbench.study.options import OLD, Aimed, AttackSettings, LossSettings
-from advbench.study.spec import Model
+from advbench.study.spec import Choice
 
 OF_LOSSES = {*(f.name for f in fields(LossSettings)), *OLD}
 OF_ATTACKS = {flag_of(f) for group in (AttackSettings, Aimed) for f in fields(group)}
@@ -43,42 +43,28 @@ class Line:
 
 
 def attacking(run: Run) -> list[str]:
-    """The command and the options that name this run's model; what it is attacked with comes after them."""
-    model = run.model
-    if isinstance(model, SuppliedRecord):
-        return ["evaluate", *_supplied_words(model)]
-    return ["attack", *_trained_words(model)]
+    """The command and the options that name this run's model; what it is attacked with comes after them.
 
-
-def _supplied_words(model: SuppliedRecord) -> list[str]:
-    """As it was named, less the folders that its files lay in; its weights by their file's name."""
-    own = model.supplied
-    words = [*_data_words(model), "--model", own.source]
-    options = {"weights": own.weights, "features": own.features, "mean": own.mean, "std": own.std}
-    for key, value in options.items():
-        if value is not None:
-            words += [f"--{key}", value if isinstance(value, str) else ",".join(map(str, value))]
-    return words
-
-
-def _trained_words(record: TrainedRecord) -> list[str]:
-    model = Model.from_record(record)
-    recipe = recipe_of(model.dataset)
-    usual = Training(**recipe.training_of(model.adversarial))
-    words = [*_data_words(record), "--loss", model.loss.name, "--seed", str(model.seed)]
-    words += [] if model.network == recipe.network else ["--network", model.network]
-    words += [] if model.feature_dim == 100 else ["--feature-dim", str(model.feature_dim)]
-    words += setting_words(model.loss.unusual("loss"), OF_LOSSES)
-    recorded = {f: getattr(model.training, f.name) for f in fields(Training)}
-    unusual = {f: value for f, value in recorded.items() if value != getattr(usual, f.name)}
-    words += _options({flag_of(f): value for f, value in unusual.items()})
-    return words + _options(regime_options(record.adversarial, recipe.adversarial))
-
-
-def _data_words(model: ModelRecord) -> list[str]:
-    """The options that name a model's data set; where a path belongs, all that was not recorded of it is PATH."""
-    size = [] if model.image_size is None else ["--image-size", str(model.image_size)]
-    return ["--dataset", option(model.dataset), *size]
+    A supplied one as it was named, less the folders that its files lay in; where a path belongs in the name of its
+    data, all that was not recorded of it is PATH.
+    """
+    record = run.model
+    words = ["--dataset", option(record.dataset)]
+    words += [] if record.image_size is None else ["--image-size", str(record.image_size)]
+    if isinstance(record, SuppliedRecord):
+        named = record.supplied
+        given = {"weights": named.weights, "features": named.features, "mean": named.mean, "std": named.std}
+        told = {k: ",".join(map(str, v)) if isinstance(v, tuple) else v for k, v in given.items() if v is not None}
+        return ["evaluate", *words, "--model", named.source, *_options(told)]
+    recipe = recipe_of(record.dataset)
+    own, usual = Training(**record.training), Training(**recipe.training_of(record.adversarial))
+    words += ["--loss", record.loss_name, "--seed", str(record.seed)]
+    words += [] if record.network == recipe.network else ["--network", record.network]
+    words += [] if record.feature_dim == 100 else ["--feature-dim", str(record.feature_dim)]
+    words += _settings(Choice(record.loss_name, record.loss_settings).unusual("loss"), OF_LOSSES)
+    asked = {flag_of(f): (getattr(own, f.name), getattr(usual, f.name)) for f in fields(Training)}
+    words += _options({flag: value for flag, (value, usually) in asked.items() if value != usually})
+    return ["attack", *words, *_options(regime_options(record.adversarial, recipe.adversarial))]
 
 
 def commands(run: Run, attacks: Iterable[AttackRow]) -> list[Line]:
@@ -101,15 +87,13 @@ def command(run: Run, attack: str, settings: Mapping[str, Any], eps: Iterable[fl
 
 def attack_options(settings: Mapping[str, Any]) -> list[str]:
     """Those with an option of their own by it, the rest by --set."""
-    return setting_words(settings, OF_ATTACKS)
+    return _settings(settings, OF_ATTACKS)
 
 
-def setting_words(settings: Mapping[str, Any], own: Collection[str]) -> list[str]:
-    """Settings as options: those of `own` by theirs, the rest by --set."""
+def _settings(settings: Mapping[str, Any], own: Collection[str]) -> list[str]:
     words = _options({k: v for k, v in settings.items() if k in own})
     for key, value in settings.items():
-        if key not in own:
-            words += ["--set", f"{key}={str(value).lower() if isinstance(value, bool) else value}"]
+        words += [] if key in own else ["--set", f"{key}={str(value).lower() if isinstance(value, bool) else value}"]
     return words
 
 
@@ -117,10 +101,7 @@ def _options(settings: Mapping[str, Any]) -> list[str]:
     words = []
     for key, value in settings.items():
         flag = key.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            words += [f"--{flag}", str(value)]
+        words += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
     return words
 
 
@@ -128,8 +109,8 @@ def regime_options(record: Mapping[str, Any] | None, usual: Mapping[str, Any]) -
     """The command line's options, by name, that give a model's record its `adversarial`; none where it has none."""
     if record is None:
         return {}
-    expected = AdversarialTraining(**usual).record()
-    unusual = {k: v for k, v in record.items() if k != "step" and v != expected[k]}
-    if AdversarialTraining(**{**usual, **unusual}).step_size != record["step"]:
-        unusual["step"] = record["step"]
+    own, expected = AdversarialTraining(**record), AdversarialTraining(**usual)
+    unusual = {k: v for k, v in record.items() if k != "step" and v != getattr(expected, k)}
+    if replace(expected, **unusual).step_size != own.step_size:
+        unusual["step"] = own.step_size
     return {"adversarial": True} | {f"adversarial_{k}": v for k, v in unusual.items()}

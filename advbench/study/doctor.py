@@ -61,10 +61,15 @@ def _found(folder: Path, name: str) -> DoctorRow:
         return DoctorRow(run=name, state="unread", needs=[str(error)])
     except BadRun as error:
         return DoctorRow(run=name, state="broken", broken=[Fault(MANIFEST, str(error))], redone=[EVERYTHING])
-    bad, unread = _faults(run)
+    bad: dict[str, dict[str, str]] = {}
+    unread: list[str] = []
+    for step in run.steps:
+        try:
+            bad |= repair.faults(run, [step])
+        except Unreadable as error:
+            unread.append(str(error))
+    shards_broken = _broken_shards(run, unread)
     broken = [Fault(file, why) for files in bad.values() for file, why in files.items()]
-    shards_broken, shards_unread = _broken_shards(run)
-    unread += shards_unread
     whole = not broken and not shards_broken
     return DoctorRow(
         run=name,
@@ -75,18 +80,6 @@ def _found(folder: Path, name: str) -> DoctorRow:
         needs=unread or _needs(run),
         left=_left(folder, run.steps),
     )
-
-
-def _faults(run: Run) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Those of `repair.faults`, and a sentence for each step whose files the system does not let be read."""
-    bad: dict[str, dict[str, str]] = {}
-    unread = []
-    for step in run.steps:
-        try:
-            bad |= repair.faults(run, [step])
-        except Unreadable as error:
-            unread.append(str(error))
-    return bad, unread
 
 
 def _needs(run: Run) -> list[str]:
@@ -101,8 +94,9 @@ def _finished(run: Run) -> bool:
     return "outputs" in run.steps and "checkpoint" not in run.steps and not shards_left
 
 
-def _broken_shards(run: Run) -> tuple[list[Fault], list[str]]:
-    found, unread = [], []
+def _broken_shards(run: Run, unread: list[str]) -> list[Fault]:
+    """Adds to `unread` a sentence on each that the system does not let be read."""
+    found = []
     for path in sorted((run.folder / FOLDER).glob("*")):
         try:
             folder = folder_of(run, path.name)
@@ -112,7 +106,7 @@ def _broken_shards(run: Run) -> tuple[list[Fault], list[str]]:
             unread.append(str(error))
         except AdvbenchError as error:
             found.append(Fault(str(path.relative_to(run.folder)), str(error)))
-    return found, unread
+    return found
 
 
 def _left(folder: Path, steps: Mapping[str, Step]) -> list[str]:

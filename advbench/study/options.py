@@ -3,8 +3,9 @@
 `advbench.cli.takes` makes the command line of them. None = not given.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
+from functools import partial
 from typing import Any, dataclass_transform
 
 from advbench.errors import BadSetting
@@ -16,25 +17,23 @@ Names = tuple[str, ...]
 Numbers = tuple[float, ...]
 
 
-def _in(panel: str | None) -> Callable[..., Any]:
-    def option(text: str, usual: str | None = None, default: object = None, **more: object) -> Any:
-        return setting(default, text, panel=panel, usual=usual, **more)
-
-    return option
+def _option(panel: str | None, text: str, usual: str | None = None, default: object = None, **more: object) -> Any:
+    return setting(default, text, panel=panel, usual=usual, **more)
 
 
 REGIME = "Adversarial training (each turns it on; defaults: the data set's own)"
 TRAINING = "Training (defaults: the data set's own)"
 PANELS = (None, "Model", TRAINING, REGIME, "Attack", "Selection (default: all)", "Machine", "Folders and output")
-_plain, _model, _training, _regime, _attack, _only, _machine, _place = map(_in, PANELS)
-
+_plain, _model, _training, _regime, _attack, _only, _machine, _place = (partial(_option, p) for p in PANELS)
 
 ATTACKS, EPS = "One of `advbench list attacks`, or several.", "0.3, 8/255, or several; in L-inf at most 1."
 AIMED = "What an adaptive attack evades, or none; one or several."
 MANY: dict[str, Any] = {"default": (), "metavar": "KEY=VALUE"}
 # settings of losses that had an option of their own before --set gave them
 OLD = ("log_var_floor", "weight", "centre_step", "margin", "start", "anneal", "floor")
+LOSS_TOO = MANY | {"aliases": OLD}
 SPEC = "the spec's, or the digits study's"
+NO_LOCKS = "Lock nothing, where a file system has no locks; one process a run."
 PATHS = "folder:PATH, npz:PATH, safetensors:PATH"
 
 
@@ -46,7 +45,7 @@ class Options:
     def __init_subclass__(cls) -> None:
         dataclass(frozen=True, kw_only=True)(cls)
 
-    def given(self, group: type["Options"]) -> dict[str, Any]:
+    def given(self, group: "type[Options]") -> dict[str, Any]:
         """The fields of `group` that are given here."""
         found = {f.name: getattr(self, f.name, None) for f in fields(group)}
         return {name: value for name, value in found.items() if value not in (None, ())}
@@ -130,16 +129,11 @@ class Output(Options):
     json: bool = _place("Rows as JSON on stdout, and nothing else.", default=False)
 
 
-class Locks(Options):
-    """Whether runs are locked."""
-
-    no_locks: bool = _place("Lock nothing, where a file system has no locks; one process a run.", default=False)
-
-
-class Place(Locks, Output):
-    """Folders."""
+class Place(Output):
+    """Folders, and whether runs are locked."""
 
     reports_dir: str = _place("Where pages are written.", "reports", "reports")
+    no_locks: bool = _place(NO_LOCKS, default=False)
 
 
 class Machine(Place):
@@ -188,7 +182,7 @@ class Table(Data, Recipe, Attacked, Titled):
 class Train(Data, Recipe, LossSettings, Hardening, Set, Machine):
     """`advbench train`."""
 
-    set: Names = _attack("A setting of the loss, such as loss.margin=2; may be repeated.", aliases=OLD, **MANY)
+    set: Names = _attack("A setting of the loss, such as loss.margin=2; may be repeated.", **LOSS_TOO)
     loss: str | None = _model("One of `advbench list losses`.", "softmax")
     seed: int | None = _model("Of weights and batches.", "0")
 
@@ -196,18 +190,14 @@ class Train(Data, Recipe, LossSettings, Hardening, Set, Machine):
 class Attack(Train, Attacked, AttackSettings, Aimed):
     """`advbench attack`."""
 
-    set: Names = _attack(
-        "A setting of the attacks or the loss, such as steps=40; may be repeated.", aliases=OLD, **MANY
-    )
+    set: Names = _attack("A setting of the attacks or the loss, such as steps=40; may be repeated.", **LOSS_TOO)
     shard: str | None = _machine("Only part i of n of the images: 1/4; auto = torchrun's RANK and WORLD_SIZE.")
 
 
 class Run(Table, LossSettings, Hardening, AttackSettings, Set, Named, Grid):
     """`advbench run`: what a spec holds, and how it is altered."""
 
-    set: Names = _attack(
-        "A setting of the attacks or losses, such as steps=40; may be repeated.", aliases=OLD, **MANY
-    )
+    set: Names = _attack("A setting of the attacks or losses, such as steps=40; may be repeated.", **LOSS_TOO)
     spec: str | None = _plain("A TOML file; options override what it says.", argument=True)
 
 
@@ -272,9 +262,10 @@ class Reproduce(Grid):
     no_train: bool = _plain("Evaluate what has weights; train nothing.", default=False)
 
 
-class Doctor(Locks, Output):
+class Doctor(Output):
     """`advbench doctor`."""
 
+    no_locks: bool = _place(NO_LOCKS, default=False)
     mend: bool = _plain("Forget what is broken, for the next call to make again; delete leftovers.", default=False)
 
 

@@ -16,6 +16,7 @@ from advbench.settings import convert, defaults, fill, number
 from advbench.study.options import Entry, Table
 from advbench.study.spec import AttackChoice, Choice, Spec, TrainedLoss
 
+DETECTORS = ("likelihood", "max-posterior")
 USUAL = Table(
     dataset="digits",
     feature_dim=100,
@@ -24,16 +25,9 @@ USUAL = Table(
     attacks=(
         {"name": "fgsm", "eps": [0.1, 0.2, 0.3]},
         {"name": "targeted-fgsm", "eps": 0.3},
-        {
-            "name": "detector-aware",
-            "eps": [0.1, 0.3],
-            "detector": ["likelihood", "max-posterior"],
-            "fpr": DEFAULT_FPR,
-            "budget": "quick",
-            "n": 200,
-        },
+        {"name": "detector-aware", "eps": [0.1, 0.3], "detector": DETECTORS, "budget": "quick", "n": 200},
     ),
-    detectors=("likelihood", "max-posterior"),
+    detectors=DETECTORS,
     training={},
 )
 
@@ -53,20 +47,18 @@ def read_toml(path: Path) -> dict[str, Any]:
 def read(table: Mapping[str, object]) -> Table:
     """What a table of TOML or JSON asks for; raises UnknownName or BadSetting."""
     hints = get_type_hints(Table)
-    lists: dict[str, Callable[[Any], object]] = {
-        "losses": lambda value: entry(value, "loss"),
-        "attacks": lambda value: entry(value, "attack"),
-        "seeds": lambda value: convert(value, int, "seed"),
-        "detectors": lambda name: text(name, "detectors"),
+    readers: dict[str, Callable[[Any], object]] = {
+        "losses": lambda value: tuple(entry(one, "loss") for one in listed(value, "losses")),
+        "attacks": lambda value: tuple(entry(one, "attack") for one in listed(value, "attacks")),
+        "seeds": lambda value: tuple(convert(one, int, "seed") for one in listed(value, "seeds")),
+        "detectors": lambda value: tuple(text(one, "detectors") for one in listed(value, "detectors")),
+        "training": training_overrides,
     }
     asked: dict[str, Any] = {}
     for key, value in table.items():
         if key not in hints:
             raise UnknownName("key of a spec", key, hints)
-        if key in lists:
-            asked[key] = tuple(map(lists[key], listed(value, key)))
-        else:
-            asked[key] = training_overrides(value) if key == "training" else convert(value, hints[key], key)
+        asked[key] = readers[key](value) if key in readers else convert(value, hints[key], key)
     return Table(**asked)
 
 
@@ -118,8 +110,7 @@ def trained_loss(entry: object, recipe: Recipe) -> TrainedLoss:
     """A loss's entry with `adversarial` beside its settings: true, or a table of what differs from the recipe."""
     name, given = named(entry, "loss")
     adversarial = adversarial_training(given.pop("adversarial", None), recipe.adversarial)
-    choice = loss_choice({"name": name, **given})
-    return TrainedLoss(choice.name, choice.settings, adversarial)
+    return TrainedLoss(**vars(loss_choice({"name": name, **given})), adversarial=adversarial)
 
 
 def attack_choices(entry: object) -> list[AttackChoice]:

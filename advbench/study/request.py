@@ -1,7 +1,6 @@
 """Options to the table of a study, as a TOML file would hold it."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,42 +12,43 @@ from advbench.errors import BadSetting, UnknownName
 from advbench.evasion import AdaptiveAttack
 from advbench.settings import from_text, hints_of, parameters
 from advbench.study import options as records
-from advbench.study.brought import Bringing, EvaluatedModel
-from advbench.study.evaluation import DETECTORS, EPS, Leeway, evaluating, usual_attacks
 from advbench.study.options import Entry, Table
-from advbench.study.parsing import USUAL, named, parse
-from advbench.study.study import Study
-from advbench.study.workspace import Workspace
-from advbench.types import Splits
+from advbench.study.parsing import USUAL, named
 
 Settings = dict[str, Any]
 Asked = tuple[str, Settings]  # a loss or an attack: its name, and what is set
+
+# of an evaluation
+EPS = 8 / 255  # unless an attack is given another: the usual one of colour pictures
+FEW = 200  # images of the ensemble that knows the detector
+DETECTORS = ("max-posterior", "energy", "mahalanobis")
 
 
 class Text(str):
     """A value of --set, still to be read as its setting's type asks."""
 
 
-def training_table(options: records.Train, attacks: Sequence[Asked] = ()) -> Table:
-    """One loss, one seed; no attack on it is made, and the built-in ones want 200 test images."""
+def model_table(options: records.Train) -> Table:
+    """One loss, one seed, and of `advbench attack` the attacks on that model.
+
+    Of `advbench train` none is made, and the built-in ones want 200 test images.
+    """
     losses: list[Asked] = [("softmax" if options.loss is None else options.loss, {})]
-    own = options.given(records.LossSettings) | _set_by(options, losses, attacks)[0]
+    wanted = (options.attacks or ("fgsm",)) if isinstance(options, records.Attack) else ()
+    attacks = [named(one, "attack") for one in wanted]
+    of_losses, of_attacks = _set_by(options, losses, attacks)
     asked = options.given(records.Data) | options.given(records.Recipe)
+    losses_asked = _losses(losses, options.given(records.LossSettings) | of_losses, options.hardening)
     seeds = (0 if options.seed is None else options.seed,)
-    return Table(**asked, losses=_losses(losses, own, options.hardening), seeds=seeds, attacks=("fgsm",))
-
-
-def attacking_table(options: records.Attack) -> Table:
-    """One model and the attacks on it."""
-    attacks = [named(one, "attack") for one in options.attacks or ("fgsm",)]
-    table = training_table(options, attacks)
-    _, own = _set_by(options, [named(one, "loss") for one in table.losses or ()], attacks)
+    table = Table(**asked, losses=losses_asked, seeds=seeds, attacks=("fgsm",))
+    if not isinstance(options, records.Attack):
+        return table
     asked = {"detector": options.detectors, "fpr": options.fpr}
     aim = {key: value for key, value in asked.items() if value is not None}
     if aim and not any(_is_adaptive(name) for name, _ in attacks):
         known = ", ".join(name for name, _ in attacks)
         raise BadSetting(f"{known} knows nothing of a detector; leave --{next(iter(aim))} out, or take joint")
-    attacks = [(name, given | (aim if _is_adaptive(name) else {})) for name, given in _attacks(options, attacks, own)]
+    attacks = [(a, own | aim if _is_adaptive(a) else own) for a, own in _attacks(options, attacks, of_attacks)]
     return replace(table, attacks=_entries(attacks), n=options.n)
 
 
@@ -71,42 +71,26 @@ def study_table(options: records.Run, spec: Table) -> Table:
         if options.n is not None:
             own.pop("n", None)
         if ours and _is_adaptive(name):  # at --detector's, or, where it has none yet, at the study's
-            usual = own.get("detector", spec.detectors or USUAL.detectors)
-            own |= {"detector": usual if options.detectors is None else options.detectors}
+            own.setdefault("detector", spec.detectors or USUAL.detectors)
+            own |= {} if options.detectors is None else {"detector": options.detectors}
     return replace(table, attacks=_entries(attacks))
 
 
 def evaluation_table(options: records.Evaluate) -> Table:
     """--detector names what scores, and what an adaptive attack is aimed at; an attack's table has the last word."""
     detectors, attacks = options.detectors or DETECTORS, []
-    for entry in options.attacks or usual_attacks(options.budget or "quick"):
+    # where none is named: a careless attacker and a careful one
+    careful = {"name": "detector-aware", "budget": options.budget or "quick", "n": FEW}
+    for entry in options.attacks or ("fgsm", careful):
         name, own = named(entry, "attack")
         aim = {"detector": detectors, "fpr": options.fpr or DEFAULT_FPR} if _is_adaptive(name) else {}
         attacks.append((name, {"eps": options.eps or EPS, **aim, **own}))
     attacks = _attacks(replace(options, eps=None), attacks, _set_by(options, [], attacks)[1])
     scoring = tuple(d for d in detectors if d != NO_DETECTOR) or DETECTORS
-    table = Table(**{"name": _page_name(options), **options.given(Table)})
-    return replace(table, attacks=_entries(attacks), detectors=scoring)
-
-
-def evaluation_of(
-    options: records.Evaluate,
-    workspace: Workspace,
-    model: Bringing,
-    *,
-    data: Splits | None = None,
-    classes_open: bool = False,
-) -> AbstractContextManager[Study]:
-    """The study of a supplied model: on `data`, or on the data set that options name."""
-    asked = EvaluatedModel(model, options.features, mean=options.mean, std=options.std)
-    leeway = Leeway(attacks=options.attacks is None, fpr=options.fpr is None, classes=classes_open)
-    return evaluating(parse(evaluation_table(options)), workspace, asked, leeway, data)
-
-
-def _page_name(options: records.Evaluate) -> str:
-    """Of the model and the data: `m-build-folder-cats` for m.py:build on folder:cats."""
-    model = Path(options.model or "").name.replace(".py:", "-")
-    return slug(f"{model[:30]}-{label(options.dataset or 'digits')}").lstrip(".")
+    model = Path(options.model or "").name.replace(".py:", "-")[:30]
+    # of the page: `m-build-folder-cats` for m.py:build on folder:cats
+    name = slug(f"{model}-{label(options.dataset or 'digits')}").lstrip(".")
+    return replace(Table(**{"name": name, **options.given(Table)}), attacks=_entries(attacks), detectors=scoring)
 
 
 def _is_adaptive(name: str) -> bool:

@@ -1,9 +1,8 @@
 """Select runs and attacks on disk, and say which need a plug-in that is missing."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from advbench import catalog, runs
 from advbench.data.sources import recipe_of
@@ -12,6 +11,7 @@ from advbench.errors import BadSetting, BrokenPlugin, Damaged, MissingLibrary, U
 from advbench.runs import AdaptiveRow, AttackRow, ModelRecord, Run, TrainedRecord, as_json
 from advbench.runs.artifacts import scored_cells
 from advbench.runs.rows import RunRow
+from advbench.study.options import Selected
 from advbench.study.parsing import attack_choices, loss_choice
 from advbench.study.spec import AttackChoice
 
@@ -24,20 +24,6 @@ class Found:
     attacks: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Field of an attack row -> the values that are wanted; fields left out select everything."""
-
-    wanted: Mapping[str, tuple[Any, ...]]
-
-    def __contains__(self, row: AttackRow) -> bool:
-        shown = as_json(row)
-        return all(shown[key] in values for key, values in self.wanted.items())
-
-    def __str__(self) -> str:
-        return ", ".join(f"{k} {' or '.join(map(str, v))}" for k, v in self.wanted.items()) or "anything"
-
-
 def attack_rows(run: Run) -> dict[str, AttackRow]:
     """The rows of the attacks that the plug-ins at hand can read, by file name, sorted by attack and eps."""
     rows = _stored(run) if lacking_for_model(run.model) is None else {}
@@ -46,8 +32,9 @@ def attack_rows(run: Run) -> dict[str, AttackRow]:
 
 def left_out(run: Run) -> list[str]:
     """A sentence for each plug-in that is missing, broken or changed: the parts of the run that need it."""
-    parts = {"the whole run": lacking_for_model(run.model)}
-    if parts["the whole run"] is None:
+    own = lacking_for_model(run.model)
+    parts = {"the whole run": own}
+    if own is None:
         parts |= {f"attack {name}": lacking_for_attack(row) for name, row in _stored(run).items()}
         parts |= {f"scores of {name}": lacking_for_detector(name) for name in scored_by(run)}
     reasons = {why: [p for p in parts if parts[p] == why] for why in parts.values() if why is not None}
@@ -66,22 +53,29 @@ def _stored(run: Run) -> dict[str, AttackRow]:
     return dict(sorted(rows.items(), key=lambda item: (item[1].attack, item[1].eps, item[0])))
 
 
-def find(runs_dir: Path, selection: Selection, say: Callable[[str], object] = lambda line: None) -> list[Found]:
-    """The attacked models that match; raises BadSetting where there is none.
+def find(runs_dir: Path, selected: Selected, say: Callable[[str], object] = lambda line: None) -> list[Found]:
+    """The attacked models that match: what is not given selects everything; raises BadSetting where there is none.
 
     `say` is told of those `left_out`, and of runs that cannot be read.
     """
+    wanted = selected.given(Selected)
+
+    def matches(row: AttackRow) -> bool:
+        shown = as_json(row)
+        return all(shown[key] in values for key, values in wanted.items())
+
     found, absent, unread = [], [], list[str]()
     for run in runs.find(runs_dir, unread.append):
-        names = tuple(name for name, row in attack_rows(run).items() if row in selection)
+        names = tuple(name for name, row in attack_rows(run).items() if matches(row))
         if names:
             found.append(Found(run, names))
-        elif any(row in selection for row in _stored(run).values()):
+        elif any(map(matches, _stored(run).values())):
             absent += left_out(run)
     for line in (*unread, *absent):
         say(line)
     if not found:
-        none = f"no attacked model under {runs_dir} matches {selection}; make one, for example with: "
+        said = ", ".join(f"{k} {' or '.join(map(str, v))}" for k, v in wanted.items()) or "anything"
+        none = f"no attacked model under {runs_dir} matches {said}; make one, for example with: "
         needed = f"a plug-in of every model that matches is missing; {absent[0]}" if absent else "".join(unread[:1])
         raise BadSetting(f"nothing to verify: {needed or none + 'advbench attack --loss lgm --eps 0.3'}")
     return found

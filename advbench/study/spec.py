@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
 from advbench import catalog
 from advbench.data.sources import label, recipe_of, slug
@@ -53,33 +53,10 @@ class Model:
     adversarial: AdversarialTraining | None = None
     image_size: int | None = None
 
-    @classmethod
-    def from_record(cls, record: TrainedRecord) -> Self:
-        """Of a run's record; a setting that is not in it is at its default."""
-        return cls(
-            dataset=record.dataset,
-            network=record.network,
-            feature_dim=record.feature_dim,
-            loss=Choice(record.loss_name, record.loss_settings),
-            training=Training(**record.training),
-            seed=record.seed,
-            adversarial=None if record.adversarial is None else AdversarialTraining(**record.adversarial),
-            image_size=record.image_size,
-        )
-
     @property
     def regime(self) -> str:
         """Whether clean or adversarial images are trained on: `standard` or `adversarial`."""
         return STANDARD if self.adversarial is None else ADVERSARIAL
-
-    @property
-    def standard_training(self) -> Training:
-        """As its like is trained on clean images: less what the recipe changes for adversarial training."""
-        recipe = recipe_of(self.dataset)
-        hardened = {} if self.adversarial is None else recipe.hardened
-        usual = Training(**recipe.training)
-        undone = {k: getattr(usual, k) for k, v in hardened.items() if getattr(self.training, k) == v}
-        return replace(self.training, **undone)
 
     def record(self, data_fingerprint: str) -> TrainedRecord:
         """As its run's manifest has it."""
@@ -107,23 +84,20 @@ class Model:
 
 @dataclass(frozen=True)
 class SuppliedModel:
-    """A model that was not trained here: what, together with the data, tells it from others.
-
-    identity   source, code_sha256, state_sha256, weights, features, mean, std: what was named, and digests of it
-    """
+    """A model that was not trained here: what, together with the data, tells it from others."""
 
     dataset: str
-    identity: Mapping[str, Any]
+    identity: Identity
     image_size: int | None = None
 
     def record(self, data_fingerprint: str) -> SuppliedRecord:
         """As its run's manifest has it."""
-        own, size = Identity(**self.identity), self.image_size
+        own, size = self.identity, self.image_size
         return SuppliedRecord(dataset=self.dataset, data_sha256=data_fingerprint, supplied=own, image_size=size)
 
     def run_name(self, data_fingerprint: str) -> str:
         """Readable, and ending in a digest of the whole record."""
-        words = (self.dataset, self.identity["source"])
+        words = (self.dataset, self.identity.source)
         readable = "-".join(re.sub(r"[^\w.]+", "-", slug(word)).strip("-.") for word in words)
         return f"{readable}-{digest(self.record(data_fingerprint))}"
 
@@ -187,11 +161,11 @@ class AttackChoice:
     @property
     def file_name(self) -> str:
         """Such as `fgsm-eps0.3`, plus a digest where another setting or n is not the default."""
-        name = f"{self.choice.name.replace(':', '-')}-eps{self.choice.settings['eps']:g}"
+        eps = self.attack.eps
+        name = f"{self.choice.name.replace(':', '-')}-eps{eps:g}"
         other = self.settings | ({} if self.n is None else {"n": self.n})
         # %g shortens: two eps that print alike must not share a file
-        if float(f"{self.choice.settings['eps']:g}") != self.choice.settings["eps"]:
-            other["eps"] = self.choice.settings["eps"]
+        other |= {} if float(f"{eps:g}") == eps else {"eps": eps}
         return f"{name}-{digest(other)}" if other else name
 
 
@@ -237,9 +211,14 @@ class Spec:
 
 
 def surrogate_of(model: Model, source: str) -> Model:
-    """A model of loss `source` to attack in the place of `model`; raises BadSetting where it is `model` itself."""
-    loss = Choice(source, defaults(catalog.load("loss", source)))
-    other = replace(model, loss=loss, training=model.standard_training, seed=0, adversarial=None)
+    """A model of loss `source` to attack in the place of `model`; raises BadSetting where it is `model` itself.
+
+    It is trained on clean images: what the recipe changes for adversarial training is undone.
+    """
+    recipe, loss = recipe_of(model.dataset), Choice(source, defaults(catalog.load("loss", source)))
+    hardened, usual = {} if model.adversarial is None else recipe.hardened, Training(**recipe.training)
+    undone = {k: getattr(usual, k) for k, v in hardened.items() if getattr(model.training, k) == v}
+    other = replace(model, loss=loss, training=replace(model.training, **undone), seed=0, adversarial=None)
     if other == model:
         raise BadSetting(
             f"source = {source!r} is the very model under attack, which makes no transfer attack; take another loss, "

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Final
@@ -24,22 +24,21 @@ from advbench.study.train import TrainedModel, training_row
 from advbench.study.verify import checked_attack
 from advbench.study.workspace import Workspace
 from advbench.types import Adversarials, Splits
-from advbench.victim import Victim
 
 READY = "outputs"  # the step that ends the making of a model
 
 
+@dataclass
 class LoadedData:
     """The parts of a data set, and the fingerprint of the data itself, computed once."""
 
-    def __init__(self, splits: Splits, progress: Progress) -> None:
-        self.splits: Final = splits
-        self._progress = progress
+    splits: Splits
+    progress: Progress
 
     @cached_property
     def fingerprint(self) -> str:
         """Of the data itself."""
-        return fingerprint(self.splits, self._progress)
+        return fingerprint(self.splits, self.progress)
 
 
 def load(spec: Spec, workspace: Workspace) -> Splits:
@@ -169,7 +168,9 @@ class Study:
         elif not repair.is_whole(run, f"attack {choice.file_name}", self.workspace.progress.say) or (
             run.attack_row(choice.file_name).norm != choice.attack.norm  # an older version's of ART
         ):
-            self._attack(run, model, choice)
+            began, n = time.perf_counter(), len(self.splits.test) if choice.n is None else choice.n
+            made, info = self.perturb(run, model, choice, slice(0, n))
+            self.keep(run, model, choice, made, info, began=began)
         else:
             checked_attack(run, choice.file_name, artifacts.read_part(run, "test"))
 
@@ -204,11 +205,6 @@ class Study:
             self._last = key, AttackedModel(victim, clean, self.splits.test, guard, self.workspace.progress)
         return self._last[1]
 
-    def _attack(self, run: Run, model: StudiedModel, choice: AttackChoice) -> None:
-        began, n = time.perf_counter(), len(self.splits.test) if choice.n is None else choice.n
-        made, info = self.perturb(run, model, choice, slice(0, n))
-        self.keep(run, model, choice, made, info, began=began)
-
     def perturb(
         self, run: Run, model: StudiedModel, choice: AttackChoice, part: slice
     ) -> tuple[Adversarials, dict[str, Any]]:
@@ -216,7 +212,16 @@ class Study:
         attack, surrogate, info, target = choice.attack, None, {}, self._target(run, model)
         if isinstance(attack, FromSurrogate):
             other = model.surrogate(attack.source)
-            surrogate, info = self._trained(other), {"surrogate": other.run_name(self.fingerprint)}
+            info = {"surrogate": other.run_name(self.fingerprint)}
+            try:
+                beside = self.opened(other.model)
+                whole = READY in beside.steps and beside.has("train")
+            except Damaged:
+                whole = False
+            if not whole:
+                with self.run_of(other.model) as beside:
+                    self.perform(beside, other, None)
+            surrogate = other.victim(beside)
         images = self.splits.test.take(part)
         self.workspace.progress.say(f"{run.name}: {choice.file_name} on {len(images)} images")
         guard = target.guard_of(choice)
@@ -244,15 +249,3 @@ class Study:
             seconds=time.perf_counter() - began,
             info={"row": row, **info},
         )
-
-    def _trained(self, model: StudiedModel) -> Victim:
-        """A model beside those of the study, trained first where it does not exist."""
-        try:
-            run = self.opened(model.model)
-            whole = READY in run.steps and run.has("train")
-        except Damaged:
-            whole = False
-        if not whole:
-            with self.run_of(model.model) as run:
-                self.perform(run, model, None)
-        return model.victim(run)

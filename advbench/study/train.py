@@ -9,7 +9,7 @@ from typing import Any
 from advbench.data import join
 from advbench.progress import Progress
 from advbench.runs import Epoch, Run, TrainingRow, artifacts, released, repair, to_json, write_whole
-from advbench.runs.manifest import CheckpointInfo, TrainingInfo
+from advbench.runs.manifest import CheckpointInfo, OutputsInfo, TrainingInfo
 from advbench.study.spec import Model, StudiedModel, surrogate_of
 from advbench.study.workspace import Workspace
 from advbench.training.checkpoint import Checkpoint
@@ -71,10 +71,9 @@ def ensure_outputs(run: Run, splits: Splits, victim_of: Callable[[], Victim], pr
             outputs = victim.outputs(part.pixels, lambda done: advance(before + done, ""))  # noqa: B023
             files[f"outputs/{name}.safetensors"] = artifacts.pack_part(outputs, part, examples=name == "test")
             before += len(part)
-    info: dict[str, Any] = {"excluded": dict(splits.excluded)} if splits.excluded else {}
     classes = splits.test.classes
-    if classes != tuple(map(str, range(len(classes)))):
-        info["classes"] = list(classes)
+    numbered = classes == tuple(map(str, range(len(classes))))
+    info = OutputsInfo(excluded=splits.excluded, classes=None if numbered else classes)
     run.write("outputs", files, seconds=time.perf_counter() - began, info=info)
 
 
@@ -83,23 +82,19 @@ def images_of(splits: Splits) -> dict[str, Any]:
     return {"shape": splits.test.shape, "classes": len(splits.test.classes)}
 
 
-def untrained(model: Model, splits: Splits) -> tuple[Any, Any]:
-    """Network and head at their first weights."""
-    loss, own = model.loss, {**images_of(splits), "seed": model.seed}
-    return build(model.network, model.feature_dim, loss.name, loss.settings, **own)
-
-
 def train(run: Run, model: Model, splits: Splits, workspace: Workspace) -> None:
     """Train from the run's checkpoint, or from the start."""
     say = workspace.progress.say
     parts = parts_of(splits, model)
     how: dict[str, Any] = {"seed": model.seed, "device": workspace.device, "adversarial": model.adversarial}
-    trainer = Trainer(*untrained(model, splits), parts.train, parts.validation, model.training, **how)
+    own: dict[str, Any] = {**images_of(splits), "seed": model.seed}
+    untrained = build(model.network, model.feature_dim, model.loss.name, model.loss.settings, **own)
+    trainer = Trainer(*untrained, parts.train, parts.validation, model.training, **how)
     if repair.is_whole(run, "checkpoint", say):
+        (name,) = run.steps["checkpoint"].files
         try:
-            trainer.restore(read_checkpoint(run))
+            trainer.restore(Checkpoint(artifacts.unpack(run, name), run.noted(CheckpointInfo).epochs))
         except (RuntimeError, KeyError, TypeError, ValueError) as error:
-            (name,) = run.steps["checkpoint"].files
             raise artifacts.unsound(run.folder / name, f"it is of another model ({type(error).__name__})") from error
         say(f"{run.name}: going on after epoch {len(trainer.epochs)} of {model.training.epochs}")
     else:
@@ -146,12 +141,6 @@ def write_checkpoint(run: Run, trainer: Trainer) -> None:
     name = f"checkpoint-{len(checkpoint.epochs):04d}.safetensors"
     info = CheckpointInfo(epochs=checkpoint.epochs)
     run.write("checkpoint", {name: artifacts.pack(dict(checkpoint.tensors))}, info=info)
-
-
-def read_checkpoint(run: Run) -> Checkpoint:
-    """The checkpoint that the manifest lists."""
-    (name,) = run.steps["checkpoint"].files
-    return Checkpoint(artifacts.unpack(run, name), run.noted(CheckpointInfo).epochs)
 
 
 def history(epochs: Sequence[Epoch]) -> bytes:

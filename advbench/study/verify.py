@@ -51,7 +51,9 @@ def verify(
             cells, table = _compute(run, missing, groups, advance)
         known |= cells
         if run.has("verify"):
-            table = _merge(artifacts.read_scores(run), table)
+            old, keys = artifacts.read_scores(run), ["detector", "source"]
+            fresh = pd.MultiIndex.from_frame(table[keys].drop_duplicates())
+            table = pd.concat([old[~pd.MultiIndex.from_frame(old[keys]).isin(fresh)], table], ignore_index=True)
         kept = artifacts.Metrics(cells=tuple(known.values()))
         scores = table.to_parquet(index=False, compression="zstd")
         files = {artifacts.SCORES: scores, METRICS: to_json(as_json(kept, whole=False))}
@@ -91,18 +93,13 @@ def checked_attack(run: Run, attack: str, test: artifacts.Part) -> Adversarials:
     return made
 
 
-def _check_cells(
-    run: Run,
-    cells: Cells,
-    groups: Mapping[str, Mapping[str, metrics.Mask]],
-    n_test: int,
-) -> None:
+def _check_cells(run: Run, cells: Cells, groups: Mapping[str, Mapping[str, metrics.Mask]], n_test: int) -> None:
     """Raise BadRun where verify rows are not what scores.parquet and each attack's populations say."""
     if not cells:
         return
     n_calibration = len(artifacts.read_part(run, "calibration"))
     table = artifacts.read_scores(run).sort_values("index")
-    columns = {key: part["score"].to_numpy() for key, part in table.groupby(["detector", "source"])}
+    columns = {key: part.score.to_numpy() for key, part in table.groupby(["detector", "source"])}
     for (attack, detector), cell in cells.items():
         row = run.attack_row(attack)
         scores = [columns.get((detector, source), np.empty(0)) for source in ("calibration", "test", attack)]
@@ -150,41 +147,30 @@ def counts(about: Attacked, made: Adversarials, clean: Outputs) -> AttackRow:
     )  # fmt: skip
 
 
-def _merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    keys = ["detector", "source"]
-    fresh = pd.MultiIndex.from_frame(new[keys].drop_duplicates())
-    return pd.concat([old[~pd.MultiIndex.from_frame(old[keys]).isin(fresh)], new], ignore_index=True)
-
-
 def _compute(
-    run: Run,
-    pairs: Sequence[tuple[str, str]],
-    groups: Mapping[str, Mapping[str, metrics.Mask]],
-    advance: Advance,
+    run: Run, pairs: Sequence[tuple[str, str]], groups: Mapping[str, Mapping[str, metrics.Mask]], advance: Advance
 ) -> tuple[Cells, pd.DataFrame]:
-    parts = {name: artifacts.read_part(run, name) for name in artifacts.PARTS}
-    fitted = {name: fit(run, name, parts["train"]) for name in dict.fromkeys(d for _, d in pairs)}
+    train, calibration_part, test = (artifacts.read_part(run, name) for name in artifacts.PARTS)
+    fitted = {name: fit(run, name, train) for name in dict.fromkeys(d for _, d in pairs)}
     clean: dict[tuple[str, str], metrics.Array] = {}
     tables: list[pd.DataFrame] = []
 
-    def scored(name: str, outputs: Outputs, source: str) -> metrics.Array:
+    def scored(name: str, source: str, outputs: Outputs, index: Tensor, labels: Tensor) -> metrics.Array:
         step = len(tables)
-        return score(name, fitted[name], outputs, source, lambda share: advance(step + share, f"{name}: {source}"))
+        scores = score(name, fitted[name], outputs, source, lambda share: advance(step + share, f"{name}: {source}"))
+        columns = {"detector": name, "source": source, "index": index.numpy(), "label": labels.numpy()}
+        tables.append(pd.DataFrame({**columns, "prediction": outputs.predictions.numpy(), "score": scores}))
+        return scores
 
     for name in fitted:
-        for source in ("calibration", "test"):
-            part = parts[source]
-            clean[name, source] = scored(name, part.outputs, source)
-            index = torch.arange(len(part))
-            tables.append(_table(name, source, index, part.labels, part.outputs, clean[name, source]))
+        for source, part in (("calibration", calibration_part), ("test", test)):
+            clean[name, source] = scored(name, source, part.outputs, torch.arange(len(part)), part.labels)
     cells = {}
     for attack in dict.fromkeys(a for a, _ in pairs):
         made = artifacts.read_adversarials(run, attack)
         for name in (d for a, d in pairs if a == attack):
-            attacked = scored(name, made.outputs, attack)
-            tables.append(_table(name, attack, made.index, made.labels, made.outputs, attacked))
-            before = clean[name, "test"][made.index.numpy()]
-            calibration = clean[name, "calibration"]
+            attacked = scored(name, attack, made.outputs, made.index, made.labels)
+            before, calibration = clean[name, "test"][made.index.numpy()], clean[name, "calibration"]
             cells[attack, name] = ScoredCell(
                 source=attack,
                 detector=name,
@@ -194,13 +180,6 @@ def _compute(
                 eer_threshold=_json_number(metrics.roc(before, attacked).eer_threshold),
             )
     return cells, pd.concat(tables, ignore_index=True)
-
-
-def _table(
-    detector: str, source: str, index: Tensor, labels: Tensor, outputs: Outputs, scores: metrics.Array
-) -> pd.DataFrame:
-    columns = {"detector": detector, "source": source, "index": index.numpy(), "label": labels.numpy()}
-    return pd.DataFrame({**columns, "prediction": outputs.predictions.numpy(), "score": scores})
 
 
 def rows_of(

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from advbench import catalog, cli
+from advbench.cli.listing import PluginRow
 from advbench.cli.tables import show
 from advbench.data.sources import arrays, source
 from advbench.errors import LONGEST, AdvbenchError, BadSetting, UnknownName, one_line, printable
@@ -56,7 +57,7 @@ def test_tables_and_progress_print_no_control_character(capsys: pytest.CaptureFi
         "runs",
         [RunRow(model=replace(MODEL_ROW, run=HOSTILE), trained=True, attacks=["fgsm", HOSTILE.replace("\n", "")])],
     )
-    show("list", [{"name": HOSTILE, "summary": HOSTILE}])
+    show("list", [PluginRow(name=HOSTILE, summary=HOSTILE)])
     with Terminal().bar(HOSTILE, 2) as advance:
         advance(1, HOSTILE)
     Terminal().say(HOSTILE)

@@ -16,6 +16,7 @@ from advbench.report import adaptive, control, page, plots, security
 from advbench.runs import AdaptiveRow, VerifyRow, artifacts, as_json, from_json, sealed
 from advbench.study import selection
 from advbench.study.command_lines import Line
+from advbench.study.options import Selected
 from advbench.study.verify import counts
 from advbench.types import Adversarials, Outputs
 from tests.helpers.page_reader import (
@@ -332,7 +333,7 @@ def test_without_an_adversarially_trained_model_the_comparison_is_not_run(known:
 
 
 def rendered(known: Page, **more: Any) -> Page:
-    found = selection.find(known.folder / "runs", selection.Selection({"loss": ("lgm",)}))
+    found = selection.find(known.folder / "runs", Selected(loss=("lgm",)))
     rows = [from_json(VerifyRow, row, "row") for row in known.rows if row["loss"] == "lgm"]
     source = page.render("again", found, rows, **more)
     return Page(known.folder, known.rows, source, Reader(source).root)

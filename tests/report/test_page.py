@@ -21,6 +21,7 @@ from advbench.report.page import render
 from advbench.report.write import page_at
 from advbench.runs import VerifyRow, artifacts, as_json, from_json, sealed
 from advbench.study import selection
+from advbench.study.options import Selected
 from advbench.study.workspace import Workspace
 from tests.helpers.command_line import contents
 from tests.helpers.page_reader import (
@@ -256,7 +257,7 @@ def test_the_commands_on_the_page_find_what_they_made(page: Page, tmp_path: Path
 
 
 def test_a_page_is_the_same_bytes_each_time(page: Page) -> None:
-    found = selection.find(page.folder / "runs", selection.Selection({}))
+    found = selection.find(page.folder / "runs", Selected())
     reported, rows = [one.run for one in found], [from_json(VerifyRow, row, "row") for row in page.rows]
     assert render(NAME, found, rows, {run.name: audit(run, reported) for run in reported}) == page.source
 
@@ -284,7 +285,7 @@ def test_strange_words_in_a_run_folder_are_shown_as_text(page: Page, tmp_path: P
         if "row" in step["info"]:
             step["info"]["row"] |= {"attack": "art:Strange", "settings": {evil: evil}}
     path.write_text(json.dumps(sealed(manifest)))
-    found = selection.find(tmp_path / "runs", selection.Selection({"eps": (0.3,)}))
+    found = selection.find(tmp_path / "runs", Selected(eps=(0.3,)))
     from advbench.study.verify import verify
 
     rows = [row for one in found for row in verify(one.run, one.attacks, ["max-posterior"])]

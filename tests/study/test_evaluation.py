@@ -182,7 +182,7 @@ def test_the_page_names_the_command_that_made_it_and_the_command_parses(
     def stop(spec: Spec, *_: object) -> None:
         raise BadSetting(f"understood, {spec.dataset}")
 
-    monkeypatch.setattr("advbench.study.request.evaluating", stop)
+    monkeypatch.setattr("advbench.study.evaluation.load", stop)
     seen = set()
     for line in lines:
         command, *words = shlex.split(line)[1:]
@@ -294,15 +294,15 @@ def test_ctrl_c_in_the_middle_exits_130_and_the_same_command_goes_on(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("--attack", "fgsm,mim", "--detector", "energy", "--n", 20)
-    attacked = Study._attack
+    perturbed = Study.perturb
 
-    def interrupt(*given: Any) -> None:
+    def interrupt(*given: Any) -> Any:
         if given[3].choice.name == "mim":
             raise KeyboardInterrupt
-        attacked(*given)
+        return perturbed(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Study, "_attack", interrupt)
+        patch.setattr(Study, "perturb", interrupt)
         stopped = bench.evaluate(*words)
     assert (stopped.code, stopped.out) == (130, "")
     assert "stopped" in stopped.err

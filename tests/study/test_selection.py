@@ -9,7 +9,7 @@ import pytest
 from advbench import runs
 from advbench.errors import BadRun, BadSetting
 from advbench.study import selection
-from advbench.study.selection import Selection
+from advbench.study.options import Selected
 from tests.helpers.records import EPOCH, MADE_WITH, MODEL, ROW, TRAINED
 
 LGM = {"name": "lgm", "alpha": 1.0, "lam": 0.1, "covariance": "identity"}
@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 
 def found(folder: Path, **wanted: Any) -> list[tuple[str, tuple[str, ...]]]:
     """Names of the runs and attacks selected."""
-    return [(one.run.name, one.attacks) for one in selection.find(folder, Selection(wanted))]
+    return [(one.run.name, one.attacks) for one in selection.find(folder, Selected(**wanted))]
 
 
 def test_without_a_wish_all_attacked_models_are_meant_in_the_order_of_their_names(folder: Path) -> None:

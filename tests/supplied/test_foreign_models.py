@@ -18,9 +18,8 @@ import advbench
 from advbench.data.sources.arrays import splits_of
 from advbench.device import CPU
 from advbench.errors import BadSetting
-from advbench.study.brought import EvaluatedModel, Given
-from advbench.study.evaluation import Leeway, evaluating
-from advbench.study.parsing import parse
+from advbench.study.evaluation import evaluating
+from advbench.study.options import Evaluate
 from advbench.study.workspace import Workspace
 from advbench.supplied.features import NoFeatures, tap
 from advbench.supplied.isolation import borrowed, own_state
@@ -177,11 +176,11 @@ def test_a_train_method_of_another_kind_is_named_and_the_weights_come_back(net: 
 
 def test_an_evaluation_can_be_run_twice(net: nn.Sequential, digits: Splits, tmp_path: Path) -> None:
     part = splits_of(*pair(digits), None, None, None, "data")
-    spec = parse({"name": "x", "attacks": [{"name": "fgsm", "eps": 0.1}], "detectors": ["energy"], "n": 9})
+    options = Evaluate(name="x", attacks=("fgsm",), eps=(0.1,), detectors=("energy",), n=9)
     net.train()
     before, found = state(net), []
     for _ in range(2):
-        with evaluating(spec, Workspace(tmp_path), EvaluatedModel(Given(net)), Leeway(), part) as study:
+        with evaluating(options, Workspace(tmp_path), net, part) as study:
             found.append(study.attack())
     assert found[0] == found[1]
     assert state(net) == before
