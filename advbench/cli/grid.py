@@ -7,7 +7,7 @@ from advbench.errors import BadSetting, UnknownName
 from advbench.grid.cells import cells_of, on_device
 from advbench.grid.engine import Engine, go_through as through
 from advbench.grid.local import Local, cores
-from advbench.grid.slurm.resources import asks_gpu, resources
+from advbench.grid.slurm.resources import gpus_asked, resources
 from advbench.report.write import page_of
 from advbench.study.options import Grid
 from advbench.study.study import Study
@@ -56,7 +56,7 @@ def device_of(options: Grid, here: str) -> str:
             f"device = {options.device!r} is of this machine; with --on {options.on} a job computes on the "
             "CPU, or on its GPU with --gpus-per-job"
         )
-    by_gres = asks_gpu(resources(options.slurm))  # a part of a GPU, such as shard:1
+    by_gres = gpus_asked(resources(options.slurm))  # a part of a GPU, such as shard:1
     return "cuda" if options.gpus_per_job or by_gres else "cpu"
 
 

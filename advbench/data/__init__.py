@@ -19,10 +19,11 @@ from advbench.recipes import Recipe
 from advbench.types import ImageSet, Splits, Streamed, joined
 
 SPLIT_SEED = 20180618  # of the splits alone: a run's --seed never moves an image from one part to another
-SHARES = {"train": 10, "validation": 1, "calibration": 1, "test": 2}  # of data that come in one piece; MNIST's own
+TRAIN = "train"
+SHARES = {TRAIN: 10, "validation": 1, "calibration": 1, "test": 2}  # of data that come in one piece; MNIST's own
 WHOLE = ""  # the name of data in one piece, where others have those of the parts
 ALIASES = dict.fromkeys(("val", "valid", "dev"), "validation")
-ALIASES |= {"training": "train", "calib": "calibration", "testing": "test"}
+ALIASES |= {"training": TRAIN, "calib": "calibration", "testing": "test"}
 DOUBTS = {  # how the test images of a supplied model came -> why its figures may be too good
     "validation": "has no test part, so validation is measured; if the model was chosen by it, add a test part",
     "split": "comes in one piece, and a share of it is measured; if the model was trained on it, add a test part",
@@ -95,13 +96,13 @@ def parts_of(given: Mapping[str, ImageSet], excluded: Mapping[str, int] | None =
     in one piece, train / validation / calibration / test = 10 : 1 : 1 : 2.
     """
     came = {name: given[name] for name in SHARES if name in given}
-    whole = given.get(WHOLE, given.get("train", next(iter(given.values())).take(slice(0))))
-    missing = [name for name in SHARES if name != "train" and name not in given]
-    total = SHARES["train"] + sum(SHARES[name] for name in missing)
+    whole = given.get(WHOLE, given.get(TRAIN, next(iter(given.values())).take(slice(0))))
+    missing = [name for name in SHARES if name != TRAIN and name not in given]
+    total = SHARES[TRAIN] + sum(SHARES[name] for name in missing)
     shares = [len(whole) * SHARES[name] // total for name in missing]
     pieces = split(whole, (len(whole) - sum(shares), *shares)) if missing else [whole]
-    parts = came | dict(zip(("train", *missing), pieces, strict=True))
-    untrainable = lacking(whole, "train", excluded) or lacking(pieces[0], "train after the split", excluded)
+    parts = came | dict(zip((TRAIN, *missing), pieces, strict=True))
+    untrainable = lacking(whole, TRAIN, excluded) or lacking(pieces[0], "train after the split", excluded)
     if (empty := [name for name in SHARES if not len(parts[name])]) and not untrainable:
         cure = "give it some" if empty[0] in came else f"give at least {total} images to be split"
         untrainable = f"{whole.name} has no usable image for {empty[0]}{left_out(excluded or {})}; {cure}"

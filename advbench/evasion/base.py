@@ -73,7 +73,7 @@ class AttackSettings:
         and random outputs where the attack takes no more than one sample of them.
         """
         check_eps(self.eps, self.norm, math.prod(victim.shape))
-        if any(getattr(module, "training", False) for module in victim.model.modules()):
+        if any(hasattr(module, "training") and module.training for module in victim.model.modules()):
             raise BadSetting("the model is in training mode, where it is not the one that was tested; call .eval()")
         if self.samples < 2 and victim.stochastic:
             raise BadSetting(

@@ -46,11 +46,13 @@ def perturb(
     batches = victim.in_batches(n, work, meter)
     names = [f.name for f in fields(Perturbed) if f.name not in ("members", "implementation")]
     joined: dict[str, Any] = {name: _joined([getattr(b, name) for b in batches]) for name in names}
+    images_made = joined.pop("images")
     posterior = clean.logits[first : first + len(images)].softmax(dim=1)
     return Adversarials(
         index=seeds,
         labels=images.labels,
-        outputs=victim.outputs(joined["images"], lambda done: told(made * n + (1 - made) * done)),
+        images=images_made,
+        outputs=victim.outputs(images_made, lambda done: told(made * n + (1 - made) * done)),
         saturated=posterior.gather(1, images.labels[:, None]).squeeze(1) == 1,
         members=batches[0].members,
         implementation=batches[0].implementation,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,8 @@ from advbench.device import resolve_device
 from advbench.errors import BadRun, Damaged
 from advbench.evasion import FromSurrogate
 from advbench.progress import Progress
-from advbench.runs import Run, locks, repair
+from advbench.runs import Run, as_json, locks, repair
+from advbench.runs.json_records import from_json
 from advbench.study.parsing import parse
 from advbench.study.spec import AttackChoice, Model, Spec, surrogate_of
 from advbench.study.study import READY, Study
@@ -36,7 +37,7 @@ class Place:
     device: str
     batch_size: int
     locks: bool
-    weights: list[str]
+    weights: tuple[str, ...]
 
     @classmethod
     def of(cls, study: Study) -> Place:
@@ -50,7 +51,7 @@ class Place:
             str(own.device),
             own.batch_size,
             locks.in_use,
-            [str(Path(folder).absolute()) for folder in study.weights],
+            tuple(str(Path(folder).absolute()) for folder in study.weights),
         )
 
     def workspace(self, progress: Progress) -> Workspace:
@@ -118,24 +119,12 @@ class Cell:
 
     def to_json(self) -> str:
         """As text."""
-        return json.dumps(asdict(self), allow_nan=False)
+        return json.dumps(as_json(self), allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Cell:
         """From that text."""
-        value = json.loads(text)
-        needs = tuple((run, step) for run, step in value["needs"])
-        return cls(**value | {"needs": needs, "place": Place(**value["place"])})
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a cell: `made` is False where it was done before; `seconds` of wall clock."""
-
-    run: str
-    step: str
-    made: bool
-    seconds: float
+        return from_json(cls, json.loads(text), "cell")
 
 
 def cells_of(study: Study, detectors: Sequence[str] = ()) -> list[Cell]:
@@ -143,26 +132,23 @@ def cells_of(study: Study, detectors: Sequence[str] = ()) -> list[Cell]:
 
     A surrogate that is none of the study's models has a cell of its own.
     """
-    place, found, made = Place.of(study), [], set[str]()
+    place, found = Place.of(study), dict[Key, Cell]()
+
+    def add(model: Model, step: str, needs: Iterable[Key] = (), **more: object) -> Key:
+        name, table = model.run_name(study.fingerprint), model_table(study.spec, model) | more
+        return found.setdefault((name, step), Cell(name, step, table, place, tuple(needs))).key
+
     for model in study.spec.models():
-        name, attacks = model.run_name(study.fingerprint), []
-        found += _making(study, model, place, made)
-        for choice in study.attacks:
-            models = {name: model}
-            if isinstance(choice.attack, FromSurrogate):
-                surrogate = surrogate_of(model, choice.attack.source)
-                models[surrogate.run_name(study.fingerprint)] = surrogate
-            for other in models.values():
-                found += _making(study, other, place, made)
-            table = model_table(study.spec, model) | {"attacks": [attack_table(choice)]}
-            needs = tuple((name, READY) for name in models)
-            attacks.append(Cell(name, f"attack {choice.file_name}", table, place, needs))
-        found += attacks
+        ready, needs, made = add(model, READY), list[Iterable[Key]](), list[Key]()
+        for attack in (choice.attack for choice in study.attacks):
+            others = [surrogate_of(model, attack.source)] if isinstance(attack, FromSurrogate) else []
+            needs.append(dict.fromkeys([ready, *(add(other, READY) for other in others)]))
+        for choice, first in zip(study.attacks, needs, strict=True):
+            made.append(add(model, f"attack {choice.file_name}", first, attacks=[attack_table(choice)]))
         if detectors:
             entries = [attack_table(choice) for choice in study.attacks]
-            table = model_table(study.spec, model) | {"attacks": entries, "detectors": list(detectors)}
-            found.append(Cell(name, SCORED, table, place, tuple(attack.key for attack in attacks)))
-    return found
+            add(model, SCORED, made, attacks=entries, detectors=list(detectors))
+    return list(found.values())
 
 
 def done_among(cells: Sequence[Cell]) -> list[bool]:
@@ -207,15 +193,6 @@ def run_below(folder: Path) -> Run | None:
         return runs.load(folder) if (folder / runs.MANIFEST).exists() else None
     except Damaged:
         return None
-
-
-def _making(study: Study, model: Model, place: Place, made: set[str]) -> list[Cell]:
-    """The cell that makes a model, where it is not among those `made`."""
-    name = model.run_name(study.fingerprint)
-    if name in made:
-        return []
-    made.add(name)
-    return [Cell(name, READY, model_table(study.spec, model), place)]
 
 
 def model_table(spec: Spec, model: Model) -> dict[str, Any]:

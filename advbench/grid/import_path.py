@@ -13,7 +13,7 @@ def without_current_folder() -> Iterator[None]:
     Empty entries of sys.path and PYTHONPATH mean that folder too. A program's own folder stays, and so do named ones.
     """
     safe, path = {"PYTHONSAFEPATH": "1"}, list(sys.path)
-    if named := os.environ.get("PYTHONPATH"):
+    if named := os.getenv("PYTHONPATH"):
         safe["PYTHONPATH"] = os.pathsep.join(filter(None, named.split(os.pathsep)))
     before = {name: os.environ[name] for name in safe if name in os.environ}
     os.environ.update(safe)

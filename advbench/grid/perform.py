@@ -1,12 +1,11 @@
 """Execute one cell in this process. All engines call this."""
 
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 
 from advbench.errors import Damaged
-from advbench.grid.cells import SCORED, Cell, Outcome
+from advbench.grid.cells import SCORED, Cell
 from advbench.progress import Progress
 from advbench.study.parsing import parse
 from advbench.study.spec import Spec
@@ -23,22 +22,21 @@ class Performer:
         self._data: dict[str, LoadedData] = {}
         self._last: tuple[object, Study] | None = None
 
-    def perform(self, cell: Cell) -> Outcome:
-        """Do a cell that is not done; raises what a study does, BadRun too where another process has its run.
+    def perform(self, cell: Cell) -> bool:
+        """Do a cell; False where it was done before.
 
-        Where a file of the model is found damaged, the model is made again first.
+        Raises what a study does, BadRun too where another process has its run. Where a file of the
+        model is found damaged, the model is made again first.
         """
-        began = time.perf_counter()
         spec = parse(cell.table)
         study = self._study(spec, cell)
         (model,) = study.trained
         try:
-            made = self._perform(study, spec, model, cell)
+            return self._perform(study, spec, model, cell)
         except Damaged:  # found while others may be at work on the run
             with study.run_of(model.model) as run:
                 study.perform(run, model, None)
-            made = self._perform(study, spec, model, cell)
-        return Outcome(cell.run, cell.step, made, time.perf_counter() - began)
+            return self._perform(study, spec, model, cell)
 
     def _perform(self, study: Study, spec: Spec, model: TrainedModel, cell: Cell) -> bool:
         # a model is made alone, attacks on it side by side

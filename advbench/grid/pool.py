@@ -56,7 +56,7 @@ class Pool:
         unstarted = 0
         try:
             workers += map(self.start, range(min(self.jobs, len(queue))))
-            while not queue.empty:
+            while queue:
                 for index, worker in enumerate(workers):
                     workers[index] = self._sent(worker, index, queue)
                 for worker in self.heard([w for w in workers if not w.ready]):

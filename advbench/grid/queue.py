@@ -58,11 +58,6 @@ class Queue:
         for cell in compress(cells, done):
             on_done(cell)
 
-    @property
-    def empty(self) -> bool:
-        """Whether nothing is left or at work."""
-        return not len(self)
-
     def __len__(self) -> int:
         """Cells left or at work."""
         return sum(map(len, self._open.values())) + len(self._waiting) + self._at_work.total()

@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -131,7 +131,7 @@ def address_of(text: str | None) -> str | None:
 
     Raises BadSetting for what is none of auto, HOST:PORT and ray://HOST:PORT.
     """
-    found = os.environ.get("RAY_ADDRESS", "auto") if text == "auto" else text
+    found = os.getenv("RAY_ADDRESS", "auto") if text == "auto" else text
     if found is not None and found != "auto":
         _host_and_port(found)
     return found
@@ -164,10 +164,10 @@ def _as_it_was() -> Iterator[None]:
     try:
         yield
     finally:
-        token = os.environ.get("RAY_AUTH_TOKEN")
+        token = os.getenv("RAY_AUTH_TOKEN")
         os.environ.clear()
         os.environ.update(environment)
-        if token != environment.get("RAY_AUTH_TOKEN"):
+        if token != os.getenv("RAY_AUTH_TOKEN"):
             _read_token()
         if main:
             signal.signal(signal.SIGTERM, handler)
@@ -182,12 +182,15 @@ def _read_token() -> None:
 
 def check_fits(cpus: int, gpus: float) -> None:
     """Raise BadSetting where no node that is there could ever hold one worker of this size."""
-    nodes = [node["Resources"] for node in load_ray().nodes() if node["Alive"]]
-    if any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+    sizes = sorted({_had(node["Resources"]) for node in load_ray().nodes() if node["Alive"]}, reverse=True)
+    if any(has_cpus >= cpus and has_gpus >= gpus for has_cpus, has_gpus in sizes):
         return
-    sizes = sorted({(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes}, reverse=True)
     have = "; ".join(size(*one) for one in sizes[:3]) + ("; ..." if len(sizes) > 3 else "")
     raise BadSetting(f"a job asks for {size(cpus, gpus)}, but no node of Ray has as many ({have}); ask for fewer")
+
+
+def _had(resources: Mapping[str, float]) -> tuple[float, float]:
+    return resources.get("CPU", 0), resources.get("GPU", 0)
 
 
 def size(cpus: float, gpus: float) -> str:
@@ -198,6 +201,5 @@ def size(cpus: float, gpus: float) -> str:
 def free_and_all() -> str:
     """What the cluster has, for people."""
     ray = load_ray()
-    free, whole = ray.available_resources(), ray.cluster_resources()
-    have = size(whole.get("CPU", 0), whole.get("GPU", 0))
-    return f"it has {have}, of which {size(free.get('CPU', 0), free.get('GPU', 0))} are free"
+    free, whole = size(*_had(ray.available_resources())), size(*_had(ray.cluster_resources()))
+    return f"it has {whole}, of which {free} are free"

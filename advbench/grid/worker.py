@@ -7,7 +7,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 
@@ -18,6 +18,7 @@ from advbench.errors import AdvbenchError
 from advbench.grid.cells import Cell
 from advbench.grid.perform import Performer
 from advbench.progress import Quiet
+from advbench.runs.json_records import as_json, from_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +33,12 @@ class Message:
 
     def to_json(self) -> str:
         """As text."""
-        return json.dumps(asdict(self))
+        return json.dumps(as_json(self))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Message":
         """From that text."""
-        value = json.loads(text)
-        return cls(**value | {"said": tuple(value["said"])})
+        return from_json(cls, json.loads(text), "message")
 
 
 class Relay(Quiet):

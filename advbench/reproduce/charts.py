@@ -17,35 +17,29 @@ Chosen = Callable[[ReproductionRow, Aware], bool]
 
 def security_drawings(experiment: Experiment, rows: Sequence[ReproductionRow]) -> Iterator[Drawing]:
     """The curves that rows at hand can give."""
-    known = [
-        (row, row.more)
-        for row in rows
-        if isinstance(row.more, Aware)
-        and (row.more.detector, row.more.fpr) == (LIKELIHOOD, DEFAULT_FPR)
-        and row.mean is not None
-    ]
+    of_guard = [(row, row.more) for row in rows if isinstance(row.more, Aware) and row.mean is not None]
+    known = [(row, asked) for row, asked in of_guard if (asked.detector, asked.fpr) == (LIKELIHOOD, DEFAULT_FPR)]
 
     def lines(chosen: Chosen, label: str = "", *, thin: bool = False) -> list[plots.Line]:
         """A line for each loss; a `thin` one, a control, has no interval."""
         found = []
         for style, loss in enumerate(experiment.guarded):
-            own = [(asked.within or asked.eps, r) for r, asked in known if r.loss == loss and chosen(r, asked)]
-            own.sort(key=lambda point: point[0] or 0)
+            own = [(asked.within or asked.eps or 0, r) for r, asked in known if r.loss == loss and chosen(r, asked)]
             if len(own) > 1:
+                own.sort(key=lambda point: point[0])
                 x, y, low, high = np.array([(x, r.mean, r.low, r.high) for x, r in own], float).T
                 line = plots.Line(experiment.losses[loss].label + label, x, y, style=style)
                 found.append(line if thin else replace(line, low=low, high=high))
         return found
 
-    def eps_curve(attack: str, budget: str | None, ending: str = "") -> Chosen:
+    def over_eps(attack: str, budget: str | None, ending: str = "") -> Chosen:
         return lambda r, asked: (
             (asked.what, asked.attack, asked.budget) == ("undetected error", attack, budget)
             and r.setting.endswith(f"eps {asked.eps:g}{ending}")
         )
 
-    quick = lines(eps_curve("detector-aware", "quick"))
-    fgsm = lines(eps_curve("fgsm", None, ", first 200"), label=", FGSM", thin=True)
-    if quick:
+    if quick := lines(over_eps("detector-aware", "quick")):
+        fgsm = lines(over_eps("fgsm", None, ", first 200"), label=", FGSM", thin=True)
         yield Drawing(
             "security-eps",
             "Undetected error over eps: share of images misclassified and accepted by the likelihood at 5 % false "
@@ -53,17 +47,15 @@ def security_drawings(experiment: Experiment, rows: Sequence[ReproductionRow]) -
             _chart([*quick, *fgsm], "eps"),
         )
     for attack, unit in (("detector-aware", "gradients"), ("detector-square", "queries")):
-        found = lines(lambda r, asked: asked.attack == attack and asked.within is not None)  # noqa: B023
-        if found:
+        if found := lines(lambda r, asked: asked.attack == attack and asked.within is not None):  # noqa: B023
             yield Drawing(
                 f"security-{unit}",
                 f"Undetected error over {unit} an image, eps {experiment.eps:g}, likelihood at 5 % false positives, "
                 f"{attack}; {_ends(found, unit)}",
                 _chart(found, f"{unit} an image", log=True),
             )
-    cost = lines(lambda r, asked: asked.what == lost_or_rejected(experiment.eps))
-    alone = lines(lambda r, asked: asked.what == REJECTED, label=", rejected", thin=True)
-    if cost:
+    if cost := lines(lambda r, asked: asked.what == lost_or_rejected(experiment.eps)):
+        alone = lines(lambda r, asked: asked.what == REJECTED, label=", rejected", thin=True)
         yield Drawing(
             "rejection-cost",
             f"Cost of rejection: share of images that are lost at eps {experiment.eps:g}, or that a perturbation "
@@ -87,9 +79,9 @@ def _chart(lines: Sequence[plots.Line], xlabel: str, *, log: bool = False) -> Fi
         style = {"linestyle": plots.DASHES[line.style], "color": plots.COLOURS[line.style], "label": line.label}
         if line.low is None:
             axes.plot(line.x, line.y, linewidth=0.8, marker="x", markersize=4, **style)
-            continue
-        axes.plot(line.x, line.y, marker="o", markersize=3, **style)
-        axes.fill_between(line.x, line.low, line.high, color=plots.COLOURS[line.style], alpha=0.12, linewidth=0)
+        else:
+            axes.plot(line.x, line.y, marker="o", markersize=3, **style)
+            axes.fill_between(line.x, line.low, line.high, color=plots.COLOURS[line.style], alpha=0.12, linewidth=0)
     if log:
         axes.set_xscale("log")
     axes.set(xlabel=xlabel, ylabel="share of images", ylim=(-0.02, 1.02))

@@ -53,7 +53,8 @@ class Line:
     """Rows of one setting, a row a loss: the mean over the seeds of what `figure` says of each record.
 
     what               the setting without its dimension; one that ends in `*` is all that begin so
-    figure             None: the rows are made elsewhere; `formula` has figures, by loss, that need no model
+    figure             by default none: the rows are made elsewhere
+    formula            figures, by loss, that need no model
     paper, paper_std   what the paper prints, by loss
     counts             zero_gradients, saturated: shares that are shown beside it
     other              in a table: whose rows stand for those losses of which `table` has none
@@ -64,7 +65,7 @@ class Line:
     what: str = ""
     dim: int = 100
     recipe: str | None = None
-    figure: Figure | None = None
+    figure: Figure = lambda record: None
     paper: Mapping[str, float] = field(default_factory=dict)
     paper_std: Mapping[str, float] = field(default_factory=dict)
     formula: Mapping[str, float] = field(default_factory=dict)
@@ -193,12 +194,15 @@ class Experiment:
         gap = row.gap
         return "" if gap is None else f"{100 * gap:+.2f}" + (", a large gap" if abs(gap) > LARGE else "")
 
-    def spec(self, model: PaperModel, attacks: Sequence[Entry] = (), **training: Any) -> Spec:
-        """The study of one model alone; `training` beside its recipe's."""
-        recipe = {"training": {}, **self.recipes[model.recipe]}
-        own: Entry = {"losses": [self.losses[model.loss].entry], "seeds": [model.seed], "feature_dim": model.dim}
-        own |= {"training": recipe.pop("training") | training, "attacks": list(attacks) or [{"name": "fgsm"}]}
-        return parse({"dataset": self.dataset, "detectors": list(self.detectors), **recipe, **own})
+    def spec(
+        self, model: PaperModel, attacks: Sequence[Entry] = (), own: Entry | None = None, **training: Any
+    ) -> Spec:
+        """The study of one model alone; `own` beside its loss's settings, `training` beside its recipe's."""
+        entry, recipe = self.losses[model.loss].entry, {"training": {}, **self.recipes[model.recipe]}
+        loss = ({"name": entry} if isinstance(entry, str) else entry) | (own or {})
+        table: Entry = {"losses": [loss], "seeds": [model.seed], "feature_dim": model.dim}
+        table |= {"training": recipe.pop("training") | training, "attacks": list(attacks) or [{"name": "fgsm"}]}
+        return parse({"dataset": self.dataset, "detectors": list(self.detectors), **recipe, **table})
 
     def chosen(self, names: Sequence[str] | None) -> list[PaperModel]:
         """The models of these names in their order, all where None; raises UnknownName."""

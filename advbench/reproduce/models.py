@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from advbench import runs
 from advbench.data.sources import source
 from advbench.device import CPU
 from advbench.reproduce.experiment import Entry, Experiment
@@ -26,33 +25,31 @@ class Reproduction:
     work   runs/reproduce-<name>: trainings, rounded weights that are not kept, evaluated runs
     """
 
-    def __init__(self, experiment: Experiment, place: Workspace, data: LoadedData | None = None) -> None:
+    def __init__(self, experiment: Experiment, place: Workspace) -> None:
         self.experiment = experiment
         self.place = place
         self.home = place.reports_dir / experiment.name
         self.work = place.runs_dir / f"reproduce-{experiment.name}"
-        self._given = data
 
     @cached_property
     def data(self) -> LoadedData:
         """Loaded once."""
-        if self._given is not None:
-            return self._given
-        place, found = self.place, source(self.experiment.dataset, None)
-        return LoadedData(
-            found.load(place.data_dir, download=place.download, progress=place.progress), place.progress
+        place = self.place
+        splits = source(self.experiment.dataset, None).load(
+            place.data_dir, download=place.download, progress=place.progress
         )
+        return LoadedData(splits, place.progress)
 
-    def study(self, model: PaperModel, kind: str, attacks: Sequence[Entry] = (), **training: Any) -> Study:
+    def study(self, model: PaperModel, kind: str, attacks: Sequence[Entry] = (), **more: Any) -> Study:
         """The study of one model; its runs of that kind ("training", "evaluated", ...) lie in a folder of their own.
 
-        Trainings use the device at hand; published figures are computed on the CPU.
+        Trainings use the device at hand; published figures are computed on the CPU. A trial is never released.
+        `more` goes to the spec.
         """
-        place = replace(self.place, runs_dir=self.work / kind)
-        if kind in ("evaluated", "security"):
-            place = replace(place, device=CPU)
-        spec = self.experiment.spec(model, attacks, **training)
-        return Study(spec, place, weights=[self.weights(model).parent], data=self.data)
+        device = CPU if kind in ("evaluated", "security") else self.place.device
+        place = replace(self.place, runs_dir=self.work / kind, device=device)
+        weights = [] if kind == "tuning" else [self.weights(model).parent]
+        return Study(self.experiment.spec(model, attacks, **more), place, weights=weights, data=self.data)
 
     def weights(self, model: PaperModel) -> Path:
         """Where the model's rounded weights lie, or would."""
@@ -90,7 +87,7 @@ class Reproduction:
         """The record of the rounded weights, attacked and verified."""
         study = self.study(model, "evaluated", attacks)
         study.attack() if attacks else study.train()
-        run = runs.load(self._evaluated(study))
+        run = study.opened(study.spec.models()[0])
         found = [Found(run, tuple(choice.file_name for choice in study.attacks))] if attacks else []
         return record_of(model, run, verify_found(found, self.experiment.detectors, self.place.progress), weights)
 
@@ -112,10 +109,6 @@ class Reproduction:
     def evaluated(self) -> dict[PaperModel, Run]:
         """The evaluated runs of finished models that are on this machine; nothing is computed."""
         done = [model for model in self.experiment.models if self.file("cells", model).exists()]
-        folders = {model: self._evaluated(self.study(model, "evaluated")) for model in done}
-        return {model: runs.load(folder) for model, folder in folders.items() if (folder / runs.MANIFEST).exists()}
-
-    @staticmethod
-    def _evaluated(study: Study) -> Path:
-        (model,) = study.spec.models()
-        return study.workspace.runs_dir / model.run_name(study.fingerprint)
+        studies = {model: self.study(model, "evaluated") for model in done}
+        found = {model: study.opened(study.spec.models()[0]) for model, study in studies.items()}
+        return {model: run for model, run in found.items() if run.steps}

@@ -19,21 +19,19 @@ from advbench.reproduce.tables import arrange, by_key, ours, to_csv, to_latex
 from advbench.reproduce.verdict import verdict
 from advbench.runs import Run, to_json, write_whole
 from advbench.runs.environment import describe
-from advbench.runs.json_records import as_json
 
 
 def write_rows(book: Reproduction) -> list[ReproductionRow]:
     """results.json from the records there are; its rows."""
     found = rows(book.experiment, book.records(), book.answered())
-    write_whole(book.home / "results.json", to_json({"schema": 1, "rows": as_json(found)}))
+    write_whole(book.home / "results.json", to_json({"schema": 1, "rows": found}))
     return found
 
 
 @plots.own_style
 def write_page(book: Reproduction, evaluated: Mapping[PaperModel, Run]) -> Path:
     """index.html and all that lies beside it; figures of models that are not here stay as they were drawn before."""
-    experiment, home = book.experiment, book.home
-    found, kept = write_rows(book), book.records()
+    experiment, home, found, kept = book.experiment, book.home, write_rows(book), book.records()
     arranged = {one.table.key: one for one in arrange(experiment.tables, found, kept)}
     for key, table in arranged.items():
         write_whole(home / "tables" / f"{key}.csv", to_csv(table))
@@ -42,8 +40,7 @@ def write_page(book: Reproduction, evaluated: Mapping[PaperModel, Run]) -> Path:
         svg = plots.to_svg(drawing.picture, drawing.label, drawing.key, sized=True)
         write_whole(home / "figures" / f"{drawing.key}.svg", svg.encode())
         write_whole(home / "figures" / f"{drawing.key}.pdf", plots.to_pdf(drawing.picture))
-    manifest = _manifest(experiment, kept)
-    write_whole(home / "manifest.json", to_json(manifest))
+    write_whole(home / "manifest.json", to_json(manifest := _manifest(experiment, kept)))
     write_whole(home / "weights" / "README.md", _rendered("weights.md", experiment, records=kept).encode())
     tried = search.rows_in(home / search.FILE)
     html = _rendered(
@@ -99,10 +96,8 @@ def _manifest(experiment: Experiment, records: Sequence[Record]) -> dict[str, An
         "made_with": describe("cpu"),
         "seeds": sorted({model.seed for model in experiment.models}),
         "models": {
-            r.cell.name: {
-                "model": r.model, "environment": r.environment, "weights": as_json(r.weights), "seconds": r.seconds,
-            }
+            r.cell.name: {"model": r.model, "environment": r.environment, "weights": r.weights, "seconds": r.seconds}
             for r in records
         },
         "licence": experiment.licence,
-    }  # fmt: skip
+    }

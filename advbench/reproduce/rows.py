@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
+from advbench import metrics
 from advbench.reproduce.experiment import LIKELIHOOD, MARKS, Experiment, Figure, Line, Measured, Probe, guard
 from advbench.reproduce.figures import mask, rate
 from advbench.reproduce.records import (
@@ -22,25 +22,36 @@ from advbench.runs.rows import AdaptiveRow
 
 REJECTED = "images that can be made rejected"
 Held = Mapping[PaperModel, Record]
-Answered = Mapping[PaperModel, SecurityRecord]
 Share = float | Measured | None
+Of = Callable[[Answer], Share]
 
 
 def rows(
     experiment: Experiment, records: Sequence[Record], answered: Sequence[SecurityRecord] = ()
 ) -> list[ReproductionRow]:
-    """All rows of results.json: those of the paper's experiments, then those about detectors that are known."""
-    held = {record.cell: record for record in records}
+    """All rows of results.json: those of the paper's experiments, then those of table `security`.
+
+    A rate's interval is Wilson's, but that of an undetected error at a threshold resamples calibration and test
+    images. Probes without an answer give rows without figures; what an ensemble's members found is then left out.
+    """
+    held, about = {record.cell: record for record in records}, {record.cell: record for record in answered}
     found = [_row(line, loss, held) for losses, lines in experiment.rows for loss in losses for line in lines]
-    return [*found, *security_rows(experiment, {record.cell: record for record in answered}, held)]
+    for probe in experiment.probes:
+        found += _of_probe(probe, answer_to(probe, about.get(probe.model)), experiment.eps)
+    for model in dict.fromkeys(p.model for p in experiment.probes if p.part == "rejection"):
+        found += _rejection(model, experiment, about.get(model))
+    for model in dict.fromkeys(p.model for p in experiment.probes if p.model.loss in experiment.controls):
+        if (line := experiment.eer) is not None:
+            asked = Aware("EER", "fgsm", None, LIKELIHOOD, None, experiment.eps)
+            found.append(_security_row(model, line.what, line.figure(held[model]) if model in held else None, asked))
+    return found
 
 
 def _row(line: Line, loss: str, held: Held) -> ReproductionRow:
     own = {m.seed: r for m, r in held.items() if (m.loss, m.dim, m.recipe) == (loss, line.dim, line.recipe)}
 
-    def over_seeds(figure: Figure | None) -> ReproductionRow:
-        known = {seed: None if figure is None else figure(own[seed]) for seed in sorted(own)}
-        return _over_seeds(line.table, loss, line.setting, known)
+    def over_seeds(figure: Figure) -> ReproductionRow:
+        return _over_seeds(line.table, loss, line.setting, {seed: figure(own[seed]) for seed in sorted(own)})
 
     row, counted = over_seeds(line.figure), [over_seeds(count).mean for count in line.counts]
     mean, more = line.formula.get(loss, row.mean), Counted(*counted) if counted else More()
@@ -58,26 +69,6 @@ def _over_seeds(table: str, loss: str, setting: str, found: Mapping[int, Measure
     return ReproductionRow(table, loss, setting, tuple(known), float(values.mean()), std, low, high, n, None)
 
 
-# -- detectors that are known ----------------------------------------------------------------------------------------
-
-
-def security_rows(experiment: Experiment, answered: Answered, held: Held) -> Iterator[ReproductionRow]:
-    """The rows of table `security`.
-
-    A rate's interval is Wilson's, but that of an undetected error at a threshold resamples calibration and test
-    images. Probes without an answer give rows without figures; what an ensemble's members found is then left out.
-    """
-    for probe in experiment.probes:
-        yield from _of_probe(probe, answer_to(probe, answered.get(probe.model)), experiment.eps)
-    for model in dict.fromkeys(p.model for p in experiment.probes if p.part == "rejection"):
-        yield from _rejection(model, experiment, answered.get(model))
-    for model in dict.fromkeys(p.model for p in experiment.probes if p.model.loss in experiment.controls):
-        if experiment.eer is not None and experiment.eer.figure is not None:
-            found = experiment.eer.figure(held[model]) if model in held else None
-            asked = Aware("EER", "fgsm", None, LIKELIHOOD, None, experiment.eps)
-            yield _security_row(model, experiment.eer.what, found, asked)
-
-
 def answer_to(probe: Probe, record: SecurityRecord | None) -> Answer | None:
     """The answer to a probe, or None."""
     return next((row for row in record.rows if row.asked == probe.asked), None) if record is not None else None
@@ -93,53 +84,49 @@ def _security_row(model: PaperModel, name: str, found: Measured | None, asked: A
 
 
 def _of_probe(probe: Probe, answer: Answer | None, headline: float) -> Iterator[ReproductionRow]:
-    asked, guarded = probe.asked, guard(probe.asked.detector, probe.asked.fpr)
+    """The rows of a probe; one of part `rejection` has none, as several of them make a row."""
+    part, asked, guarded = probe.part, probe.asked, guard(probe.asked.detector, probe.asked.fpr)
     own = Aware("", asked.attack, asked.settings.get("budget"), asked.detector, asked.fpr, asked.eps)
     fgsm, neither = replace(own, attack="fgsm", budget=None), replace(own, attack=None, budget=None)
-
     usual = f"{{}}, {probe.by}, {guarded}, eps {asked.eps:g}"
+    by_fgsm = f"{{}}, FGSM, {guarded}, eps {asked.eps:g}" + (f", first {asked.n}" if part == "curve" else "")
 
-    def one(what: str, of: Callable[[Answer], Share], name: str = usual, more: Aware = own) -> ReproductionRow:
+    def one(what: str, of: Of, name: str = usual, more: Aware = own) -> ReproductionRow:
         share = None if answer is None else of(answer)
         found = rate(share, asked.n) if isinstance(share, (int, float)) else share
         return _security_row(probe.model, name.format(what), found, replace(more, what=what))
 
-    def aware(what: str, of: Callable[[AdaptiveRow], Share], *more: Any) -> ReproductionRow:
-        return one(what, lambda found: of(found.row) if isinstance(found.row, AdaptiveRow) else None, *more)
+    def aware(of: Callable[[AdaptiveRow], Share]) -> Of:
+        return lambda found: of(found.row) if isinstance(found.row, AdaptiveRow) else None
 
     def spent(most: int, unit: str) -> Iterator[ReproductionRow]:
         for at, within in enumerate(MARKS):
             if 0 < within <= most:
-                more = replace(own, within=within)
-                what = f"undetected error within {within} {unit}"
+                what, more = f"undetected error within {within} {unit}", replace(own, within=within)
                 yield one(what, lambda found: found.found.share[at] if found.found else None, more=more)  # noqa: B023
 
-    if probe.part == "noise":
+    if part == "noise":
         yield one("images rejected", lambda found: float(mask(found.rejected).mean()))
-    elif probe.part == "rejection":
-        return  # several of them make a row
-    elif asked.fpr is None:
+    if part in ("noise", "rejection"):
+        return
+    if asked.fpr is None:
         yield one("error", lambda found: found.row.error_rate)
-    else:
-        yield aware("undetected error", _undetected)
-        if probe.part == "queries":
-            yield from spent(int(asked.settings["queries"]), "queries")
-            return
-        ending = f", first {asked.n}" if probe.part == "curve" else ""
-        name = f"{{}}, FGSM, {guarded}, eps {asked.eps:g}{ending}"
-        yield aware("undetected error", lambda row: row.fgsm_undetected_error_rate, name, fgsm)
-        yield one("error", lambda found: found.row.error_rate)
-        if probe.part == "curve" or (probe.part == "control" and asked.eps != headline):
-            return
-        yield aware("clean images rejected", lambda row: row.clean_rejected, f"{{}}, {guarded}", neither)
-        if probe.part not in ("headline", "control"):
-            return
+        return
+    yield one("undetected error", aware(_undetected))
+    if part == "queries":
+        yield from spent(int(asked.settings["queries"]), "queries")
+        return
+    yield one("undetected error", aware(lambda row: row.fgsm_undetected_error_rate), by_fgsm, fgsm)
+    yield one("error", lambda found: found.row.error_rate)
+    if part == "curve" or (part == "control" and asked.eps != headline):
+        return
+    yield one("clean images rejected", aware(lambda row: row.clean_rejected), f"{{}}, {guarded}", neither)
+    if part in ("headline", "control"):
         yield one("clean error", lambda found: found.row.clean_error_rate, "{} of the attacked images", neither)
-        what = "undetected error after rounding to 8 bits"
-        yield one(what, lambda found: (found.eight_bit or {}).get("undetected_error_rate"))
+        rounded = "undetected error after rounding to 8 bits"
+        yield one(rounded, lambda found: (found.eight_bit or {}).get("undetected_error_rate"))
         yield from spent(2000, "gradients")
-        row = None if answer is None else answer.row
-        for member, share in ((row.members if isinstance(row, AdaptiveRow) else None) or {}).items():
+        for member, share in (answer.row.members if answer and isinstance(answer.row, AdaptiveRow) else {}).items():
             yield one(f"undetected error found by {member}", lambda found: share)  # noqa: B023
 
 
@@ -151,21 +138,22 @@ def _rejection(model: PaperModel, experiment: Experiment, record: SecurityRecord
     """Rejected after a perturbation of at most so much; and that or lost at the headline's eps (Chen et al. 2023)."""
     own = [p for p in experiment.probes if p.model == model]
     head, steps = next(p for p in own if p.part == "headline"), [p for p in own if p.part == "rejection"]
-    lost, so_far, guarded = answer_to(head, record), None, guard(head.asked.detector, head.asked.fpr)
-    answers, n = (
-        {0.0: lost} | {p.asked.eps: answer_to(p, record) for p in steps},
+    lost, n, detector, fpr = (
+        answer_to(head, record),
         min(p.asked.n for p in (head, *steps)),
+        head.asked.detector,
+        head.asked.fpr,
     )
-    for eps, answer in answers.items():
-        share = forced = None
-        # a rejection found nearer is one within every larger eps too; an answer that is missing ends the curve
-        if lost is not None and answer is not None and (eps == 0 or so_far is not None):
-            rejected = mask(lost.clean_rejected if eps == 0 else answer.rejected)[:n]
-            so_far = rejected if so_far is None else so_far | rejected
+    so_far: metrics.Mask | None = None if lost is None else mask(lost.clean_rejected)[:n]
+    for probe in (None, *steps):
+        eps, share, forced = 0.0 if probe is None else probe.asked.eps, None, None
+        if probe is not None and so_far is not None:
+            # a rejection found nearer is one within every larger eps too; an answer that is missing ends the curve
+            answer = answer_to(probe, record)
+            so_far = None if answer is None else so_far | mask(answer.rejected)[:n]
+        if lost is not None and so_far is not None:
             forced = rate(float(np.mean(so_far)), n)
             share = rate(float(np.mean(mask(lost.lost)[:n] | so_far)), n)
-        else:
-            so_far = None
         for what, found in ((REJECTED, forced), (lost_or_rejected(experiment.eps), share)):
-            asked = Aware(what, "force-rejection", None, head.asked.detector, head.asked.fpr, eps)
-            yield _security_row(model, f"{what} within eps {eps:g}, {guarded}", found, asked)
+            asked = Aware(what, "force-rejection", None, detector, fpr, eps)
+            yield _security_row(model, f"{what} within eps {eps:g}, {guard(detector, fpr)}", found, asked)

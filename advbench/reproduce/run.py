@@ -1,19 +1,101 @@
 """What `advbench reproduce NAME` does: bring an experiment on, or check it against its kept weights."""
 
 import tempfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from advbench.errors import BadSetting
-from advbench.grid.engine import Engine
+from advbench.grid.cells import Cell, cells_of, on_device
+from advbench.grid.engine import Engine, go_through
 from advbench.reproduce import search, security
-from advbench.reproduce.experiment import Experiment
+from advbench.reproduce.experiment import Experiment, Probe
 from advbench.reproduce.models import Reproduction
-from advbench.reproduce.on_engine import OnEngine
 from advbench.reproduce.page import write_page, write_rows
-from advbench.reproduce.records import Record, ReproductionRow, of_attack, read
+from advbench.reproduce.records import PaperModel, Record, ReproductionRow, Trial, of_attack, read
 from advbench.study.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class OnEngine:
+    """A reproduction and who works on it; trainings are computed on `device`, published figures on the CPU.
+
+    Records and answers are kept as soon as they can be.
+    """
+
+    book: Reproduction
+    engine: Engine
+    device: str
+
+    def tune(self) -> None:
+        """Train the trials that are missing, a part of them at a time, and make their rows."""
+        search.tune(self.book, lambda trials: self._go(map(self._training, trials), lambda cell: None))
+
+    def train(self, models: Sequence[PaperModel]) -> None:
+        """Train those that have neither weights nor a record, and round their weights.
+
+        One that is attacked nowhere gets its record at once, so that a stop in the middle loses none.
+        """
+        book = self.book
+        missing = [m for m in models if not book.weights(m).exists() and not book.file("cells", m).exists()]
+        wanted = {self._training(model): model for model in missing}
+
+        def done(cell: Cell) -> None:
+            model = wanted[cell]
+            if book.experiment.attacks(model):
+                book.train(model)
+            else:
+                _finish(book, model)
+
+        self._go(wanted, done)
+
+    def evaluate(self, models: Sequence[PaperModel]) -> None:
+        """Attack those that have weights; each gets its record when its last attack is done."""
+        book, wanted = self.book, dict[Cell, PaperModel]()
+        for model in models:
+            if book.weights(model).exists():
+                attacks = book.experiment.attacks(model)
+                detectors = book.experiment.detectors if attacks else ()
+                found = cells_of(book.study(model, "evaluated", attacks), detectors)
+                wanted |= dict.fromkeys(found if attacks else found[:1], model)
+        left = Counter(wanted.values())
+
+        def done(cell: Cell) -> None:
+            left[wanted[cell]] -= 1
+            if not left[wanted[cell]]:
+                _finish(book, wanted[cell])
+
+        self._go(wanted, done)
+
+    def ask(self, names: Sequence[str] | None) -> None:
+        """Answer the probes that are open, each as soon as its attack is done."""
+        book, wanted = self.book, dict[Cell, Probe | None]()
+        for probe in security.wanted(book, names):
+            ready, attack = cells_of(book.study(probe.model, "security", [probe.entry]))
+            wanted.setdefault(ready, None)
+            wanted[attack] = probe
+
+        def done(cell: Cell) -> None:
+            if (probe := wanted[cell]) is not None:
+                security.keep(book, probe)
+                write_rows(book)
+
+        self._go(wanted, done)
+
+    def _training(self, of: PaperModel | Trial) -> Cell:
+        book = self.book
+        study = search.study_of(book, of) if isinstance(of, Trial) else book.study(of, "training")
+        return on_device(cells_of(study)[0], self.device)
+
+    def _go(self, wanted: Iterable[Cell], done: Callable[[Cell], None]) -> None:
+        if found := list(wanted):
+            go_through(found, self.engine, self.book.place.progress, on_done=done)
+
+
+def _finish(book: Reproduction, model: PaperModel) -> None:
+    book.finish(model)
+    write_rows(book)
 
 
 def complete(
@@ -48,8 +130,7 @@ def complete(
         for model in models:
             if train or book.weights(model).exists():
                 place.progress.say(f"cell {model.name}")
-                book.finish(model)
-                write_rows(book)
+                _finish(book, model)
         security.ask(book, names, lambda: write_rows(book))
     page = write_page(book, book.evaluated())
     return page, write_rows(book)
@@ -81,7 +162,8 @@ def check(experiment: Experiment, place: Workspace, names: Sequence[str] | None)
         )
     rows = []
     with tempfile.TemporaryDirectory(prefix="advbench-check-") as folder:
-        again = Reproduction(experiment, replace(place, runs_dir=Path(folder)), committed.data)
+        again = Reproduction(experiment, replace(place, runs_dir=Path(folder)))
+        again.data = committed.data
         for model in models:
             place.progress.say(f"cell {model.name}")
             found = again.evaluate(model, experiment.checked(model), again.weights_of(model))

@@ -5,7 +5,6 @@ nothing; no figure here touches a test image.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +13,12 @@ import torch
 
 from advbench import catalog, metrics
 from advbench.evasion import perturb
+from advbench.recipes import Training
 from advbench.reproduce.experiment import Entry, Search
 from advbench.reproduce.models import Reproduction
 from advbench.reproduce.records import PaperModel, Trial, TrialRow, Trials, read, write
-from advbench.study.parsing import attack_choices, loss_choice
+from advbench.runs.manifest import TrainingInfo
+from advbench.study.parsing import attack_choices
 from advbench.study.study import Study
 from advbench.study.train import ensure_trained, victim_of
 from advbench.victim import Victim
@@ -47,20 +48,20 @@ def bring_on(
     """
     kept = rows_in(file)
 
-    def rows_of(trials: Iterable[Trial], part: Part) -> list[TrialRow]:
-        trials = list(trials)
-        found = [next((r for r in kept if r.part == part and r.trial == trial), None) for trial in trials]
-        train([trial for trial, row in zip(trials, found, strict=True) if row is None])
-        for i, trial in enumerate(trials):
-            if found[i] is None:
-                found[i] = made = make(trial, part)
-                kept.append(made)
-                write(file, Trials(tuple(kept)))
-        return [row for row in found if row is not None]
+    def held(part: Part, trial: Trial) -> TrialRow | None:
+        return next((row for row in kept if (row.part, row.trial) == (part, trial)), None)
 
-    tried = rows_of(search.trials, "search")
+    def rows_of(part: Part, trials: Sequence[Trial]) -> list[TrialRow]:
+        train([trial for trial in trials if held(part, trial) is None])
+        for trial in trials:
+            if held(part, trial) is None:
+                kept.append(make(trial, part))
+                write(file, Trials(tuple(kept)))
+        return [row for trial in trials if (row := held(part, trial)) is not None]
+
+    tried = rows_of("search", search.trials)
     means = mean_errors(tried)
-    rows = tried + rows_of(search.varied(min(means, key=lambda r: means[r])), "sensitivity")
+    rows = tried + rows_of("sensitivity", search.varied(min(means, key=means.__getitem__)))
     if rows != kept:
         write(file, Trials(tuple(rows)))
     return rows
@@ -76,30 +77,26 @@ def mean_errors(rows: Iterable[TrialRow]) -> dict[float, float]:
     found: dict[float, list[float]] = {}
     for row in rows:
         if row.part == "search":
-            found.setdefault(row.trial.training["learning_rate"], []).append(row.validation_error)
+            found.setdefault(Training(**row.trial.training).learning_rate, []).append(row.validation_error)
     return {rate: float(np.mean(errors)) for rate, errors in found.items()}
 
 
 def study_of(book: Reproduction, trial: Trial) -> Study:
-    """The study of a trial's model, trained and never released."""
-    study = book.study(PaperModel(trial.loss, 100, 0), "tuning", **trial.training)
-    (loss,) = study.spec.losses
-    choice = loss_choice({"name": loss.name, **loss.settings, **trial.own})
-    spec = replace(study.spec, losses=(replace(loss, name=choice.name, settings=choice.settings),))
-    return Study(spec, study.workspace, weights=[], data=study.data)
+    """The study of a trial's model."""
+    return book.study(PaperModel(trial.loss, 100, 0), "tuning", own=trial.own, **trial.training)
 
 
 def _row(book: Reproduction, search: Search, trial: Trial, part: Part) -> TrialRow:
-    study = study_of(book, trial)
+    study, step = study_of(book, trial), "validation attacks"
     (model,) = study.spec.models()
     with study.run_of(model) as run:
         ensure_trained(run, model, book.data.splits, study.workspace, [])
-        if not run.has("validation attacks"):
+        if not run.has(step):
             victim = victim_of(run, book.data.splits, study.workspace)
-            rows = [_attacked(book, victim, entry, search.n) for entry in search.attacks]
-            run.write("validation attacks", {}, info={"rows": rows})
-        error, attacks = run.info("train")["validation_error"], tuple(run.info("validation attacks")["rows"])
-        return TrialRow(part, trial, error, len(book.data.splits.validation), attacks)
+            run.write(step, {}, info={"rows": [_attacked(book, victim, entry, search.n) for entry in search.attacks]})
+        (attacks,) = run.info(step).values()
+        error = run.noted(TrainingInfo).validation_error
+        return TrialRow(part, trial, error, len(book.data.splits.validation), tuple(attacks))
 
 
 def _attacked(book: Reproduction, victim: Victim, entry: Entry, n: int) -> dict[str, Any]:
@@ -108,8 +105,7 @@ def _attacked(book: Reproduction, victim: Victim, entry: Entry, n: int) -> dict[
     images = book.data.splits.validation.take(slice(n))
     clean = victim.outputs(images.load_all())
     made = perturb(choice.attack, victim, images, clean, lambda done: None)
-    settings = choice.choice.settings
-    row = {"attack": choice.choice.name, "eps": settings["eps"], "clip": settings["clip"], "n": len(images)}
+    row = {"attack": choice.choice.name, "eps": choice.attack.eps, "clip": choice.attack.clip, "n": len(images)}
     row["error_rate"] = float((made.outputs.predictions != images.labels).double().mean())
     for name in book.experiment.detectors:
         fitted = catalog.load("detector", name)().fit(victim.head_in_float64(), clean, images.labels)

@@ -16,10 +16,10 @@ from advbench.reproduce.experiment import MARKS, Probe
 from advbench.reproduce.models import Reproduction
 from advbench.reproduce.records import Answer, Curve, PaperModel, SecurityRecord, read, write
 from advbench.reproduce.rows import answer_to
-from advbench.runs import artifacts
+from advbench.runs import Run, artifacts
 from advbench.runs.environment import describe
 from advbench.runs.rows import AdaptiveRow
-from advbench.study.study import Study
+from advbench.study.spec import AttackChoice
 from advbench.types import Adversarials
 
 
@@ -62,38 +62,32 @@ def record_for(book: Reproduction, model: PaperModel) -> SecurityRecord:
 def answer(book: Reproduction, probe: Probe) -> Answer:
     """The probe's attack, run where its run does not hold it, and what it did to each image."""
     study = book.study(probe.model, "security", [probe.entry])
-    with contextlib.suppress(Damaged):
-        found = _answer(study, probe)
-        if found is not None:  # others may be at work on the run
-            return found
-    study.attack()
-    found = _answer(study, probe)
-    assert found is not None
-    return found
-
-
-def _answer(study: Study, probe: Probe) -> Answer | None:
-    """The same from what the run holds; None where it does not hold the attack."""
     (model,), (choice,) = study.spec.models(), study.attacks
-    run, step = study.opened(model), f"attack {choice.file_name}"
-    if step not in run.steps:
-        return None
+    with contextlib.suppress(Damaged):
+        run = study.opened(model)
+        if f"attack {choice.file_name}" in run.steps:  # others may be at work on the run
+            return _answer(run, choice, probe)
+    study.attack()
+    return _answer(study.opened(model), choice, probe)
+
+
+def _answer(run: Run, choice: AttackChoice, probe: Probe) -> Answer:
     made = artifacts.read_adversarials(run, choice.file_name)
     clean = artifacts.read_part(run, "test").outputs.take(slice(len(made.labels)))
     guard = calibration.guard(run, probe.asked.detector, probe.asked.fpr)
-    row, spent, curve, eight_bit = run.attack_row(choice.file_name), None, None, None
-    if made.gradients is not None and made.forwards is not None:
-        means = (float(passes.double().mean()) for passes in (made.gradients, made.forwards))
-        spent = dict(zip(("gradients", "forwards"), means, strict=True))
+    row, curve, eight_bit = run.attack_row(choice.file_name), None, None
+    passes = {"gradients": made.gradients, "forwards": made.forwards}
+    spent = {what: float(each.double().mean()) for what, each in passes.items() if each is not None} or None
     if isinstance(choice.attack, AdaptiveAttack) and probe.part != "rejection":
         undetected = row.eight_bit_undetected_error_rate if isinstance(row, AdaptiveRow) else None
         curve = curve_of(made)
         eight_bit = {"undetected_error_rate": undetected, "error_rate": row.eight_bit_error_rate}
     masks = undetected_errors(made.outputs, made.labels, guard), guard.rejects(made.outputs), guard.rejects(clean)
-    threshold = None if probe.asked.fpr is None else guard.threshold
     lost, rejected, clean_rejected = ("".join("1" if one else "0" for one in mask) for mask in masks)
-    own = probe.part, probe.asked, dict(choice.choice.settings), row, run.seconds(step), threshold
-    return Answer(*own, lost, rejected, clean_rejected, spent, curve, eight_bit)
+    threshold = None if probe.asked.fpr is None else guard.threshold
+    own, seconds = dict(choice.choice.settings), run.seconds(f"attack {choice.file_name}")
+    asked = probe.part, probe.asked, own, row, seconds, threshold
+    return Answer(*asked, lost, rejected, clean_rejected, spent, curve, eight_bit)
 
 
 def curve_of(made: Adversarials) -> Curve:

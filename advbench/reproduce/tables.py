@@ -33,10 +33,9 @@ def arrange(tables: Iterable[Table], rows: Iterable[ReproductionRow], records: S
     """The tables of an experiment with their rows."""
     known, found = by_key(rows), []
     for table in tables:
-        leads = [(best(records, line, table.losses), line) for line in table.lines if table.best]
-        marked = [known[line.table, loss, line.setting] for loss, line in leads if loss is not None]
+        leads = [(line.table, best(records, line, table.losses), line.setting) for line in table.lines if table.best]
         lines = [cells for line in table.lines for cells in _lines(known, line, table.losses)]
-        found.append(Arranged(table, lines, marked))
+        found.append(Arranged(table, lines, [known[t, loss, setting] for t, loss, setting in leads if loss]))
     return found
 
 

@@ -1,7 +1,7 @@
 """What the rows about known detectors say, in sentences computed from them."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from advbench.detection import DEFAULT_FPR
@@ -30,9 +30,7 @@ class Known(NamedTuple):
 
 def verdict(experiment: Experiment, rows: Rows) -> list[str]:
     """What the rows say, a sentence each; what has not run is said to be so."""
-    labels = {key: loss.label for key, loss in experiment.losses.items()}
-    parts = (_headlines, _adversarial_training, _agreement)
-    return [sentence for part in parts for sentence in part(rows, experiment, labels)]
+    return [s for part in (_headlines, _adversarial_training, _agreement) for s in part(rows, experiment)]
 
 
 def _known(r: Rows, loss: str, what: str) -> Known | None:
@@ -48,21 +46,21 @@ def _strongest(r: Rows, loss: str, what: str, where: str) -> Known | None:
     return next(filter(None, found), None)
 
 
-def _headlines(r: Rows, asked: Experiment, labels: dict[str, str]) -> Iterator[str]:
+def _headlines(r: Rows, asked: Experiment) -> Iterator[str]:
     for loss in asked.guarded:
-        found = _known(r, loss, f"{AWARE}, eps {asked.eps:g}")
+        name, found = asked.losses[loss].label, _known(r, loss, f"{AWARE}, eps {asked.eps:g}")
         fgsm = _known(r, loss, f"undetected error, FGSM, {guard()}, eps {asked.eps:g}")
         if found is None or fgsm is None:
-            yield f"{labels[loss]}: detector-aware attack not run."
+            yield f"{name}: detector-aware attack not run."
             continue
         yield (
-            f"{labels[loss]}: at eps {asked.eps:g} and {100 * DEFAULT_FPR:g} % false positives FGSM leaves "
+            f"{name}: at eps {asked.eps:g} and {100 * DEFAULT_FPR:g} % false positives FGSM leaves "
             f"{100 * fgsm.mean:.1f} % of {fgsm.n:,} images misclassified and accepted, an attack that knows "
             f"the detector {found}."
         )
 
 
-def _adversarial_training(r: Rows, asked: Experiment, labels: dict[str, str]) -> Iterator[str]:
+def _adversarial_training(r: Rows, asked: Experiment) -> Iterator[str]:
     """Whether a detector on a standard model loses fewer images than an adversarially trained model without one."""
     for eps in asked.epses:
         none, guarded = f"no detector, eps {eps:g}", f"{guard()}, eps {eps:g}"
@@ -72,29 +70,32 @@ def _adversarial_training(r: Rows, asked: Experiment, labels: dict[str, str]) ->
             yield f"Eps {eps:g}: detectors against adversarial training not run."
             continue
         rival, best = min(trained.items(), key=lambda item: item[1].mean)
-        better = [labels[loss] for loss, row in held.items() if row.high < best.low]
-        worse = [labels[loss] for loss, row in held.items() if row.low > best.high]
-        open_ = [labels[loss] for loss in held if labels[loss] not in (*better, *worse)]
-        said = [
-            f"Eps {eps:g}: {labels[rival]} without detector loses {best}.",
-            f"Detectors on a standard model that lose fewer, by 95 % intervals: {', '.join(better) or 'none'};",
-            f"more: {', '.join(worse) or 'none'}; not told apart: {', '.join(open_) or 'none'}.",
-        ]
-        missing = [labels[c] for c in (*asked.guarded, *asked.controls) if c not in trained and c not in held]
-        yield " ".join([*said, *([f"Not run: {', '.join(missing)}."] if missing else [])])
+        better = [loss for loss, row in held.items() if row.high < best.low]
+        worse = [loss for loss, row in held.items() if row.low > best.high]
+        missing = {*asked.guarded, *asked.controls} - trained.keys() - held.keys()
+
+        def named(losses: Collection[str]) -> str:
+            known = (loss for loss in (*asked.guarded, *asked.controls) if loss in losses)
+            return ", ".join(asked.losses[loss].label for loss in known) or "none"
+
+        yield (
+            f"Eps {eps:g}: {named([rival])} without detector loses {best}. Detectors on a standard model that lose "
+            f"fewer, by 95 % intervals: {named(better)}; more: {named(worse)}; not told apart: "
+            f"{named(held.keys() - {*better, *worse})}." + (f" Not run: {named(missing)}." if missing else "")
+        )
 
 
-def _agreement(r: Rows, asked: Experiment, labels: dict[str, str]) -> Iterator[str]:
+def _agreement(r: Rows, asked: Experiment) -> Iterator[str]:
     for loss, published in itertools.product(asked.controls, PUBLISHED):
         ours = _strongest(r, loss, "error", f"no detector, eps {asked.eps:g}")
         theirs = _known(r, loss, f"error, {published}, no detector, eps {asked.eps:g}")
         if ours is None or theirs is None:
-            yield f"{labels[loss]}: agreement with the published {published} not run."
+            yield f"{asked.losses[loss].label}: agreement with the published {published} not run."
             continue
         gap = theirs.mean - ours.mean
         within = "within" if abs(gap) <= AGREEMENT + 1e-9 else "beyond"
         yield (
-            f"{labels[loss]}, eps {asked.eps:g}, no detector, first {ours.n} images: robust accuracy "
+            f"{asked.losses[loss].label}, eps {asked.eps:g}, no detector, first {ours.n} images: robust accuracy "
             f"{100 * (1 - ours.mean):.1f} % under the ensemble, {100 * (1 - theirs.mean):.1f} % under the "
             f"published {published}, a difference of {100 * gap:+.1f} points, {within} {100 * AGREEMENT:g}."
         )

@@ -12,8 +12,7 @@ from advbench.runs import Epoch, Run, TrainingRow, artifacts, released, repair, 
 from advbench.runs.manifest import CheckpointInfo, OutputsInfo, TrainingInfo
 from advbench.study.spec import Model, StudiedModel, surrogate_of
 from advbench.study.workspace import Workspace
-from advbench.training.checkpoint import Checkpoint
-from advbench.training.loop import Trainer
+from advbench.training.loop import Checkpoint, Trainer
 from advbench.types import ImageSet, Splits
 from advbench.victim import Classifier, Victim, build, rebuilt
 

@@ -238,7 +238,8 @@ def may_be_last(part: nn.Module, given: Tensor, output: Tensor) -> bool:
     """Whether a layer maps [n d] to [n k] (or maps, position by position) by a weight of its own."""
     if given.ndim not in (2, 4) or output.ndim != given.ndim or given.shape[2:] != output.shape[2:]:
         return False
-    own = [*part.parameters(recurse=False), *part.buffers(recurse=False), getattr(part, "weight", None)]
+    weight = [part.weight] if hasattr(part, "weight") else []  # of a quantised layer a method
+    own = [*part.parameters(recurse=False), *part.buffers(recurse=False), *weight]
     weights = [tensor for tensor in own if isinstance(tensor, Tensor)]
     sizes = sorted((given.shape[1], output.shape[1]))
     return any(sorted(weight.shape[:2]) == sizes and weight.shape[2:].numel() == 1 for weight in weights)

@@ -47,9 +47,10 @@ def borrowed(module: nn.Module, device: Device) -> Iterator[None]:
     at the end, an exception included, with the modes of all its parts. Tied tensors stay tied.
     """
     parts = list(module.modules())
-    kept = [(part, getattr(part, "training", None), [name for name, _ in part._buffers.items()]) for part in parts]
+    modes = [(part, part.training) for part in parts if hasattr(part, "training")]
+    kept = [(part, [name for name, _ in part._buffers.items()]) for part in parts]
     own = [(p, name, t) for p in parts for kind in (p._parameters, p._buffers) for name, t in kind.items()]
-    fixed = [(part, vars(part)["train"], vars(part)["eval"]) for part in parts if "train" in vars(part)]
+    fixed = [(part, part.train, part.eval) for part in parts if "train" in vars(part)]
     copies: dict[int, Tensor] = {}
     try:
         keep_mode(module)
@@ -63,14 +64,14 @@ def borrowed(module: nn.Module, device: Device) -> Iterator[None]:
         with ExitStack() as back:  # all of it, whatever raises
             for part, name, tensor in own:
                 back.callback(setattr, part, name, tensor)
-            for part, mode, known in kept:
-                if mode is not None:
-                    back.callback(setattr, part, "training", mode)
+            for part, mode in modes:
+                back.callback(setattr, part, "training", mode)
+            for part, known in kept:
                 for name in {name for name, _ in part._buffers.items()}.difference(known):  # a pass made them: caches
                     back.callback(part._buffers.pop, name)
             for part, train, evaluate in fixed:
                 back.callback(vars(part).update, train=train, eval=evaluate)
-            if any(mode for _, mode, _ in kept):
+            if any(mode for _, mode in modes):
                 _call(module.train)  # so that what eval() computed is taken back on the copies
 
 

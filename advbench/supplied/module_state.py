@@ -10,7 +10,8 @@ from advbench.errors import Diagnostic, refuse
 
 def mode_and_weights(module: nn.Module) -> Iterator[Diagnostic]:
     """A part still in training mode, weights that are no numbers."""
-    training = [n or "the model itself" for n, part in module.named_modules() if getattr(part, "training", False)]
+    named = [(name or "the model itself", part) for name, part in module.named_modules() if hasattr(part, "training")]
+    training = [name for name, part in named if part.training]
     if training:
         yield refuse(
             "training-mode",

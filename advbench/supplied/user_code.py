@@ -44,7 +44,7 @@ def contained(folder: Path | None) -> Iterator[None]:
 def forget(names: Iterable[str], before: Collection[str], folder: Path) -> None:
     """Drop those modules that came with a top-level module or package lying in `folder` and new there."""
     tops = {name.partition(".")[0] for name in names} - set(before)
-    files = {top: getattr(sys.modules.get(top), "__file__", None) for top in tops}
+    files = {top: sys.modules[top].__file__ for top in tops if hasattr(sys.modules.get(top), "__file__")}
     local = {top for top, file in files.items() if file and folder in (Path(file).parent, Path(file).parent.parent)}
     for name in names:
         if name.partition(".")[0] in local:
@@ -130,7 +130,7 @@ def member(module: ModuleType, name: str, where: str) -> Any:
     own = [
         label
         for label, value in vars(module).items()
-        if not label.startswith("_") and getattr(value, "__module__", module.__name__) == module.__name__
+        if not label.startswith("_") and (not hasattr(value, "__module__") or value.__module__ == module.__name__)
         if not inspect.ismodule(value)
     ]
     raise UnknownName(f"function, class or model in {where}", name, own)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,12 +20,19 @@ from advbench.runs import Epoch
 from advbench.runs.artifacts import within
 from advbench.training.adversarial import attacked, evaluating, frozen
 from advbench.training.augmentation import mirror_crop
-from advbench.training.checkpoint import Checkpoint
 from advbench.types import ImageSet
 from advbench.victim import Meter, Told
 
 VALIDATION_BATCH = 512
 Tick = Callable[[float, float, float], None]  # images done in this epoch, mean loss and accuracy so far or NaN
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that the next epoch depends on: model, optimiser and random state as tensors, and the rows so far."""
+
+    tensors: Mapping[str, Tensor]
+    epochs: tuple[Epoch, ...]
 
 
 class Trainer:

@@ -73,7 +73,7 @@ def test_a_models_attacks_are_scored_when_all_of_them_are_there(tmp_path: Path) 
     assert (last.step, last.needs) == (SCORED, tuple(cell.key for cell in cells[-3:-1]))
     performer = Performer(Quiet())
     for cell in cells[:5]:
-        assert performer.perform(cell).made
+        assert performer.perform(cell)
     (run,) = [run for run in runs.find(tmp_path / "runs") if "verify" in run.steps]
     assert {(row.attack, row.detector) for row in known(run)} == {
         (attack, detector) for attack in ("fgsm", "transfer") for detector in ("likelihood", "energy")
@@ -89,9 +89,9 @@ def test_cells_make_what_the_study_makes(tmp_path: Path) -> None:
     performer = Performer(Quiet())
     cells = [Cell.from_json(cell.to_json()) for cell in cells_of(parted, parted.spec.detectors)]
     assert not any(cell.done for cell in cells)
-    assert all(performer.perform(cell).made for cell in cells)
+    assert all(performer.perform(cell) for cell in cells)
     assert all(cell.done for cell in cells)
-    assert not any(performer.perform(cell).made for cell in cells)
+    assert not any(performer.perform(cell) for cell in cells)
     _, again = write.run(parted)
     assert again == rows
     for path in (tmp_path / "whole").rglob("*.safetensors"):

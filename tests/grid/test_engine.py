@@ -92,7 +92,7 @@ def test_scoring_waits_for_the_last_attack_and_goes_when_one_fails(tmp_path: Pat
     queue = scored([cell(tmp_path, "a", READY), *attacks])
     queue.lost(taken(queue), "it was killed")
     assert queue.tally == Tally(failed=1, not_tried=3)
-    assert queue.empty
+    assert not queue
 
 
 def test_who_asked_is_told_of_every_cell_that_is_done(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_who_asked_is_told_of_every_cell_that_is_done(tmp_path: Path) -> None:
     while (now := queue.take()) is not None:
         queue.finished(now)
     assert len(told) == len(set(told)) == 6
-    assert queue.empty
+    assert not queue
 
 
 def test_a_cell_is_tried_three_times_and_its_model_before_its_attacks(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_cell_is_tried_three_times_and_its_model_before_its_attacks(tmp_path: 
     while (now := queue.take()) is not None:
         assert now.run == "b"
         queue.finished(now)
-    assert queue.empty
+    assert not queue
     with pytest.raises(FailedCells, match=r"a: training failed 3 times.*SIGKILL.*3 of 6 cells are done") as caught:
         queue.check()
     assert caught.value.exit_code == 1
@@ -124,7 +124,7 @@ def test_what_is_refused_is_not_tried_again_and_said_once(tmp_path: Path) -> Non
     queue = two_models(tmp_path)
     for run in ("a", "b"):
         queue.refused(taken(queue, run), "the disk is full; free space", 2)
-    assert queue.empty
+    assert not queue
     with pytest.raises(FailedCells) as caught:
         queue.check()
     assert str(caught.value).count("the disk is full") == 1

@@ -133,9 +133,9 @@ def test_an_actors_answer_holds_what_was_said_and_the_lines_of_an_error(tmp_path
     (tmp_path / "file").touch()
     other = json.loads(first.to_json())
     other["table"]["losses"] = [{"name": "softmax"}]
-    other["place"]["runs_dir"] = 3  # not a path: no study says so
+    other["place"]["runs_dir"] = "\0"  # not a path: no study says so
     message = Message.from_json(performing.perform(json.dumps(other)))
-    assert message.lost.startswith("TypeError: ")
+    assert message.lost.startswith("ValueError: ")
     assert message.said[-1] == message.lost
 
 

@@ -4,8 +4,7 @@ import torch
 from safetensors.torch import load
 
 from advbench.runs.artifacts import pack
-from advbench.training.checkpoint import Checkpoint
-from advbench.training.loop import Trainer
+from advbench.training.loop import Checkpoint, Trainer
 
 
 def run_and_resume(whole: Trainer, resumed: Trainer, after: int) -> None:

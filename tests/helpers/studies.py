@@ -68,7 +68,7 @@ class Heard(Quiet):
 
 
 def place(folder: Path) -> Place:
-    return Place(str(folder), str(folder), None, False, "cpu", 1, True, [])
+    return Place(str(folder), str(folder), None, False, "cpu", 1, True, ())
 
 
 def cell(folder: Path, run: str, step: str, *needs: str) -> Cell:

@@ -17,9 +17,9 @@ from advbench.progress import Progress
 from advbench.reproduce import search, security
 from advbench.reproduce.experiment import Entry, Experiment, Loss, Probe, Search
 from advbench.reproduce.models import Reproduction
-from advbench.reproduce.on_engine import OnEngine
 from advbench.reproduce.records import Asked, PaperModel, SecurityRecord, Trial, read, write
 from advbench.reproduce.rows import answer_to
+from advbench.reproduce.run import OnEngine
 from advbench.runs.rows import AdaptiveRow
 from advbench.study import train
 from advbench.study.workspace import Workspace

@@ -122,7 +122,7 @@ class Imagined:
         events: list[tuple[float, int, Cell | None, bool]] = [(self.costs.start, gpu, None, True) for gpu in idle]
         idle.clear()
         heapq.heapify(events)
-        while not queue.empty:
+        while queue:
             now, gpu, cell, whole = heapq.heappop(events)
             self.clock = max(self.clock, now) + self.costs.message  # messages are dealt with one at a time
             self.calling += self.costs.message

@@ -21,8 +21,7 @@ from advbench.losses.softmax import Softmax
 from advbench.networks import Network
 from advbench.recipes import Training
 from advbench.runs.artifacts import within
-from advbench.training.checkpoint import Checkpoint
-from advbench.training.loop import Trainer
+from advbench.training.loop import Checkpoint, Trainer
 from advbench.types import ImageSet, Splits
 from advbench.victim import Composed, Victim, build
 from tests.helpers.resuming import run_and_resume

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from advbench.data import SHARES, WHOLE, left_out, listed, part_of
+from advbench.data import SHARES, TRAIN, WHOLE, left_out, listed, part_of
 from advbench.errors import BadData, printable
 from advbench.formatting import shown
 
@@ -43,7 +43,7 @@ def listing(root: Path) -> Listing:
     excluded: Counter[str] = Counter()
     faults: list[str] = []
     folders = {part: dict(_classes(at, root, excluded)) for part, at in _parts(root, excluded, faults).items()}
-    names = sorted(folders.get("train") or set().union(*folders.values()))
+    names = sorted(folders.get(TRAIN) or set().union(*folders.values()))
     if len(names) < 2:
         found = (f"one class, {shown(printable(names[0]))}" if names else "no class") + left_out(excluded)
         need = "a classifier needs at least two folders of images, as train/<class>/<image>"

@@ -20,7 +20,7 @@ from advbench.grid.pool import settle
 from advbench.grid.queue import TRIES, Queue
 from advbench.grid.slurm.batch import Batch, ended_by_exception, undisturbed
 from advbench.grid.slurm.job import perform
-from advbench.grid.slurm.resources import asks_gpu, parameters, resources
+from advbench.grid.slurm.resources import cluster_of, gpus_asked, parameters, resources
 from advbench.grid.slurm.watch import ASK, Cluster, Processes, Watch, look_again
 from advbench.grid.worker import Message
 from advbench.progress import Progress
@@ -65,23 +65,17 @@ class Slurm:
                 f"gpus per job = {self.gpus} is no whole number; Slurm shares a GPU by resources that a cluster "
                 "defines, such as --slurm gres=shard:1"
             )
-        if self.gpus and asks_gpu(self.asked):
-            raise BadSetting(
-                f"gres = {self.asked['gres']} and {self.gpus:g} gpus per job ask for GPUs twice; leave one"
-            )
-        _check_installed(self.cluster)
-
-    @property
-    def cluster(self) -> str:
-        """Where the jobs run: slurm or local."""
-        return str(self.asked.get("cluster", "slurm"))
+        if self.gpus and (gres := gpus_asked(self.asked)):
+            raise BadSetting(f"gres = {gres} and {self.gpus:g} gpus per job ask for GPUs twice; leave one")
+        _check_installed(cluster_of(self.asked))
 
     def executor(self, folder: Path) -> AutoExecutor:
         """submitit's, with what each job asks for."""
         with contextlib.redirect_stdout(sys.stderr):  # where its log goes from then on
             import submitit
         python = f"{shlex.quote(sys.executable)} -P"  # as a cluster may not hand on the environment
-        executor = submitit.AutoExecutor(folder=folder, cluster=self.cluster, **{f"{self.cluster}_python": python})
+        cluster = cluster_of(self.asked)
+        executor = submitit.AutoExecutor(folder=folder, cluster=cluster, **{f"{cluster}_python": python})
         executor.update_parameters(**parameters(self.threads, int(self.gpus), self.asked))
         return executor
 
@@ -90,10 +84,10 @@ class Slurm:
 
         Raises BadSetting where no job can be handed in, FailedCells where jobs do not even start.
         """
-        if queue.empty:
+        if not queue:
             return
         folder = self._own_folder()
-        watch = Processes() if self.cluster == "local" else Cluster(folder, progress.say, ask=self.ask)
+        watch = Processes() if cluster_of(self.asked) == "local" else Cluster(folder, progress.say, ask=self.ask)
         work = _Work(self, self.executor(folder), watch, queue, progress)
         with ended_by_exception():
             try:
@@ -132,7 +126,7 @@ class _Work:
 
     def go_on(self) -> None:
         """Until the queue is empty."""
-        while not self.queue.empty:
+        while self.queue:
             self._submit()
             ended = self.watch.ended([batch.job for batch in self.alive])
             for batch in [batch for batch in self.alive if batch.job.job_id in ended]:

@@ -63,10 +63,16 @@ def resources(texts: Iterable[str]) -> dict[str, Any]:
     return asked
 
 
-def asks_gpu(asked: Mapping[str, Any]) -> bool:
-    """Whether its generic resources are GPUs or parts of them, such as gpu:1, gpu:a100:1, shard:4."""
-    names = [part.removeprefix("gres/").partition(":")[0] for part in asked.get("gres", "").split(",")]
-    return not set(names).isdisjoint(GPU_GRES)
+def cluster_of(asked: Mapping[str, Any]) -> str:
+    """Where the jobs run: slurm or local."""
+    return str(asked.get("cluster", "slurm"))
+
+
+def gpus_asked(asked: Mapping[str, Any]) -> str:
+    """Its generic resources where they are GPUs or parts of them, such as gpu:1, gpu:a100:1, shard:4; else empty."""
+    gres = str(asked.get("gres", ""))
+    names = {part.removeprefix("gres/").partition(":")[0] for part in gres.split(",")}
+    return "" if names.isdisjoint(GPU_GRES) else gres
 
 
 def parameters(threads: int, gpus: int, asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,9 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from matplotlib import colormaps
 from matplotlib.patches import Circle
 
 from advbench import metrics
@@ -17,7 +15,7 @@ from advbench.reproduce.records import PaperModel
 from advbench.runs import Run, artifacts
 from advbench.victim import head_of
 
-FGSM, TARGETED = "fgsm-eps0.3", "targeted-fgsm-eps0.3"
+FGSM, TARGETED, LGM = "fgsm-eps0.3", "targeted-fgsm-eps0.3", "lgm1.0"
 
 
 def drawings(runs: Mapping[PaperModel, Run], labels: Mapping[str, str], shown: Sequence[str]) -> Iterator[Drawing]:
@@ -26,15 +24,15 @@ def drawings(runs: Mapping[PaperModel, Run], labels: Mapping[str, str], shown: S
     for loss, label in labels.items():
         if (run := runs.get(PaperModel(loss, 2, 0))) is not None:
             yield _embedding(loss, label, run)
-    if (run := runs.get(PaperModel("lgm1.0", 2, 0))) is not None:
+    if (run := runs.get(PaperModel(LGM, 2, 0))) is not None:
         yield _heat_map(run)
     held = {loss: runs[model] for loss in shown if (model := PaperModel(loss, 100, 0)) in runs}
     yield from (_posterior(loss, labels[loss], run) for loss, run in held.items())
     yield from (_likelihood("fig4", loss, labels[loss], run, FGSM) for loss, run in held.items())
     if held:
         yield _rocs({labels[loss]: run for loss, run in held.items()})
-    if "lgm1.0" in held:
-        yield _likelihood("fig6", "lgm1.0", labels["lgm1.0"], held["lgm1.0"], TARGETED)
+    if LGM in held:
+        yield _likelihood("fig6", LGM, labels[LGM], held[LGM], TARGETED)
 
 
 def boundary(alpha: float) -> float:
@@ -49,9 +47,8 @@ def _embedding(loss: str, name: str, run: Run) -> Drawing:
     part = artifacts.read_part(run, "train")
     x, z = part.outputs.features.numpy(), part.labels.numpy()
     figure, axes = plots.canvas(3.4, 3.2)
-    colours = colormaps["tab10"].colors  # type: ignore[attr-defined]
     for k in range(10):
-        axes.scatter(*x[z == k].T, s=0.5, color=colours[k], linewidths=0, rasterized=True)
+        axes.scatter(*x[z == k].T, s=0.5, color=f"C{k}", linewidths=0, rasterized=True)
         axes.annotate(str(k), x[z == k].mean(axis=0), ha="center", va="center", fontweight="bold")
     axes.set(xlabel="feature 1", ylabel="feature 2")
     axes.margins(0.02)
@@ -98,7 +95,8 @@ def _geometry() -> Drawing:
     y = np.linspace(-1.7, 1.7, 200)
     for i, alpha in enumerate((0.0, 0.3, 1.0)):
         # (1 + alpha) (x^2 + y^2) = (x - D)^2 + y^2, solved for the x nearer to mean 1; mirrored for class 2
-        near = _boundary_line(y, alpha, apart)
+        root = np.sqrt(apart**2 * (1 + alpha) - alpha**2 * y**2)
+        near = (root - apart) / alpha if alpha else np.full_like(y, apart / 2)
         style = {"color": plots.COLOURS[i], "linestyle": plots.DASHES[i]}
         share = boundary(alpha)
         axes.plot(near, y, label=f"alpha {alpha:g}: at {share:.3f} of the way", **style)
@@ -112,17 +110,9 @@ def _geometry() -> Drawing:
     return Drawing("fig2-geometry", label, figure)
 
 
-def _boundary_line(y: np.ndarray[Any, Any], alpha: float, apart: float) -> np.ndarray[Any, Any]:
-    if alpha == 0:
-        return np.full_like(y, apart / 2)
-    line: np.ndarray[Any, Any] = (np.sqrt(apart**2 * (1 + alpha) - alpha**2 * y**2) - apart) / alpha
-    return line
-
-
 def _posterior(loss: str, name: str, run: Run) -> Drawing:
     p_max = np.exp(-artifacts.scores_of(artifacts.read_scores(run), "max-posterior", FGSM))
-    about = f"Histogram of p_max of adversarial images (FGSM eps 0.3), median {np.median(p_max):.3f}"
-    label = f"Fig. 3: {name}. {about}"
+    label = f"Fig. 3: {name}. Histogram of p_max of adversarial images (FGSM eps 0.3), median {np.median(p_max):.3f}"
     return Drawing(f"fig3-{loss}", label, plots.histogram(None, p_max, xlabel="p_max"))
 
 

@@ -1,11 +1,12 @@
 """The MNIST experiments of Wan et al. 2018, with what the paper prints, and what its detectors are worth."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from advbench.detection import DEFAULT_FPR, NO_DETECTOR
+from advbench.recipes import Training
 from advbench.reproduce.experiment import (
     LIKELIHOOD,
     Block,
@@ -23,7 +24,7 @@ from advbench.reproduce.experiment import (
 from advbench.reproduce.experiments import _mnist_figures
 from advbench.reproduce.experiments._mnist_figures import boundary
 from advbench.reproduce.figures import attacked, clean_error, counts, error, share, target_reached, verified
-from advbench.reproduce.records import Asked, PaperModel, Record, ReproductionRow, Shares, Trial
+from advbench.reproduce.records import Asked, PaperModel, Record, ReproductionRow, Trial
 from advbench.reproduce.rows import REJECTED, lost_or_rejected
 from advbench.reproduce.verdict import AWARE, LATER, PUBLISHED, QUICK, STANDARD
 from advbench.runs import Run
@@ -144,25 +145,23 @@ def targeted(how: Reading, what: str) -> Line:
     )
 
 
-LOW: dict[str, Callable[[Shares], float]] = {"clean": lambda s: s.low_clean, "attacked": lambda s: s.low_attacked}
-SURE: dict[str, Callable[[Shares], float]] = {"clean": lambda s: s.sure_clean, "attacked": lambda s: s.sure_attacked}
-
-
 def shares(table: str, dim: int = 100) -> list[Line]:
     """Of Fig. 3: clean and attacked images with a large p_max; of the others: those with a low likelihood."""
-    what, sides = ("p_max > 0.98", SURE) if table == "fig3" else ("likelihood under 0.2", LOW)
     attack, by = ("targeted-fgsm", "targeted FGSM") if table == "fig6" else ("fgsm", "FGSM")
-    lines = {who: f"{who} images with {what}, {by} {DEFAULT}" for who in sides}
-    paper = {"clean": SURE_SHARE} if table == "fig3" else {}
+    sure, at = table == "fig3", (attack, HEADLINE, Entry())
+    clean = share(at, lambda found: found.sure_clean if sure else found.low_clean)
+    moved = share(at, lambda found: found.sure_attacked if sure else found.low_attacked)
+    what = f"images with {'p_max > 0.98' if sure else 'likelihood under 0.2'}, {by} {DEFAULT}"
     return [
-        Line(table, line, dim, figure=share((attack, HEADLINE, {}), sides[who]), paper=paper.get(who, {}))
-        for who, line in lines.items()
+        Line(table, f"clean {what}", dim, figure=clean, paper=SURE_SHARE if sure else {}),
+        Line(table, f"attacked {what}", dim, figure=moved),
     ]
 
 
 def within_classes(record: Record) -> Measured:
     """Of the variance of the training images' features."""
-    return Measured(record.within_variance, None, 55_000 if record.model.training["full_train"] else 50_000)
+    whole = Training(**record.model.training).full_train
+    return Measured(record.within_variance, None, 55_000 if whole else 50_000)
 
 
 HEADLINE_EER = eer(DEFAULT)
@@ -194,39 +193,38 @@ FIRST = ("lgm1.0", "softmax", "center", "l-softmax")
 
 def plan() -> Iterator[Probe]:
     """All probes, the most wanted first."""
-    yield _aware("headline", "lgm1.0", budget="standard", n=1000)
-    yield from (_aware("headline", loss, budget="standard") for loss in FIRST[1:])
-    yield from (_aware("curve", loss, eps) for loss in FIRST[:2] for eps in CURVE)
-    yield _ask("queries", "lgm1.0", "detector-square", n=100, queries=5000)
-    yield from (_aware("curve", loss, eps) for loss in FIRST[2:] for eps in EPS)
-    yield _aware("undefended", "softmax", budget="standard", detector=NO_DETECTOR)
-    yield from (_aware("posterior", loss, detector="max-posterior") for loss in FIRST)
-    yield from (_aware("thresholds", loss, fpr=fpr) for loss in FIRST for fpr in (0.01, 0.1))
-    yield from (_ask("queries", loss, "detector-square", n=100, queries=1000) for loss in FIRST[1:])
+    yield _ask("headline", "lgm1.0", budget="standard", n=1000)
+    yield from (_ask("headline", loss, budget="standard") for loss in FIRST[1:])
+    yield from (_ask("curve", loss, eps) for loss in FIRST[:2] for eps in CURVE)
+    yield _ask("queries", "lgm1.0", attack="detector-square", n=100, queries=5000)
+    yield from (_ask("curve", loss, eps) for loss in FIRST[2:] for eps in EPS)
+    yield _ask("undefended", "softmax", budget="standard", detector=NO_DETECTOR)
+    yield from (_ask("posterior", loss, detector="max-posterior") for loss in FIRST)
+    yield from (_ask("thresholds", loss, fpr=fpr) for loss in FIRST for fpr in (0.01, 0.1))
+    yield from (_ask("queries", loss, attack="detector-square", n=100, queries=1000) for loss in FIRST[1:])
     for loss, noise in itertools.product(FIRST, ("uniform-noise", "gaussian-noise")):
-        yield from (_ask("noise", loss, noise, n=1000, detector=detector, blind=True) for detector in DETECTORS)
-    yield from (_ask("rejection", loss, "force-rejection", eps) for loss in FIRST for eps in REJECTION)
+        yield from (
+            _ask("noise", loss, attack=noise, n=1000, detector=detector, blind=True) for detector in DETECTORS
+        )
+    yield from (_ask("rejection", loss, eps, attack="force-rejection") for loss in FIRST for eps in REJECTION)
     # images that a control keeps cost the whole budget: standard where AutoAttack stands beside it, else quick
     for loss in CONTROLS:
         for more in (Entry(), Entry(version="v2"), Entry(version="v3")):
-            yield _aware("control", loss, budget="standard", detector=NO_DETECTOR, **more)
+            yield _ask("control", loss, budget="standard", detector=NO_DETECTOR, **more)
         for more in (Entry(), Entry(version="plus")):
-            yield _ask("published", loss, "autoattack", detector=NO_DETECTOR, blind=True, **more)
+            yield _ask("published", loss, attack="autoattack", detector=NO_DETECTOR, blind=True, **more)
     for eps in (e for e in reversed(EPS) if e != HEADLINE):
-        yield from (_aware("control", loss, eps, detector=NO_DETECTOR) for loss in CONTROLS)
-        yield from (_aware("control", loss, eps) for loss in CONTROLS)
-    yield from (_aware("control", loss, budget="standard") for loss in CONTROLS)
-
-
-def _aware(part: str, loss: str, eps: float = HEADLINE, *, budget: str = "quick", **more: Any) -> Probe:
-    return _ask(part, loss, "detector-aware", eps, budget=budget, **more)
+        yield from (_ask("control", loss, eps, detector=NO_DETECTOR) for loss in CONTROLS)
+        yield from (_ask("control", loss, eps) for loss in CONTROLS)
+    yield from (_ask("control", loss, budget="standard") for loss in CONTROLS)
 
 
 def _ask(
-    part: str, loss: str, attack: str, eps: float = HEADLINE, *, n: int = 200, detector: str = LIKELIHOOD,
-    fpr: float = DEFAULT_FPR, blind: bool = False, **settings: Any,
+    part: str, loss: str, eps: float = HEADLINE, *, attack: str = "detector-aware", n: int = 200,
+    detector: str = LIKELIHOOD, fpr: float = DEFAULT_FPR, blind: bool = False, **settings: Any,
 ) -> Probe:  # fmt: skip
-    asked = Asked(attack, settings, eps, n, detector, None if detector == NO_DETECTOR else fpr)
+    usual = {"budget": "quick"} if attack == "detector-aware" else {}
+    asked = Asked(attack, usual | settings, eps, n, detector, None if detector == NO_DETECTOR else fpr)
     return Probe(part, PaperModel(loss, 100, 0), asked, blind)
 
 
