@@ -1,23 +1,32 @@
 """Settings of training and adversarial training, and each data set's defaults."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from advbench.errors import BadSetting
-from advbench.settings import at_least, fill, setting
+from advbench.settings import T, at_least, fill, setting, told
+
+
+def _younger(default: T, text: str) -> T:
+    return setting(default, text, younger=True, hidden=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """Training settings, the same for every loss; a loss's own settings are its constructor's.
 
-    SGD with Nesterov momentum; the learning rate rises linearly for `warmup` epochs, then falls to 0 by a
-    half cosine. `batch_size` images a step; a last batch of less than half of it is left out of the epoch.
-    A gradient longer than `max_gradient_norm` (Euclidean, all parameters together) is scaled down to it.
+    SGD with momentum, Nesterov's or (`nesterov` false) plain. The learning rate rises linearly for `warmup` epochs;
+    then it falls to 0 by a half cosine, or, where `decay_every` is not 0, to `decay_factor` of itself every so many
+    steps. `batch_size` images a step; a last batch of less than half of it is left out of the epoch. The training
+    ends after `epochs` or, where `max_steps` is not 0, after so many steps, whichever comes first.
+    A gradient longer than `max_gradient_norm` (Euclidean, all parameters together; 0 = no limit) is scaled down to
+    it. The network's biases learn at `bias_rate` times the rate, and without weight decay where `bias_decay` is
+    false; the loss's own parameters at `head_rate` times the rate.
     `precision` bf16 = autocast of the network (the head stays in float32) where the device computes bf16 natively,
-    float32 elsewhere. `full_train` joins the validation part to the training part. `augmentation` mirror-crop = each
-    training image mirrored or not and shifted by up to 4 pixels, at random (`advbench.training.augmentation`).
+    float32 elsewhere. `full_train` joins the validation part to the training part, `all_parts` the calibration part
+    too, so that no image is left to fix a threshold on. `augmentation` mirror-crop = each training image mirrored or
+    not and shifted by up to 4 pixels, at random (`advbench.training.augmentation`).
     """
 
     epochs: int = setting(30, "Passes over the training part.")
@@ -30,8 +39,16 @@ class Training:
     precision: Literal["fp32", "bf16"] = setting("fp32", "fp32, or bf16 (autocast) where the device has it.")
     full_train: bool = setting(False, "Join validation to the training part.")
     augmentation: Literal["none", "mirror-crop"] = setting(
-        "none", "none, or mirror-crop: mirrored, shifted at random."
+        "none", "none, or mirror-crop: mirrored, shifted at random.", younger=True
     )
+    nesterov: bool = _younger(True, "Nesterov's momentum, not plain.")
+    decay_every: int = _younger(0, "Steps after each of which the rate falls (0: half a cosine).")
+    decay_factor: float = _younger(0.1, "To this of itself.")
+    max_steps: int = _younger(0, "Steps at most (0: all epochs).")
+    bias_rate: float = _younger(1.0, "The network's biases learn at this times the rate.")
+    bias_decay: bool = _younger(True, "Weight decay of the network's biases.")
+    head_rate: float = _younger(1.0, "The loss's own parameters learn at this times the rate.")
+    all_parts: bool = _younger(False, "Join validation and calibration to the training part.")
 
     def __post_init__(self) -> None:
         at_least("epochs", self.epochs, 1)
@@ -42,11 +59,15 @@ class Training:
             raise BadSetting(f"momentum = {self.momentum:g} is out of range; it must be below 1")
         at_least("weight_decay", self.weight_decay, 0)
         at_least("warmup", self.warmup, 0)
-        at_least("max_gradient_norm", self.max_gradient_norm, 0, above=True)
+        for name in ("max_gradient_norm", "decay_every", "decay_factor", "max_steps"):
+            at_least(name, getattr(self, name), 0)
+        for name in ("bias_rate", "head_rate"):
+            at_least(name, getattr(self, name), 0, above=True)
 
     def record(self) -> dict[str, Any]:
-        """As JSON; a training without augmentation has no field for it, as records had before there was any."""
-        return {k: v for k, v in asdict(self).items() if (k, v) != ("augmentation", "none")}
+        """As JSON; a setting that is younger than the first stored records only where it is not the default."""
+        unused = {f.name for f in fields(self) if told(f).younger and getattr(self, f.name) == f.default}
+        return {name: value for name, value in asdict(self).items() if name not in unused}
 
 
 @dataclass(frozen=True, kw_only=True)

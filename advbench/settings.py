@@ -24,6 +24,8 @@ class Told:
 
     usual    the default in words, where it is not the field's
     flag     the option's name, where it is not the field's
+    hidden   its option works, and --help does not show it
+    younger  it came after the first stored records, which leave it out where it is the default
     aliases  options that are not shown: `--name value` is one more value `loss.name=value`
     of       a record whose settings are options of their own, `prefix` before their names; given ones are a mapping
     """
@@ -36,6 +38,8 @@ class Told:
     example: str = "a,b"
     env: str | None = None
     metavar: str | None = None
+    hidden: bool = False
+    younger: bool = False
     aliases: tuple[str, ...] = ()
     of: type | None = None
     prefix: str = ""

@@ -89,7 +89,7 @@ def _options(f: Field[Any], hint: Any) -> Iterator[Option]:
     for one in fields(of):
         plain = str if typing.get_origin(hints[one.name]) is typing.Literal else hints[one.name]
         own = replace(told(one), panel=told(f).panel)
-        yield Option(told(f).prefix + flag_of(one), one.name, plain | None, None, own)
+        yield Option(told(f).prefix + flag_of(one), one.name, plain | None, None, own, own.hidden)
 
 
 def _value(f: Field[Any], options: Sequence[Option], given: Mapping[str, Any]) -> Any:

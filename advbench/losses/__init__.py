@@ -31,9 +31,11 @@ class Head(nn.Module, ABC):
     `forward`, which never carries a margin.
 
     is_density   whether `log_likelihood` is the log of a density up to a constant, not a mere affinity
+    younger      settings that came after the first stored records: a record holds them where they are no default
     """
 
     is_density: ClassVar[bool] = False
+    younger: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def forward(self, features: Tensor) -> Tensor:

@@ -19,16 +19,21 @@ class LGM(Head):
 
     alpha       margin: in training, the distance to the true class counts (1 + alpha)-fold
     lam         weight of the likelihood term `d_z + log|L_z| / 2`
-    covariance  "identity", or "diagonal": one learned log-variance per class and feature, never below
-                `log_var_floor`, at a tenth of the learning rate and without weight decay, because log|L|
-                otherwise drifts to minus infinity
+    covariance  "identity", or learned: "diagonal" = one log-variance per class and feature, "isotropic" = one per
+                class; never below `log_var_floor`, at a tenth of the learning rate and without weight decay,
+                because log|L| otherwise drifts to minus infinity
+    additive_margin  m: in training, the true class's logit stands lower by it too (the authors' published example)
+    rising      both margins rise as in that example: alpha from 0.001 tenfold every 1,500 steps up to `alpha`, m
+                from 0.001 fivefold every 1,000 steps up to `additive_margin`
     priors      p(k), positive [k]; equal where None (Eq. 12)
 
-    `mu` and `log_var` are [k d].
+    `mu` is [k d], `log_var` [k d] or [k 1].
     """
 
     is_density: ClassVar[bool] = True
+    younger: ClassVar[frozenset[str]] = frozenset({"additive_margin", "rising"})
     log_prior: Tensor
+    step: Tensor
     log_var: nn.Parameter | None
 
     def __init__(
@@ -39,14 +44,17 @@ class LGM(Head):
         *,
         alpha: float = 1.0,
         lam: float = 0.1,
-        covariance: Literal["identity", "diagonal"] = "identity",
+        covariance: Literal["identity", "diagonal", "isotropic"] = "identity",
         log_var_floor: float = -4.0,
+        additive_margin: float = 0.0,
+        rising: bool = False,
     ) -> None:
         super().__init__()
         at_least("alpha", alpha, 0)
         at_least("lambda (lam)", lam, 0)
-        if covariance not in ("identity", "diagonal"):
-            raise BadSetting(f"covariance = {covariance!r} is not known; write identity or diagonal")
+        at_least("additive_margin", additive_margin, 0)
+        if covariance not in ("identity", "diagonal", "isotropic"):
+            raise BadSetting(f"covariance = {covariance!r} is not known; write identity, diagonal or isotropic")
         if not -math.inf < log_var_floor <= 0:
             raise BadSetting(
                 f"log_var_floor = {log_var_floor:g} is out of range; it must be finite and at most 0, where the "
@@ -55,15 +63,19 @@ class LGM(Head):
         self.alpha = alpha
         self.lam = lam
         self.log_var_floor = log_var_floor
+        self.additive_margin = additive_margin
+        self.rising = rising
+        if rising:
+            self.register_buffer("step", torch.zeros((), dtype=torch.long))
         self.mu = nn.Parameter(nn.init.xavier_normal_(torch.empty(classes, feature_dim)))
-        log_var = nn.Parameter(torch.zeros(classes, feature_dim)) if covariance == "diagonal" else None
-        self.register_parameter("log_var", log_var)
+        shape = {"diagonal": (classes, feature_dim), "isotropic": (classes, 1)}.get(covariance)
+        self.register_parameter("log_var", None if shape is None else nn.Parameter(torch.zeros(shape)))
         log_prior = torch.zeros(classes) if priors is None else (priors / priors.sum() * classes).log()
         self.register_buffer("log_prior", log_prior, persistent=priors is not None)
 
     def bounded_log_var(self) -> Tensor | None:
         """Log-variances [k d], no lower than the floor; None for identity covariance."""
-        return None if self.log_var is None else self.log_var.clamp(min=self.log_var_floor)
+        return None if self.log_var is None else self.log_var.clamp(min=self.log_var_floor).expand_as(self.mu)
 
     def forward(self, features: Tensor) -> Tensor:
         """`-d_k - log|L_k| / 2 (+ log p(k) + log K)` [b k], by matrix products; never [b k d]."""
@@ -73,18 +85,34 @@ class LGM(Head):
         """Evaluation logits [b k], and what they hold beyond `-d_k` [k]."""
         if self.log_var is None:
             return IdentityScores.apply(x, self.mu, self.log_prior), self.log_prior
-        scores, offset = DiagonalScores.apply(x, self.mu, self.log_var, self.log_var_floor, self.log_prior)
+        scores, offset = DiagonalScores.apply(
+            x, self.mu, self.log_var.expand_as(self.mu), self.log_var_floor, self.log_prior
+        )
         return scores, offset
 
     def margin_logits(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Logits in which the true class stands `alpha * d_z` lower (Eq. 17)."""
+        """Logits in which the true class stands `alpha * d_z + additive_margin` lower (Eq. 17)."""
         return self._with_margin(features, labels)[0]
 
     def _with_margin(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Training logits [b k], `d_z` [b], and what the logits hold beyond `-d_k` [k]."""
         logits, offset = self._scores(features)
         d_z = offset[labels] - logits.gather(1, labels[:, None]).squeeze(1)
-        return logits.scatter_add(1, labels[:, None], -self.alpha * d_z[:, None]), d_z, offset
+        alpha, additive = self.margins()
+        margin = -alpha * d_z if additive == 0 else -alpha * d_z - additive
+        return logits.scatter_add(1, labels[:, None], margin[:, None]), d_z, offset
+
+    def margins(self) -> tuple[float, float]:
+        """Alpha and the additive margin at the present step."""
+        if not self.rising:
+            return self.alpha, self.additive_margin
+        step = int(self.step)
+        return min(self.alpha, 0.001 * 10 ** (step // 1500)), min(self.additive_margin, 0.001 * 5 ** (step // 1000))
+
+    def after_step(self, features: Tensor, labels: Tensor) -> None:  # noqa: ARG002
+        """Count the step, where the margins rise."""
+        if self.rising:
+            self.step += 1
 
     def regularizer(self, features: Tensor, labels: Tensor) -> Tensor:
         """`lam * (d_z + log|L_z| / 2)` [b] (the second term of Eq. 17)."""

@@ -11,7 +11,7 @@ FeatureDim = Literal[2, 100]
 class Network(nn.Module, ABC):
     """A feature extractor. Its constructor takes (shape=(c, h, w), feature_dim) and scales pixels itself.
 
-    The last layer is linear; 100-D features pass a ReLU, 2-D features do not (Wan et al. 2018, sec. 4.1).
+    The last layer is linear.
     """
 
     feature_dim: int
@@ -19,6 +19,9 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
         """Features [b d] of images [b c h w] in [0, 1]."""
+
+    def initialise(self, head: nn.Module) -> None:
+        """First weights of the network and of the loss over it, where they are not to be torch's own."""
 
     def stand_in(self, images: Tensor) -> Tensor | None:  # noqa: ARG002
         """Features [b d] of a differentiable stand-in, for the gradient of attacks only (BPDA); None = none.
@@ -29,6 +32,6 @@ class Network(nn.Module, ABC):
 
 
 def feature_layer(inputs: int, feature_dim: int) -> nn.Module:
-    """The last layer of a network: linear, with a ReLU where the features are not 2-D scatter plots."""
+    """A last layer: linear, with a ReLU where the features are not 2-D scatter plots (Wan et al. 2018, sec. 4.1)."""
     linear = nn.Linear(inputs, feature_dim)
     return linear if feature_dim == 2 else nn.Sequential(linear, nn.ReLU())

@@ -32,6 +32,11 @@ class Choice:
         usual = defaults(catalog.load(kind, self.name))
         return {k: v for k, v in self.settings.items() if k not in without and v != usual.get(k)}
 
+    def recorded(self) -> dict[str, Any]:
+        """A loss's settings as a model's record holds them: the younger ones where they are not the default."""
+        unused = catalog.load("loss", self.name).younger - self.unusual("loss").keys()
+        return {k: v for k, v in self.settings.items() if k not in unused}
+
 
 @dataclass(frozen=True)
 class TrainedLoss(Choice):
@@ -65,7 +70,7 @@ class Model:
             data_sha256=data_fingerprint,
             network=self.network,
             feature_dim=self.feature_dim,
-            loss={"name": self.loss.name, **self.loss.settings},
+            loss={"name": self.loss.name, **self.loss.recorded()},
             regime=self.regime,
             training=self.training.record(),
             seed=self.seed,

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ class TrainedModel(StudiedModel):
 
 def parts_of(splits: Splits, model: Model) -> Splits:
     """The parts, of which the training part is the one this model is fitted to."""
-    return replace(splits, train=join(splits.train, splits.validation)) if model.training.full_train else splits
+    joined = 2 if model.training.all_parts else int(model.training.full_train)
+    return replace(splits, train=reduce(join, (splits.validation, splits.calibration)[:joined], splits.train))
 
 
 def ensure_trained(run: Run, model: Model, splits: Splits, workspace: Workspace, weights: Iterable[Path]) -> None:

@@ -71,29 +71,41 @@ class Trainer:
             list(self._groups()),
             lr=settings.learning_rate,
             momentum=settings.momentum,
-            nesterov=settings.momentum > 0,
+            nesterov=settings.nesterov and settings.momentum > 0,
             foreach=True,  # the loop's bits at half its time on a CPU
         )
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.steps_per_epoch = max(1, (2 * len(train) + settings.batch_size) // (2 * settings.batch_size))
-        self.head.prepare(settings.epochs * self.steps_per_epoch)
+        self.steps = settings.epochs * self.steps_per_epoch
+        self.steps = min(self.steps, settings.max_steps or self.steps)
+        self.head.prepare(self.steps)
 
     def _groups(self) -> list[dict[str, Any]]:
-        decay = self.settings.weight_decay
-        groups = [{"params": list(self.network.parameters()), "weight_decay": decay, "lr_scale": 1.0}]
+        own, decay = self.settings, self.settings.weight_decay
+        named = dict(self.network.named_parameters())
+        biases = [p for name, p in named.items() if name.endswith("bias")]
+        if own.bias_rate == 1 and own.bias_decay:  # one group: the order in which checkpoints hold the parameters
+            groups = [{"params": list(named.values()), "weight_decay": decay, "lr_scale": 1.0}]
+        else:
+            weights = [p for name, p in named.items() if not name.endswith("bias")]
+            groups = [
+                {"params": weights, "weight_decay": decay, "lr_scale": 1.0},
+                {"params": biases, "weight_decay": decay * own.bias_decay, "lr_scale": own.bias_rate},
+            ]
         return groups + [
-            {"params": g.parameters, "weight_decay": decay * g.decay, "lr_scale": g.lr_scale}
+            {"params": g.parameters, "weight_decay": decay * g.decay, "lr_scale": own.head_rate * g.lr_scale}
             for g in self.head.parameter_groups()
         ]
 
     def learning_rate(self, step: int) -> float:
-        """Of step 0, 1, ...: linear warm-up, then half a cosine down to 0 after the last epoch."""
-        warmup = self.settings.warmup * self.steps_per_epoch
+        """Of step 0, 1, ...: linear warm-up, then half a cosine down to 0 after the last step, or a fall in steps."""
+        own, warmup = self.settings, self.settings.warmup * self.steps_per_epoch
         if step < warmup:
-            return self.settings.learning_rate * (step + 1) / (warmup + 1)
-        total = self.settings.epochs * self.steps_per_epoch
-        progress = (step - warmup) / max(1.0, total - warmup)
-        return self.settings.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+            return own.learning_rate * (step + 1) / (warmup + 1)
+        if own.decay_every:
+            return own.learning_rate * own.decay_factor ** (step // own.decay_every)
+        progress = (step - warmup) / max(1.0, self.steps - warmup)
+        return own.learning_rate * (1 + math.cos(math.pi * progress)) / 2
 
     def checkpoint(self) -> Checkpoint:
         """The state after the last whole epoch."""
@@ -133,7 +145,7 @@ class Trainer:
 
         Raises BadSetting when the loss is no longer finite or memory runs out.
         """
-        while len(self.epochs) < self.settings.epochs:
+        while len(self.epochs) * self.steps_per_epoch < self.steps:
             try:
                 self.epochs += (self._epoch(on_batch),)
             except (RuntimeError, MemoryError) as error:
@@ -160,7 +172,7 @@ class Trainer:
             order = torch.randperm(len(self.labels), generator=self.order).to(self.device)
             self.network.train()
             self.head.train()
-            for i in range(self.steps_per_epoch):
+            for i in range(min(self.steps_per_epoch, self.steps - number * self.steps_per_epoch)):
                 index = order[i * size : (i + 1) * size]
                 with meter.batch(slice(seen, seen + len(index))):
                     loss, right = self._step(*self._batch(index, number * self.steps_per_epoch + i))
@@ -178,7 +190,7 @@ class Trainer:
             loss=mean_loss,
             accuracy=accuracy,
             validation_error=self.validation_error(lambda done: report(len(order) + done)),
-            learning_rate=self.learning_rate((number + 1) * self.steps_per_epoch - 1),
+            learning_rate=self.learning_rate(min((number + 1) * self.steps_per_epoch, self.steps) - 1),
             seconds=time.perf_counter() - began,
         )
 
@@ -189,7 +201,7 @@ class Trainer:
             images = mirror_crop(images, self.order)
         settings = self.adversarial
         if settings is not None:
-            ramp = settings.ramp * self.settings.epochs * self.steps_per_epoch
+            ramp = settings.ramp * self.steps
             share = min(1.0, (step + 1) / max(1.0, ramp))
             with frozen(self.parameters), evaluating(self.network):
                 images = attacked(self._logits, images, labels, settings, eps=share * settings.eps, rng=self.order)
@@ -206,7 +218,8 @@ class Trainer:
         loss = self.head.loss(features, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_gradient_norm)
+        if self.settings.max_gradient_norm:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_gradient_norm)
         self.optimizer.step()
         with torch.no_grad():
             self.head.after_step(features.detach(), labels)

@@ -31,6 +31,7 @@ def build(
         torch.manual_seed(seed)
         body: Network = catalog.load("network", network)(shape, feature_dim)
         head: Head = catalog.load("loss", loss)(feature_dim, classes, **loss_settings)
+        body.initialise(head)
     return body, head
 
 
