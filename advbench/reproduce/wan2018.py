@@ -18,6 +18,11 @@ at the rate of the linear layer beside them; the 100-D features of the example h
 one: the example leads, since it is the network that was run; L-Softmax (m = 4) keeps our annealing (1,000 to 0.5 over
 half of the training); eps is in units of pixels in [0, 1] (the example's pixels / 256 differ by 0.4 %).
 
+**Added to both**: a gradient longer than 10 is shortened to 10, for all losses alike. Without a limit 2 of 3 seeds of
+softmax, 1 of 3 of center and at least 1 of 3 of L-Softmax diverged within 250 steps, at 1 as at 3 times the rate for
+their heads; with it none of these did. (Tried on the training loss alone, before the first model was trained.) What
+happens without the limit at seed 0 is a row for each loss.
+
 **Criterion**: over seeds 0, 1, 2, the EER of `likelihood` under untargeted FGSM at eps 0.3 of [0, 1], not clipped,
 population `all`, gradients in float32, on the 10,000 test images: L-GM below center below softmax in 3 of 3 seeds,
 the paired 95 % interval of each difference (resampled images) excluding 0. Each figure of the paper (Tables 1 and 6,
@@ -39,7 +44,7 @@ SOLVER: dict[str, Any] = {
     "warmup": 0.0,
     "decay_every": 3_000,
     "decay_factor": 0.7,
-    "max_gradient_norm": 0.0,
+    "max_gradient_norm": 10.0,
     "bias_rate": 2.0,
     "bias_decay": False,
     "precision": "fp32",
@@ -60,6 +65,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "rate0.01": (LGM, {"learning_rate": 0.01}, "lenet-plus"),
     "sigma": ({**LGM, "covariance": "isotropic"}, {}, "lenet-plus"),
 }
+UNLIMITED = {"max_gradient_norm": 0.0}  # as the example is published
 UNSEEN = {"all_parts": False, "full_train": True}  # 55,000 images: 5,000 are left to fix thresholds on
 # the tuned recipe's network and schedule at lower rates, seed 0
 LOWER_RATES = (0.01, 0.02)
