@@ -67,7 +67,10 @@ def test_every_data_set_comes_with_a_recipe_that_can_be_trained(name: str) -> No
     assert isinstance(Training(**recipe.training), Training)
 
 
-@pytest.mark.parametrize("name", catalog.names("network"))
+OURS = [name for name in catalog.names("network") if not name.startswith("lenet-plus")]  # those are as published
+
+
+@pytest.mark.parametrize("name", OURS)
 @pytest.mark.parametrize("feature_dim", get_args(FeatureDim))
 def test_networks_rectify_features_unless_they_are_for_a_scatter_plot(name: str, feature_dim: int) -> None:
     network = catalog.load("network", name)(SHAPES[name], feature_dim)
@@ -80,7 +83,7 @@ def test_networks_rectify_features_unless_they_are_for_a_scatter_plot(name: str,
     assert ((features < -50) if feature_dim == 2 else (features == 0)).all()
 
 
-@pytest.mark.parametrize("name", catalog.names("network"))
+@pytest.mark.parametrize("name", OURS)
 def test_networks_scale_pixels_from_minus_one_to_one_themselves(name: str) -> None:
     network = catalog.load("network", name)(SHAPES[name], 2)
     images = torch.rand(2, *SHAPES[name])
