@@ -62,8 +62,11 @@ def test_a_detector_aware_row_says_what_it_got_past_and_at_which_threshold(
         (["--attack", "joint", "--detector", "likelihood", "--fpr", "1.5"], "outside (0, 1)"),
         (["--attack", "joint", "--detector", "likelihood", "--fpr", "0.01"], "at least 1000 calibration images"),
         (["--attack", "pgd", "--detector", "likelihood"], "knows nothing of a detector"),
-        (["--attack", "pgd", "--set", "stepz=3"], "Did you mean 'step'? Known: alpha, clip, "),
-        (["--attack", "pgd", "--set", "loss.steps=3"], "no setting of lgm named 'steps'. Known: alpha, "),
+        (["--attack", "pgd", "--set", "stepz=3"], "Did you mean 'step'? Known: additive_margin, alpha, clip, "),
+        (
+            ["--attack", "pgd", "--set", "loss.steps=3"],
+            "no setting of lgm named 'steps'. Known: additive_margin, alpha, ",
+        ),
         (["--attack", "art:SignOPTAttack", "--set", "alpha=1"], "--set loss.alpha=... or --set attack.alpha=..."),
         (["--attack", "pgd", "--set", "steps"], "--set 'steps' is no setting"),
         (["--attack", "pgd", "--set", "steps=x"], "steps = 'x' is not a whole number"),

@@ -75,8 +75,11 @@ def test_a_long_list_says_what_a_plug_in_declares_of_itself() -> None:
     assert attacks["square"]["knows"] == "the model's outputs"
     assert attacks["joint"]["knows"] == "the model and its gradients, the detector and its threshold"
     losses = {row["name"]: row for row in advbench("list", "losses", "--long", "--json").rows}
-    assert losses["center"]["settings"] == {"weight": 0.01, "centre_step": 0.5}
-    assert "settings: weight=0.01, centre_step=0.5" in advbench("list", "losses", "--long").out
+    own = {"weight": 0.01, "centre_step": 0.5, "solver": False, "bias": True}
+    assert losses["center"]["settings"] == own
+    assert (
+        "settings: weight=0.01, centre_step=0.5, solver=false, bias=true" in advbench("list", "losses", "--long").out
+    )
 
 
 def test_options_may_be_written_with_underscores(tmp_path: Path) -> None:
