@@ -27,7 +27,6 @@ class Option:
     hint: Any
     default: Any
     told: Told
-    hidden: bool = False
 
     def parameter(self) -> inspect.Parameter:
         """As typer reads it."""
@@ -49,7 +48,7 @@ class Option:
                 more["parser"] = lambda text: read(text, self.name)
             more |= {"metavar": told.metavar or metavar, "envvar": told.env, "rich_help_panel": told.panel}
             both = f"{flag}/--no-{flag[2:]}" if plain is bool and optional else flag
-            shown = typer.Option(both, hidden=self.hidden, **more)
+            shown = typer.Option(both, hidden=told.hidden, **more)
         kind = inspect.Parameter.KEYWORD_ONLY
         return inspect.Parameter(self.name, kind, default=default, annotation=Annotated[hint, shown])
 
@@ -83,13 +82,14 @@ def _options(f: Field[Any], hint: Any) -> Iterator[Option]:
     of = told(f).of
     if of is None:
         yield Option(flag_of(f), f.name, hint, f.default, told(f))
-        yield from (Option(name, f.name, str | None, None, told(f), hidden=True) for name in told(f).aliases)
+        unshown = replace(told(f), hidden=True)
+        yield from (Option(name, f.name, str | None, None, unshown) for name in told(f).aliases)
         return
     hints = typing.get_type_hints(of)
     for one in fields(of):
         plain = str if typing.get_origin(hints[one.name]) is typing.Literal else hints[one.name]
         own = replace(told(one), panel=told(f).panel)
-        yield Option(told(f).prefix + flag_of(one), one.name, plain | None, None, own, own.hidden)
+        yield Option(told(f).prefix + flag_of(one), one.name, plain | None, None, own)
 
 
 def _value(f: Field[Any], options: Sequence[Option], given: Mapping[str, Any]) -> Any:

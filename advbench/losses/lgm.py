@@ -99,8 +99,7 @@ class LGM(Head):
         logits, offset = self._scores(features)
         d_z = offset[labels] - logits.gather(1, labels[:, None]).squeeze(1)
         alpha, additive = self.margins()
-        margin = -alpha * d_z if additive == 0 else -alpha * d_z - additive
-        return logits.scatter_add(1, labels[:, None], margin[:, None]), d_z, offset
+        return logits.scatter_add(1, labels[:, None], (-alpha * d_z - additive)[:, None]), d_z, offset
 
     def margins(self) -> tuple[float, float]:
         """Alpha and the additive margin at the present step."""
