@@ -20,6 +20,16 @@ class BadSetting(AdvbenchError):
     """A value outside its allowed range or of the wrong type."""
 
 
+class Diverged(BadSetting):
+    """A training whose loss is no longer finite; `epoch` counts from 1."""
+
+    def __init__(self, epoch: int, learning_rate: float) -> None:
+        self.epoch = epoch
+        super().__init__(
+            f"training diverged in epoch {epoch}: the loss is not finite; try a learning_rate below {learning_rate:g}"
+        )
+
+
 class UnknownName(BadSetting):
     """A name that is not among the known ones; the text suggests the nearest."""
 

@@ -10,7 +10,7 @@ from advbench import catalog, metrics
 from advbench.detection.base import Detector, FittedDetector
 from advbench.detection.guard import NO_DETECTOR, AcceptAll, Guard
 from advbench.errors import BadSetting, FailedCheck, TooFewImages
-from advbench.runs import Run, SuppliedRecord, artifacts
+from advbench.runs import Run, SuppliedRecord, TrainedRecord, artifacts
 from advbench.types import Outputs
 from advbench.victim import Told, head_of
 
@@ -89,6 +89,11 @@ def guard(run: Run, name: str, fpr: float | None) -> Guard:
     calibration = artifacts.read_part(run, "calibration")
     if name == NO_DETECTOR or fpr is None:
         return Guard(NO_DETECTOR, AcceptAll(), 1.0, False, calibration.outputs, calibration.labels)
+    if isinstance(run.model, TrainedRecord) and run.model.fitted_to_all:
+        raise TooFewImages(
+            f"fpr = {fpr:g} asks for a threshold, and {run.name} was trained on all images that could fix one "
+            "(all_parts); take a model trained without all_parts"
+        )
     check_calibration(len(calibration), fpr, run.model.dataset)
     fitted = fit(run, name, artifacts.read_part(run, "train"))
     threshold = metrics.threshold_at(fpr, score(name, fitted, calibration.outputs, "calibration"))

@@ -45,6 +45,11 @@ class TrainedRecord:
         """The loss's own settings."""
         return {k: v for k, v in self.loss.items() if k != "name"}
 
+    @property
+    def fitted_to_all(self) -> bool:
+        """Whether it was trained on the images, too, that fix thresholds."""
+        return bool(self.training.get("all_parts"))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
@@ -133,6 +138,13 @@ class CheckpointInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DivergedInfo:
+    """What the step `diverged` notes: the loss stopped being finite."""
+
+    epoch: Positive
+
+
+@dataclass(frozen=True, kw_only=True)
 class OutputsInfo:
     """What the step `outputs` notes."""
 
@@ -151,7 +163,7 @@ class Inspection:
 
 
 INFOS: dict[str, type] = {"train": TrainingInfo, "checkpoint": CheckpointInfo, "outputs": OutputsInfo}
-INFOS[INSPECTED] = Inspection
+INFOS |= {INSPECTED: Inspection, "diverged": DivergedInfo}
 
 
 def read_model(value: Any) -> ModelRecord:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from advbench.data import join
+from advbench.errors import Diverged
 from advbench.progress import Progress
 from advbench.runs import Epoch, Run, TrainingRow, artifacts, released, repair, to_json, write_whole
-from advbench.runs.manifest import CheckpointInfo, OutputsInfo, TrainingInfo
+from advbench.runs.manifest import CheckpointInfo, DivergedInfo, OutputsInfo, TrainingInfo
 from advbench.study.spec import Model, StudiedModel, surrogate_of
 from advbench.study.workspace import Workspace
 from advbench.training.loop import Checkpoint, Trainer
@@ -43,19 +44,30 @@ class TrainedModel(StudiedModel):
 
 
 def parts_of(splits: Splits, model: Model) -> Splits:
-    """The parts, of which the training part is the one this model is fitted to."""
-    joined = 2 if model.training.all_parts else int(model.training.full_train)
-    return replace(splits, train=reduce(join, (splits.validation, splits.calibration)[:joined], splits.train))
+    """The parts as this model has them: what it is fitted to is its training part, and no calibration image."""
+    every = model.training.all_parts
+    joined = (splits.validation, splits.calibration)[: 2 if every else int(model.training.full_train)]
+    calibration = splits.calibration.take(slice(0 if every else None))
+    return replace(splits, train=reduce(join, joined, splits.train), calibration=calibration)
 
 
 def ensure_trained(run: Run, model: Model, splits: Splits, workspace: Workspace, weights: Iterable[Path]) -> None:
-    """Do the step `train` where it is not done or damaged: adopt weights released under `weights`, else train."""
+    """Do the step `train` where it is not done or damaged: adopt weights released under `weights`, else train.
+
+    Raises Diverged for a training that does, and for one that has done so before, which is not tried again.
+    """
     if not repair.is_whole(run, "train", workspace.progress.say):
         if "checkpoint" not in run.steps and (found := released.find(weights, run.model)) is not None:
             workspace.progress.say(f"{run.name}: released weights {found.path}")
             released.adopt(run, found)
+        elif "diverged" in run.steps:
+            raise Diverged(run.noted(DivergedInfo).epoch, model.training.learning_rate)
         else:
-            train(run, model, splits, workspace)
+            try:
+                train(run, model, splits, workspace)
+            except Diverged as error:
+                run.write("diverged", {}, info=DivergedInfo(epoch=error.epoch))
+                raise
     run.drop("checkpoint")  # here, so that one that an interruption left behind goes too
 
 

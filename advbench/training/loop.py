@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from advbench.device import Arithmetic, Device, arithmetic_of, computes_bf16, is_out_of_memory
-from advbench.errors import BadSetting
+from advbench.errors import BadSetting, Diverged
 from advbench.losses import Head
 from advbench.networks import Network
 from advbench.recipes import AdversarialTraining, Training
@@ -143,7 +143,7 @@ class Trainer:
     ) -> None:
         """Train up to the last epoch; `on_epoch` is called after each.
 
-        Raises BadSetting when the loss is no longer finite or memory runs out.
+        Raises Diverged when the loss is no longer finite, BadSetting when memory runs out.
         """
         while len(self.epochs) * self.steps_per_epoch < self.steps:
             try:
@@ -181,10 +181,7 @@ class Trainer:
             self.noise = torch.get_rng_state()
         mean_loss, accuracy = (sums.cpu().double() / seen).tolist()
         if not math.isfinite(mean_loss):
-            raise BadSetting(
-                f"training diverged in epoch {number + 1}: the loss is {mean_loss}; try a learning_rate below "
-                f"{self.settings.learning_rate:g}"
-            )
+            raise Diverged(number + 1, self.settings.learning_rate)
         return Epoch(
             epoch=number + 1,
             loss=mean_loss,

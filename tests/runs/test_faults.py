@@ -26,6 +26,7 @@ from advbench.grid.queue import Tally
 from advbench.progress import Quiet
 from advbench.runs import Run, locks, sealed_json
 from advbench.runs.artifacts import unpack
+from advbench.study import train
 from tests.helpers.damage import cut, flip
 from tests.helpers.studies import Heard, only_run, tensors
 from tests.tools.storm import killed_at_write, storm, study
@@ -92,7 +93,9 @@ def test_a_second_process_on_a_run_is_refused_and_the_first_goes_on(calm: dict[s
     assert tensors(tmp_path) == calm
 
 
-def test_a_training_that_diverges_stops_with_its_last_good_checkpoint(tmp_path: Path) -> None:
+def test_a_training_that_diverges_stops_with_its_last_good_checkpoint_and_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # the decay flips and doubles every weight in every step, so that the second epoch overflows
     training = {"epochs": 6, "learning_rate": 1e-3, "momentum": 0.0, "weight_decay": 2130.0, "warmup": 0}
     wild = {**ONE, "training": {**training, "max_gradient_norm": 1e30}}
@@ -100,10 +103,11 @@ def test_a_training_that_diverges_stops_with_its_last_good_checkpoint(tmp_path: 
         with pytest.raises(BadSetting, match="training diverged in epoch 2"):
             study(tmp_path, **wild).attack()
         run = only_run(tmp_path)
-        assert list(run.steps) == ["checkpoint"]
+        assert list(run.steps) == ["checkpoint", "diverged"]
         assert [row["epoch"] for row in run.info("checkpoint")["epochs"]] == [1]
         kept = unpack(run, "checkpoint-0001.safetensors")
         assert all(value.isfinite().all() for key, value in kept.items() if key.startswith("network."))
+        monkeypatch.setattr(train, "train", lambda *_: pytest.fail("trained again"))
 
 
 def test_a_truncated_checkpoint_is_named_and_training_begins_anew_without_it(

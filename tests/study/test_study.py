@@ -16,13 +16,14 @@ import pytest
 import torch
 
 from advbench import catalog, runs
-from advbench.errors import BadRun, BadSetting
+from advbench.detection import calibration
+from advbench.errors import BadRun, BadSetting, TooFewImages
 from advbench.progress import Advance, Quiet
 from advbench.report import write
 from advbench.runs import AdaptiveRow, artifacts, locks
 from advbench.study.selection import Found
 from advbench.study.study import Study
-from advbench.study.verify import verify_found
+from advbench.study.verify import verify, verify_found
 from advbench.study.workspace import Workspace
 from advbench.types import Splits
 from tests.helpers import studies
@@ -165,6 +166,21 @@ def test_stored_outputs_are_those_of_the_parts_in_their_order(finished: Path, di
     examples = artifacts.read_part(run, "test").examples
     assert examples is not None
     assert torch.equal(examples, digits.test.load_all()[:8])
+
+
+def test_a_model_trained_on_all_parts_has_eers_and_no_threshold(tmp_path: Path, digits: Splits) -> None:
+    one = study(tmp_path, training={"epochs": 1, "all_parts": True}, attacks=[{"name": "fgsm", "eps": 0.3}])
+    (row,) = one.train()
+    assert row.n_train == len(digits.train) + len(digits.validation) + len(digits.calibration)
+    one.attack()
+    run = one.opened(one.models()[0].model)
+    rows = verify(run, ["fgsm-eps0.3"], ["likelihood"])
+    assert all(row.eer is not None and row.tpr_at_fpr05 is row.fpr05_realised is None for row in rows[:1])
+    with pytest.raises(TooFewImages, match="trained on all images that could fix one"):
+        calibration.guard(run, "likelihood", 0.05)
+    aware = [{"name": "joint", "eps": 0.3, "n": 4, "detector": "likelihood", "fpr": 0.05}]
+    with pytest.raises(TooFewImages, match="take a model trained without all_parts"):
+        study(tmp_path, training={"epochs": 1, "all_parts": True}, attacks=aware).attack()
 
 
 def test_full_train_joins_validation_to_the_training_part(tmp_path: Path, digits: Splits) -> None:
