@@ -83,10 +83,11 @@ def wilson(successes: int, n: int) -> Interval | None:
 
 @dataclass(frozen=True)
 class RocIntervals:
-    """Bootstrap percentile intervals of one ROC."""
+    """Bootstrap percentile intervals of one ROC; `eers` [resamples], NaN where no attacked image was drawn."""
 
     eer: Interval
     auroc: Interval
+    eers: Array
 
 
 def bootstrap(
@@ -123,7 +124,7 @@ def bootstrap(
         wins2 = wins + (int(weight @ clean_sum[upto]) if tied else wins)
         aurocs[r] = wins2 / (2 * n * total)
         eers[r] = _eer(clean_sum, attacked_sum, clean_upto, attacked_upto)
-    return RocIntervals(_percentiles(eers), _percentiles(aurocs))
+    return RocIntervals(_percentiles(eers), _percentiles(aurocs), eers)
 
 
 def _eer(clean_sum: Ints, attacked_sum: Ints, clean_upto: Ints, attacked_upto: Ints) -> float:

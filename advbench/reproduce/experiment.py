@@ -17,6 +17,7 @@ from advbench.study.parsing import parse
 from advbench.study.spec import Spec
 
 Entry = dict[str, Any]  # as a spec states a loss or an attack
+At = tuple[str, float, Mapping[str, Any]]  # an attack, its eps, and those of its settings that are not the default
 LIKELIHOOD = "likelihood"
 MARKS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)  # gradients or queries of a curve over them
 LARGE = 0.05  # a gap to the paper that asks for an experiment
@@ -27,6 +28,22 @@ class Loss(NamedTuple):
 
     label: str
     entry: str | Entry
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How models are trained; what it leaves out is the data set's and the losses' own.
+
+    label      as the page calls it
+    spec       what a study of theirs has beside their losses: network, training
+    own        settings of the losses, by loss
+    training   further settings of the training, by loss
+    """
+
+    label: str = ""
+    spec: Entry = field(default_factory=dict)
+    own: Mapping[str, Entry] = field(default_factory=dict)
+    training: Mapping[str, Entry] = field(default_factory=dict)
 
 
 class Measured(NamedTuple):
@@ -46,6 +63,18 @@ class Drawing(NamedTuple):
 
 
 Figure = Callable[[Record], Measured | None]
+
+
+@dataclass(frozen=True)
+class Order:
+    """A claim: in every seed of a recipe, the likelihood's EERs of 100-D models under an attack rise in this order.
+
+    Every record of the recipe keeps the EERs of images resampled under that attack, the same for all models.
+    """
+
+    losses: Sequence[str]
+    recipe: str
+    attack: At
 
 
 @dataclass(frozen=True)
@@ -75,8 +104,8 @@ class Line:
 
     @property
     def setting(self) -> str:
-        """Such as `100-D, FGSM eps 0.3`."""
-        return f"{self.dim}-D, {self.what}" if self.what else f"{self.dim}-D"
+        """Such as `100-D, wan2018, FGSM eps 0.3`."""
+        return ", ".join(filter(None, (f"{self.dim}-D", self.recipe, self.what)))
 
 
 Block = tuple[Sequence[str], Sequence[Line]]  # losses, and the lines that each of them has a row of
@@ -139,7 +168,8 @@ class Search(NamedTuple):
 class Experiment:
     """A paper's experiments on one data set; the class of a file of `experiments/`, which carries the file's name.
 
-    recipes          by name, what of a spec its models have beside their losses: network, training
+    recipes          by name, how its models are trained
+    order            a claim about EERs that is tested by pairs
     models, probes   in the order of work: what is trained, and what kept models are asked about their detectors
     guarded          losses whose detectors are asked; `controls`: adversarially trained, which are known to hold
     eer              the line of the guarded losses' EERs, of which the controls get rows too
@@ -151,7 +181,8 @@ class Experiment:
     losses: Mapping[str, Loss]
     models: Sequence[PaperModel]
     tables: Sequence[Table]
-    recipes: Mapping[str | None, Entry] = {None: {}}
+    recipes: Mapping[str | None, Recipe] = {None: Recipe()}
+    order: Order | None = None
     detectors: Sequence[str] = (LIKELIHOOD, "max-posterior")
     search: Search | None = None
     probes: Sequence[Probe] = ()
@@ -185,8 +216,16 @@ class Experiment:
         """Whether a model's weights are kept with the page: those of the attacked ones."""
         return bool(self.attacks(model))
 
-    def drawings(self, runs: Mapping[PaperModel, Run]) -> Iterator[Drawing]:  # noqa: ARG002
-        """The figures that the evaluated runs at hand can give."""
+    def drawings(
+        self,
+        runs: Mapping[PaperModel, Run],  # noqa: ARG002
+        rows: Sequence[ReproductionRow],  # noqa: ARG002
+    ) -> Iterator[Drawing]:
+        """The figures that the evaluated runs at hand, and the rows, can give."""
+        return iter(())
+
+    def conclusions(self, rows: Mapping[tuple[str, str, str], ReproductionRow]) -> Iterator[str]:  # noqa: ARG002
+        """What the rows carry, a sentence each, the most important first."""
         return iter(())
 
     def remark(self, row: ReproductionRow) -> str:
@@ -198,11 +237,12 @@ class Experiment:
         self, model: PaperModel, attacks: Sequence[Entry] = (), own: Entry | None = None, **training: Any
     ) -> Spec:
         """The study of one model alone; `own` beside its loss's settings, `training` beside its recipe's."""
-        entry, recipe = self.losses[model.loss].entry, {"training": {}, **self.recipes[model.recipe]}
-        loss = ({"name": entry} if isinstance(entry, str) else entry) | (own or {})
+        entry, recipe = self.losses[model.loss].entry, self.recipes[model.recipe]
+        loss = ({"name": entry} if isinstance(entry, str) else entry) | recipe.own.get(model.loss, {}) | (own or {})
         table: Entry = {"losses": [loss], "seeds": [model.seed], "feature_dim": model.dim}
-        table |= {"training": recipe.pop("training") | training, "attacks": list(attacks) or [{"name": "fgsm"}]}
-        return parse({"dataset": self.dataset, "detectors": list(self.detectors), **recipe, **table})
+        table["training"] = recipe.spec.get("training", {}) | recipe.training.get(model.loss, {}) | training
+        table["attacks"] = list(attacks) or [{"name": "fgsm"}]
+        return parse({"dataset": self.dataset, "detectors": list(self.detectors), **recipe.spec, **table})
 
     def chosen(self, names: Sequence[str] | None) -> list[PaperModel]:
         """The models of these names in their order, all where None; raises UnknownName."""

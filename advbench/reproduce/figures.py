@@ -1,16 +1,13 @@
 """Figures that a line can have: what a model's record says of its clean images, of an attack, of a detector."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
 from advbench import metrics
-from advbench.reproduce.experiment import LIKELIHOOD, Figure, Measured
+from advbench.reproduce.experiment import LIKELIHOOD, At, Figure, Measured
 from advbench.reproduce.records import Record, Shares, of_attack
 from advbench.runs.rows import AttackRow, VerifyRow
-
-At = tuple[str, float, Mapping[str, Any]]  # an attack, its eps, and those of its settings that are not the default
 
 
 def rate(share: float, n: int) -> Measured:
@@ -58,11 +55,13 @@ def verified(
     at: At,
     detector: str = LIKELIHOOD,
     of: Callable[[VerifyRow], tuple[float | None, ...]] = lambda row: (row.eer, row.eer_low, row.eer_high),
+    population: str = "all",
 ) -> Figure:
-    """Of a detector's row on all attacked images: by default the EER and the ends of its interval."""
+    """Of a detector's row on a population of the attacked images: by default the EER and its interval's ends."""
 
     def figure(record: Record) -> Measured | None:
-        row = of_attack((r for r in record.verify if r.detector == detector), *at)
+        about = (r for r in record.verify if (r.detector, r.population) == (detector, population))
+        row = of_attack(about, *at)
         value, low, high = (None, None, None) if row is None else of(row)
         if row is None or value is None:
             return None
@@ -74,3 +73,13 @@ def verified(
 def share(at: At, of: Callable[[Shares], float]) -> Figure:
     """A share of the images, clean or attacked."""
     return lambda record: None if (row := of_attack(record.shares, *at)) is None else rate(of(row), row.n)
+
+
+def rounded_eer(at: At) -> Figure:
+    """The EER of likelihoods, not their logarithms, in float32: those that fall to 0 are ties."""
+
+    def figure(record: Record) -> Measured | None:
+        row = of_attack(record.shares, *at)
+        return None if row is None or row.rounded_eer is None else Measured(row.rounded_eer, None, row.n)
+
+    return figure

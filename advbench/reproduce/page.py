@@ -23,7 +23,7 @@ from advbench.runs.environment import describe
 
 def write_rows(book: Reproduction) -> list[ReproductionRow]:
     """results.json from the records there are; its rows."""
-    found = rows(book.experiment, book.records(), book.answered())
+    found = rows(book.experiment, book.records(), book.answered(), book.diverged())
     write_whole(book.home / "results.json", to_json({"schema": 1, "rows": found}))
     return found
 
@@ -36,7 +36,7 @@ def write_page(book: Reproduction, evaluated: Mapping[PaperModel, Run]) -> Path:
     for key, table in arranged.items():
         write_whole(home / "tables" / f"{key}.csv", to_csv(table))
         write_whole(home / "tables" / f"{key}.tex", to_latex(table, experiment))
-    for drawing in (*experiment.drawings(evaluated), *security_drawings(experiment, found)):
+    for drawing in (*experiment.drawings(evaluated, found), *security_drawings(experiment, found)):
         svg = plots.to_svg(drawing.picture, drawing.label, drawing.key, sized=True)
         write_whole(home / "figures" / f"{drawing.key}.svg", svg.encode())
         write_whole(home / "figures" / f"{drawing.key}.pdf", plots.to_pdf(drawing.picture))
@@ -52,12 +52,13 @@ def write_page(book: Reproduction, evaluated: Mapping[PaperModel, Run]) -> Path:
         interval=interval,
         percent=percent,
         records={record.cell: record for record in kept},
+        diverged={record.cell: record for record in book.diverged()},
         tuning=tried,
         rate_means=search.mean_errors(tried),
         manifest=manifest,
         findings=_findings(home),
+        conclusions=list(experiment.conclusions(by_key(found))),
         verdict=verdict(experiment, by_key(found)),
-        epochs=" or ".join(str(e) for e in sorted({len(r.history) for r in kept})) or "no",
     )
     write_whole(home / "index.html", html.encode())
     return home / "index.html"

@@ -1,13 +1,16 @@
 """Records of a model as JSON files: what it contributes to the page's figures, and what its detectors were asked."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
+from scipy.stats import t as student_t
 
+from advbench import metrics
 from advbench.errors import BadRun
 from advbench.report.likelihood_axis import LOW, SURE, LikelihoodAxis
 from advbench.runs import Run, artifacts, json_records as js, shapes, to_json, write_whole
@@ -56,6 +59,7 @@ class Shares:
     low_attacked: shapes.Rate
     sure_clean: shapes.Rate
     sure_attacked: shapes.Rate
+    rounded_eer: shapes.Rate | None = None  # of the likelihoods themselves in float32; None: older than the key
 
 
 R = TypeVar("R", AttackRow, VerifyRow, Shares)
@@ -66,13 +70,22 @@ class OfModel:
     """A record that is named after its model."""
 
     cell: PaperModel
-    weights: Weights
+
+
+@dataclass(frozen=True)
+class DivergedRecord(OfModel):
+    """A model whose training diverged: `diverged/<model>.json`."""
+
+    model: TrainedRecord
+    epoch: shapes.Positive
+    environment: Environment
 
 
 @dataclass(frozen=True)
 class Record(OfModel):
     """What a model contributes: `cells/<model>.json`."""
 
+    weights: Weights
     model: TrainedRecord
     history: tuple[Epoch, ...]
     seconds: shapes.Seconds  # of training
@@ -81,8 +94,9 @@ class Record(OfModel):
     wrong: tuple[shapes.Count, ...]  # the clean ones that are misclassified
     within_variance: shapes.Number  # see `within_variance`
     attacks: tuple[AttackRow, ...]
-    verify: tuple[VerifyRow, ...]  # population `all`
+    verify: tuple[VerifyRow, ...]  # populations `all` and, in newer records, `successful`
     shares: tuple[Shares, ...]
+    resampled: tuple[shapes.Rate, ...] | None = None  # EERs, by resample, of an attack on a model in an `Order`
 
     @property
     def clean_error(self) -> float:
@@ -132,6 +146,7 @@ class Answer:
 class SecurityRecord(OfModel):
     """The answers about a model's detectors: `security/<model>.json`."""
 
+    weights: Weights
     environment: Environment
     rows: tuple[Answer, ...]
 
@@ -204,12 +219,21 @@ class ReproductionRow:
     n: int | None  # images
     paper: float | None
     paper_std: float | None = None
+    diverged: tuple[int, ...] | None = None  # seeds whose training did
     more: More = field(default=More(), metadata=js.FLAT)
 
     @property
     def gap(self) -> float | None:
         """What it has more than the paper prints."""
         return None if self.mean is None or self.paper is None else self.mean - self.paper
+
+    @property
+    def over_seeds(self) -> tuple[float, float] | None:
+        """The 95 % interval (Student's t) of the mean over training seeds; None of fewer than three."""
+        if self.mean is None or self.std is None or (n := len(self.seeds)) < 3:
+            return None
+        reach = float(student_t.ppf(0.975, n - 1)) * self.std / math.sqrt(n)
+        return self.mean - reach, self.mean + reach
 
 
 def read(kind: type[T], path: Path) -> T:
@@ -237,8 +261,10 @@ def of_attack(rows: Iterable[R], attack: str, eps: float, settings: Mapping[str,
     return next(same, None)
 
 
-def record_of(model: PaperModel, run: Run, verify: Sequence[VerifyRow], weights: Weights) -> Record:
-    """The record of an evaluated run; `verify` are its verify rows."""
+def record_of(
+    model: PaperModel, run: Run, verify: Sequence[VerifyRow], weights: Weights, compared: str | None = None
+) -> Record:
+    """The record of an evaluated run; `verify` are its verify rows, `compared` names the attack to resample."""
     test = artifacts.read_part(run, "test")
     attacks = attack_rows(run)
     return Record(
@@ -252,9 +278,18 @@ def record_of(model: PaperModel, run: Run, verify: Sequence[VerifyRow], weights:
         wrong=tuple((test.outputs.predictions != test.labels).nonzero().squeeze(1).tolist()),
         within_variance=within_variance(artifacts.read_part(run, "train")),
         attacks=tuple(attacks.values()),
-        verify=tuple(row for row in verify if row.population == "all"),
+        verify=tuple(row for row in verify if row.population in ("all", "successful")),
         shares=_shares(run, attacks) if attacks else (),
+        resampled=None if compared is None else _resampled(run, compared),
     )
+
+
+def _resampled(run: Run, attack: str) -> tuple[float, ...]:
+    """EERs of the likelihood by resample, as in the intervals of `verify`: the same images in every run."""
+    table = artifacts.read_scores(run)
+    clean, attacked = (artifacts.scores_of(table, "likelihood", source) for source in ("test", attack))
+    found = metrics.bootstrap(clean, attacked, rng=np.random.default_rng(0)).eers
+    return tuple(found.round(6).tolist())
 
 
 def within_variance(part: artifacts.Part) -> float:
@@ -269,8 +304,10 @@ def _shares(run: Run, attacks: Mapping[str, AttackRow]) -> tuple[Shares, ...]:
     table, found = artifacts.read_scores(run), []
     for name, row in attacks.items():
         axis = LikelihoodAxis.of_run(run, table, name)
-        low = (float((side < LOW).mean()) for side in (axis.clean, axis.attacked))
+        low, low_attacked = (float((side < LOW).mean()) for side in (axis.clean, axis.attacked))
         p_max = [np.exp(-artifacts.scores_of(table, "max-posterior", s)[: row.n]) for s in ("test", name)]
-        sure = (float((p > SURE).mean()) for p in p_max)
-        found.append(Shares(row.attack, row.eps, row.settings, row.n, *low, *sure))
+        sure, sure_attacked = (float((p > SURE).mean()) for p in p_max)
+        scores = (-side.astype(np.float32).astype(float) for side in (axis.clean, axis.attacked))
+        about, eer = (row.attack, row.eps, row.settings, row.n), metrics.roc(*scores).eer
+        found.append(Shares(*about, low, low_attacked, sure, sure_attacked, eer))
     return tuple(found)

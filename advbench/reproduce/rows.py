@@ -1,17 +1,19 @@
 """Records to rows: every figure of the page once, with its seeds, spread, interval and the paper's number."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from advbench import metrics
-from advbench.reproduce.experiment import LIKELIHOOD, MARKS, Experiment, Figure, Line, Measured, Probe, guard
-from advbench.reproduce.figures import mask, rate
+from advbench.reproduce.experiment import LIKELIHOOD, MARKS, Experiment, Figure, Line, Measured, Order, Probe, guard
+from advbench.reproduce.figures import mask, rate, verified
 from advbench.reproduce.records import (
     Answer,
     Aware,
     Counted,
+    DivergedRecord,
     More,
     PaperModel,
     Record,
@@ -27,7 +29,10 @@ Of = Callable[[Answer], Share]
 
 
 def rows(
-    experiment: Experiment, records: Sequence[Record], answered: Sequence[SecurityRecord] = ()
+    experiment: Experiment,
+    records: Sequence[Record],
+    answered: Sequence[SecurityRecord] = (),
+    diverged: Sequence[DivergedRecord] = (),
 ) -> list[ReproductionRow]:
     """All rows of results.json: those of the paper's experiments, then those of table `security`.
 
@@ -35,7 +40,9 @@ def rows(
     images. Probes without an answer give rows without figures; what an ensemble's members found is then left out.
     """
     held, about = {record.cell: record for record in records}, {record.cell: record for record in answered}
-    found = [_row(line, loss, held) for losses, lines in experiment.rows for loss in losses for line in lines]
+    ended = [record.cell for record in diverged]
+    found = [_row(line, loss, held, ended) for losses, lines in experiment.rows for loss in losses for line in lines]
+    found += [] if experiment.order is None else _in_order(experiment, experiment.order, held)
     for probe in experiment.probes:
         found += _of_probe(probe, answer_to(probe, about.get(probe.model)), experiment.eps)
     for model in dict.fromkeys(p.model for p in experiment.probes if p.part == "rejection"):
@@ -47,15 +54,36 @@ def rows(
     return found
 
 
-def _row(line: Line, loss: str, held: Held) -> ReproductionRow:
-    own = {m.seed: r for m, r in held.items() if (m.loss, m.dim, m.recipe) == (loss, line.dim, line.recipe)}
+def _row(line: Line, loss: str, held: Held, ended: Iterable[PaperModel]) -> ReproductionRow:
+    about = loss, line.dim, line.recipe
+    own = {m.seed: r for m, r in held.items() if (m.loss, m.dim, m.recipe) == about}
+    diverged = tuple(sorted(m.seed for m in ended if (m.loss, m.dim, m.recipe) == about)) or None
 
     def over_seeds(figure: Figure) -> ReproductionRow:
         return _over_seeds(line.table, loss, line.setting, {seed: figure(own[seed]) for seed in sorted(own)})
 
     row, counted = over_seeds(line.figure), [over_seeds(count).mean for count in line.counts]
     mean, more = line.formula.get(loss, row.mean), Counted(*counted) if counted else More()
-    return replace(row, mean=mean, paper=line.paper.get(loss), paper_std=line.paper_std.get(loss), more=more)
+    row = replace(row, mean=mean, diverged=diverged, more=more)
+    return replace(row, paper=line.paper.get(loss), paper_std=line.paper_std.get(loss))
+
+
+def _in_order(experiment: Experiment, order: Order, held: Held) -> Iterator[ReproductionRow]:
+    """Of neighbours in an order, how far the EER of the second lies above the first's, seed by seed.
+
+    The interval is over images, drawn together for both.
+    """
+    models = [model for model in experiment.models if (model.recipe, model.dim) == (order.recipe, 100)]
+    for seed, (below, above) in itertools.product(sorted({m.seed for m in models}), itertools.pairwise(order.losses)):
+        both = [held.get(PaperModel(loss, 100, seed, order.recipe)) for loss in (below, above)]
+        eers = [None if record is None else verified(order.attack)(record) for record in both]
+        found = None
+        if (first := eers[0]) is not None and (second := eers[1]) is not None:
+            resampled = [np.array(record.resampled) for record in both if record is not None]
+            low, high = np.percentile(resampled[1] - resampled[0], [2.5, 97.5]).tolist()
+            found = Measured(second.value - first.value, (low, high), second.n)
+        name = f"100-D, {order.recipe}, EER less that of {experiment.losses[below].label}, seed {seed}"
+        yield _over_seeds("order", above, name, {seed: found})
 
 
 def _over_seeds(table: str, loss: str, setting: str, found: Mapping[int, Measured | None]) -> ReproductionRow:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from advbench.errors import BadSetting
+from advbench.errors import BadSetting, FailedCells
 from advbench.grid.cells import Cell, cells_of, on_device
 from advbench.grid.engine import Engine, go_through
 from advbench.reproduce import search, security
@@ -35,11 +35,11 @@ class OnEngine:
     def train(self, models: Sequence[PaperModel]) -> None:
         """Train those that have neither weights nor a record, and round their weights.
 
-        One that is attacked nowhere gets its record at once, so that a stop in the middle loses none.
+        One that is attacked nowhere gets its record at once, so that a stop in the middle loses none; so does one
+        whose training diverged. Raises FailedCells for what else could not be trained.
         """
         book = self.book
-        missing = [m for m in models if not book.weights(m).exists() and not book.file("cells", m).exists()]
-        wanted = {self._training(model): model for model in missing}
+        wanted = {self._training(model): model for model in models if book.open(model)}
 
         def done(cell: Cell) -> None:
             model = wanted[cell]
@@ -48,7 +48,13 @@ class OnEngine:
             else:
                 _finish(book, model)
 
-        self._go(wanted, done)
+        try:
+            self._go(wanted, done)
+        except FailedCells:
+            for model in filter(book.open, wanted.values()):
+                if not book.has_diverged(model):
+                    raise
+                _finish(book, model)
 
     def evaluate(self, models: Sequence[PaperModel]) -> None:
         """Attack those that have weights; each gets its record when its last attack is done."""
@@ -182,8 +188,8 @@ def compare(committed: Record, found: Record) -> list[CheckRow]:
         if (old := of_attack(committed.attacks, row.attack, row.eps, row.settings)) is not None:
             wrong = old.error_rate * old.n, row.error_rate * row.n
             rows.append(beside(f"wrong under {row.attack} eps {row.eps:g}", *wrong, 5))
-    for new in found.verify:
-        same = (r for r in committed.verify if r.detector == new.detector)
+    for new in (row for row in found.verify if row.population == "all"):
+        same = (r for r in committed.verify if (r.detector, r.population) == (new.detector, "all"))
         before = of_attack(same, new.attack, new.eps, new.settings)
         if before is not None and before.eer is not None and new.eer is not None:
             figure = f"EER of {new.detector}, {new.attack} eps {new.eps:g}"

@@ -50,14 +50,15 @@ def _lines(known: Rows, line: Line, losses: Sequence[str]) -> Iterator[tuple[str
 def best(records: Sequence[Record], line: Line, losses: Sequence[str]) -> str | None:
     """The loss with the least clean error, where the paired interval of its lead over every other one excludes 0.
 
-    Compared on the seeds that all losses share; the unit is the test image, its error averaged over those seeds.
+    Compared on the seeds that all losses share, three at least; the unit is the test image, its error averaged over
+    those seeds.
     """
     by_loss: dict[str, dict[int, Record]] = {}
     for record in records:
         if record.cell.loss in losses and (record.cell.dim, record.cell.recipe) == (line.dim, line.recipe):
             by_loss.setdefault(record.cell.loss, {})[record.cell.seed] = record
     shared = set.intersection(*(set(seeds) for seeds in by_loss.values())) if len(by_loss) > 1 else set()
-    if not shared:
+    if len(shared) < 3:
         return None
     wrong = {
         loss: np.mean([np.isin(np.arange(r.n), r.wrong) for s, r in seeds.items() if s in shared], axis=0)
@@ -70,9 +71,9 @@ def best(records: Sequence[Record], line: Line, losses: Sequence[str]) -> str | 
 
 
 def ours(row: ReproductionRow | None, digits: int = 2) -> str:
-    """A row's mean +- std in per cent, or `not run`."""
+    """A row's mean +- std in per cent, or `not run`, or `diverged`."""
     if row is None or row.mean is None:
-        return "not run" if row is not None else ""
+        return "" if row is None else "diverged" if row.diverged else "not run"
     spread = "" if row.std is None else f" +- {100 * row.std:.{digits}f}"
     return f"{100 * row.mean:.{digits}f}{spread}"
 

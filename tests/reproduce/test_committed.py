@@ -81,15 +81,17 @@ def test_kept_weights_are_the_ones_their_record_speaks_of(name: str) -> None:
     assert found.model == record.model
 
 
-def test_all_kept_weights_take_less_than_25_megabytes() -> None:
-    assert sum(path.stat().st_size for path in (HOME / "weights").glob("*.safetensors")) < 25e6
+def test_all_kept_weights_take_less_than_45_megabytes() -> None:
+    assert sum(path.stat().st_size for path in (HOME / "weights").glob("*.safetensors")) < 45e6
 
 
 def victim_of(name: str) -> Victim:
     found = released.read(HOME / "weights" / f"{name}.safetensors")
     loss: dict[str, Any] = found.model.loss_settings
     dim = found.model.feature_dim
-    network, head = build("mnist-cnn", dim, found.model.loss_name, loss, shape=(1, 28, 28), classes=10, seed=0)
+    network, head = build(
+        found.model.network, dim, found.model.loss_name, loss, shape=(1, 28, 28), classes=10, seed=0
+    )
     network.load_state_dict(within(found.tensors, "network"))
     head.load_state_dict(within(found.tensors, "head"))
     return Victim(Composed(network, head), shape=(1, 28, 28), classes=10, device=torch.device("cpu"))

@@ -15,7 +15,7 @@ from advbench.grid.local import Local
 from advbench.grid.queue import Queue
 from advbench.progress import Progress
 from advbench.reproduce import search, security
-from advbench.reproduce.experiment import Entry, Experiment, Loss, Probe, Search
+from advbench.reproduce.experiment import Entry, Experiment, Loss, Probe, Recipe, Search
 from advbench.reproduce.models import Reproduction
 from advbench.reproduce.records import Asked, PaperModel, SecurityRecord, Trial, read, write
 from advbench.reproduce.rows import answer_to
@@ -39,7 +39,7 @@ class Digits(Experiment):
     losses = {name: Loss(name, name) for name in ("softmax", "lgm", "center")}  # noqa: RUF012
     models = (*MODELS, PaperModel("center", 100, 0))
     tables = ()
-    recipes = {None: {"training": {"epochs": 1}}}  # noqa: RUF012
+    recipes = {None: Recipe(spec={"training": {"epochs": 1}})}  # noqa: RUF012
     probes = (FGSM, FGSM._replace(model=MODELS[0]), QUICK)
     search = Search(
         [Trial("center", {}, rate) for rate in RATES],

@@ -14,7 +14,7 @@ from tests.helpers.command_line import advbench
 
 FILE = '''"""Clothes, made up."""
 
-from advbench.reproduce.experiment import Experiment, Line, Loss, Table
+from advbench.reproduce.experiment import Experiment, Line, Loss, Recipe, Table
 from advbench.reproduce.figures import attacked, clean_error, error, verified
 from advbench.reproduce.records import PaperModel
 
@@ -26,7 +26,7 @@ class Clothes(Experiment):
     title = "Clothes, reproduced"
     dataset = "npz:clothes.npz"
     losses = LOSSES
-    recipes = {None: {"network": "digits-cnn", "training": {"epochs": 1}}}
+    recipes = {None: Recipe(spec={"network": "digits-cnn", "training": {"epochs": 1}})}
     models = [PaperModel("softmax", 100, 0), PaperModel("softmax", 100, 1), PaperModel("lgm", 100, 0)]
     tables = [
         Table("errors", "Errors", tuple(LOSSES), [

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from advbench.device import CPU
 from advbench.losses import LGM, Center
 from advbench.recipes import Training
-from advbench.reproduce import wan2018
+from advbench.reproduce.experiments import _wan2018
+from advbench.reproduce.experiments.mnist import MNIST
+from advbench.reproduce.records import PaperModel
 from advbench.study.parsing import parse
 from advbench.training.loop import Trainer
 from advbench.types import ImageSet
@@ -28,7 +30,7 @@ def images(n: int) -> ImageSet:
 
 
 def trainer_of(loss: str, settings: dict[str, Any], **training: Any) -> Trainer:
-    given = {k: v for k, v in wan2018.SOLVER.items() if k != "all_parts"} | training
+    given = {k: v for k, v in _wan2018.TRAINING.items() if k != "all_parts"} | training
     shape: Any = (1, 28, 28)
     network, head = build("lenet-plus", 100, loss, settings, shape=shape, classes=10, seed=0)
     return Trainer(network, head, images(256), images(64), Training(**given), seed=0, device=CPU)
@@ -157,7 +159,7 @@ def test_younger_settings_are_in_a_record_only_where_they_differ() -> None:
     before = "epochs batch_size learning_rate momentum weight_decay warmup max_gradient_norm precision full_train"
     assert list(old.record(DATA).training) == before.split()
     assert "rising" not in old.record(DATA).loss
-    (new,) = parse(wan2018.table(*wan2018.LOSSES["lgm"], 0)).models()
+    (new,) = MNIST().spec(PaperModel("lgm1.0", 100, 0, "wan2018")).models()
     record = new.record(DATA)
     assert record.loss["rising"] is True
     assert "additive_margin" not in record.loss
@@ -168,6 +170,6 @@ def test_training_on_all_parts_leaves_no_image_out() -> None:
     from advbench.study.train import parts_of
     from advbench.types import Splits
 
-    (model,) = parse(wan2018.table(*wan2018.LOSSES["lgm"], 0)).models()
+    (model,) = MNIST().spec(PaperModel("lgm1.0", 100, 0, "wan2018")).models()
     splits = Splits(train=images(50), validation=images(20), calibration=images(30), test=images(10))
     assert len(parts_of(splits, model).train) == 100

@@ -11,7 +11,7 @@ from advbench import metrics
 from advbench.report import plots
 from advbench.report.likelihood_axis import LikelihoodAxis
 from advbench.reproduce.experiment import Drawing
-from advbench.reproduce.records import PaperModel
+from advbench.reproduce.records import PaperModel, ReproductionRow
 from advbench.runs import Run, artifacts
 from advbench.victim import head_of
 
@@ -41,6 +41,27 @@ def boundary(alpha: float) -> float:
     Half without a margin: the margin asks a feature to lie nearer to its own mean (Wan et al. 2018, Fig. 2).
     """
     return 1 / (1 + math.sqrt(1 + alpha))
+
+
+def over_recipes(
+    key: str, what: str, under: str, found: Mapping[str, Mapping[str, ReproductionRow]], labels: Mapping[str, str]
+) -> Iterator[Drawing]:
+    """A line a loss, by recipe; bars are 95 % intervals, dotted lines the paper's figures."""
+    figure, axes = plots.canvas(4.4, 3.2)
+    names, said = list(dict.fromkeys(name for rows in found.values() for name in rows)), []
+    for style, (loss, rows) in enumerate(found.items()):
+        y = np.array([(row.mean, *(row.over_seeds or (row.low, row.high))) for row in rows.values()], float)
+        look = {"color": plots.COLOURS[style], "linestyle": plots.DASHES[style], "label": labels[loss]}
+        reach = np.abs(y[:, 1:].T - y[:, 0])
+        axes.errorbar([names.index(name) for name in rows], y[:, 0], reach, marker="o", capsize=2, **look)
+        for paper in {row.paper for row in rows.values() if row.paper is not None}:
+            axes.axhline(paper, linewidth=0.8, color=plots.COLOURS[style], linestyle=":")
+        each = ", ".join(f"{name} {100 * value:.1f} %" for name, value in zip(rows, y[:, 0], strict=True))
+        said.append(f"{labels[loss]}: {each}")
+    if said:
+        axes.set(xticks=range(len(names)), xticklabels=names, ylabel=what, ylim=(0, None))
+        axes.legend(fontsize=8)
+        yield Drawing(key, f"{what}, {under}, by recipe (dotted: the paper). {'; '.join(said)}", figure)
 
 
 def _embedding(loss: str, name: str, run: Run) -> Drawing:

@@ -16,16 +16,28 @@ from advbench.reproduce.experiment import (
     Line,
     Loss,
     Measured,
+    Order,
     Probe,
+    Recipe,
     Search,
     Table,
     guard,
 )  # fmt: skip
-from advbench.reproduce.experiments import _mnist_figures
+from advbench.reproduce.experiments import _mnist_figures, _wan2018
 from advbench.reproduce.experiments._mnist_figures import boundary
-from advbench.reproduce.figures import attacked, clean_error, counts, error, share, target_reached, verified
+from advbench.reproduce.figures import (
+    attacked,
+    clean_error,
+    counts,
+    error,
+    rounded_eer,
+    share,
+    target_reached,
+    verified,
+)
 from advbench.reproduce.records import Asked, PaperModel, Record, ReproductionRow, Trial
 from advbench.reproduce.rows import REJECTED, lost_or_rejected
+from advbench.reproduce.tables import Rows, by_key
 from advbench.reproduce.verdict import AWARE, LATER, PUBLISHED, QUICK, STANDARD
 from advbench.runs import Run
 
@@ -73,8 +85,9 @@ CONTROLS = {
 ATTACKED = ("softmax", "center", "lgm1.0")  # as in the paper; one model of L-Softmax is attacked beside them
 SHOWN = (*ATTACKED, "l-softmax")
 ALL = (*SHOWN, *CONTROLS)
-# the most wanted first: a seed of everything that is attacked, then Table 1, then more seeds
+# the most wanted first: the paper's recipe; of the tuned one a seed of all that is attacked, Table 1, more seeds
 MODELS = [
+    *_wan2018.MODELS,
     *(PaperModel(loss, dim, 0) for dim in (100, 2) for loss in LOSSES),
     *(PaperModel(loss, dim, seed) for seed in (1, 2) for dim in (100, 2) for loss in LOSSES),
     *(PaperModel(loss, 100, 0) for loss in CONTROLS),
@@ -145,13 +158,13 @@ def targeted(how: Reading, what: str) -> Line:
     )
 
 
-def shares(table: str, dim: int = 100) -> list[Line]:
+def shares(table: str, dim: int = 100, how: Reading = DEFAULT) -> list[Line]:
     """Of Fig. 3: clean and attacked images with a large p_max; of the others: those with a low likelihood."""
     attack, by = ("targeted-fgsm", "targeted FGSM") if table == "fig6" else ("fgsm", "FGSM")
-    sure, at = table == "fig3", (attack, HEADLINE, Entry())
+    sure, at = table == "fig3", (attack, how.eps, how.settings)
     clean = share(at, lambda found: found.sure_clean if sure else found.low_clean)
     moved = share(at, lambda found: found.sure_attacked if sure else found.low_attacked)
-    what = f"images with {'p_max > 0.98' if sure else 'likelihood under 0.2'}, {by} {DEFAULT}"
+    what = f"images with {'p_max > 0.98' if sure else 'likelihood under 0.2'}, {by} {how}"
     return [
         Line(table, f"clean {what}", dim, figure=clean, paper=SURE_SHARE if sure else {}),
         Line(table, f"attacked {what}", dim, figure=moved),
@@ -164,6 +177,48 @@ def within_classes(record: Record) -> Measured:
     return Measured(record.within_variance, None, 55_000 if whole else 50_000)
 
 
+def trained(recipe: str | None, table: str, losses: Sequence[str], *lines: Line) -> Block:
+    """Rows of models of that recipe, in a table of theirs."""
+
+    def own(line: Line) -> Line:
+        paper = {loss: figure for loss, figure in line.paper.items() if loss in losses}
+        return replace(line, table=table, recipe=recipe, paper=paper, label=line.what)
+
+    return losses, [own(line) for line in lines]
+
+
+def ways(how: Reading) -> Iterator[Line]:
+    """What a reading makes of FGSM, and ways in which the paper may have computed its EER under it."""
+    at, by = ("fgsm", how.eps, how.settings), f"FGSM {how}"
+    if how != STATED:
+        yield from (fgsm(how), eer(how))
+    yield Line("", f"likelihood, successful attacks alone, {by}", figure=verified(at, population="successful"))
+    yield Line("", f"likelihood itself, exp(-d) in float32, {by}", figure=rounded_eer(at))
+    yield eer(how, "max-posterior")
+
+
+def over_recipes() -> Iterator[Block]:
+    """Three figures of every recipe, for the losses trained by it; one is attacked nowhere yet."""
+    for recipe in (*_wan2018.LOWER, None, *(r for r in _wan2018.RECIPES if r not in _wan2018.LOWER)):
+        losses = [loss for loss in SHOWN if PaperModel(loss, 100, 0, recipe) in MODELS]
+        lines = [ERROR] if recipe == _wan2018.UNSEEN else [ERROR, fgsm(STATED), eer(STATED)]
+        _, found = trained(recipe, "recipes", losses, *lines)
+        yield losses, [replace(line, label=f"{RECIPES[recipe].label}: {line.label}") for line in found]
+
+
+RECIPES = {None: Recipe("LeNet++, learning rate 0.05 (tuned)")} | _wan2018.RECIPES
+STATED = Reading(clip=False)  # as the paper states FGSM: the image plus P
+ERROR = Line("", "clean error", figure=clean_error, paper={loss: TABLE1[100][loss][0] for loss in SHOWN})
+PAPER = trained(
+    _wan2018.PUBLISHED, "paper", SHOWN, ERROR, *(fgsm(Reading(eps, clip=False)) for eps in EPS), eer(STATED),
+    targeted(STATED, "error"), targeted(STATED, "EER, likelihood"), *shares("fig3", how=STATED),
+)  # fmt: skip
+BOTH = (False, True)
+WAYS = trained(
+    _wan2018.PUBLISHED, "ways", ATTACKED,
+    *(line for clip, exact in itertools.product(BOTH, BOTH) for line in ways(Reading(clip=clip, exact=exact))),
+)  # fmt: skip
+OVER_RECIPES = list(over_recipes())
 HEADLINE_EER = eer(DEFAULT)
 CLEAN = Line("table6", "eps 0", figure=clean_error, paper=TABLE6[0.0])
 VARIANCE = "share of the training features' variance that lies within classes"
@@ -173,6 +228,9 @@ AUROC = verified(("fgsm", HEADLINE, {}), of=lambda row: (row.auroc, row.auroc_lo
 TARGETS = ("error", "target reached", "EER, likelihood", "EER, max-posterior")
 EXACT = [Reading(eps, exact=True) for eps in EPS]
 ROWS: list[Block] = [
+    PAPER,
+    WAYS,
+    *OVER_RECIPES,
     *((tuple(LOSSES), [table1(dim)]) for dim in (2, 100)),
     (SHOWN, [CLEAN, *map(fgsm, [*readings(*EPS), *EXACT])]),
     (SHOWN, [eer(how, detector) for how in (*readings(*EPS), *EXACT) for detector in DETECTORS]),
@@ -240,7 +298,14 @@ def known(key: str, title: str, losses: Sequence[str], *whats: str | Line) -> Ta
 
 
 ALONE = [f"error, {by}, no detector" for by in (STANDARD, *LATER, *PUBLISHED)]
+ORDER = Order(("lgm1.0", "center", "softmax"), _wan2018.PUBLISHED, ("fgsm", HEADLINE, STATED.settings))
 TABLES = [
+    Table("paper", "The paper's figures in its own setting", *PAPER),
+    Table("order", "The order of EERs, by pairs", ORDER.losses[1:], [
+        Line("order", "EER less that of *", recipe=ORDER.recipe)
+    ]),
+    Table("ways", "Other readings of the same experiment", *WAYS),
+    Table("recipes", "The same by other recipes", SHOWN, [line for _, lines in OVER_RECIPES for line in lines]),
     Table("table1", "Table 1: error on the clean test images", tuple(LOSSES), [table1(2), table1(100)], best=True),
     Table("table6", "Table 6: error under FGSM", SHOWN, [
         CLEAN, *(fgsm(Reading(eps, exact=exact)) for eps in EPS for exact in (False, True))
@@ -306,6 +371,18 @@ SLOW = (("softmax", 0.01), ("lgm1.0", 0.01), ("center", 0.01), ("softmax", 0.005
 CENTER = [{"weight": w, "centre_step": s} for w in (0.001, 0.01, 0.1) for s in (0.1, 0.5)]
 
 
+AS_STATED: list[Entry] = [
+    {"name": "fgsm", "eps": list(EPS), "clip": False},
+    {"name": "targeted-fgsm", "eps": HEADLINE, "clip": False},
+]
+OTHER_WAYS: list[Entry] = [
+    {"name": "fgsm", "eps": HEADLINE},
+    {"name": "fgsm", "eps": HEADLINE, "exact_gradient": True},
+    {"name": "fgsm", "eps": HEADLINE, "clip": False, "exact_gradient": True},
+    {"name": "targeted-fgsm", "eps": HEADLINE},
+]
+
+
 class MNIST(Experiment):
     """Tables 1 and 6, Fig. 1 to 6 and the EERs, on all 10,000 test images."""
 
@@ -313,6 +390,7 @@ class MNIST(Experiment):
     paper = "Wan et al. 2018"
     dataset = "mnist"
     losses, models, rows, tables = LOSSES | CONTROLS, MODELS, ROWS, TABLES
+    recipes, order = RECIPES, ORDER
     search = Search(
         [Trial(loss, {}, {"epochs": 3, "learning_rate": rate}) for rate in (0.05, 0.02, 0.1) for loss in SEARCHED],
         # the center loss under other weights and centre steps, and the attacked losses at lower learning rates
@@ -332,10 +410,12 @@ class MNIST(Experiment):
     )
 
     def attacks(self, model: PaperModel) -> Sequence[Entry]:
-        """Seed 0 of a 100-D model meets FGSM and targeted FGSM under all four readings, and with exact gradients.
+        """By the tuned recipe seed 0 of a 100-D model meets all four readings, and exact gradients.
 
         Other seeds the default reading; a 2-D model what its heat map shows; a control, and one of L-Softmax alone.
         """
+        if model.recipe is not None:
+            return [*self.checked(model), *(OTHER_WAYS if model.recipe == _wan2018.PUBLISHED else [])]
         plain, first = self.checked(model), model.seed == 0
         if model.dim == 2:
             return [{"name": "fgsm", "eps": HEADLINE}] if model.loss in ATTACKED and first else []
@@ -352,14 +432,44 @@ class MNIST(Experiment):
 
     def checked(self, model: PaperModel) -> Sequence[Entry]:
         """What Table 6 and the EERs need."""
+        if model.recipe is not None:
+            return [] if model.recipe == _wan2018.UNSEEN else AS_STATED
         wanted = model.loss in ATTACKED or (model.seed == 0 and model.loss in ALL)
         if model.dim == 2 or not wanted:
             return []
         return [{"name": "fgsm", "eps": list(EPS)}, {"name": "targeted-fgsm", "eps": HEADLINE}]
 
-    def drawings(self, runs: Mapping[PaperModel, Run]) -> Iterator[Drawing]:
-        """The paper's figures (seed 0)."""
-        return _mnist_figures.drawings(runs, {key: loss.label for key, loss in LOSSES.items()}, SHOWN)
+    def kept(self, model: PaperModel) -> bool:
+        """All of the paper's recipe and its variants, of the tuned one those of seed 0 that are attacked."""
+        return model.recipe is not None or (model.seed == 0 and super().kept(model))
+
+    def drawings(self, runs: Mapping[PaperModel, Run], rows: Sequence[ReproductionRow]) -> Iterator[Drawing]:
+        """The paper's figures (seed 0), and its EERs over recipes."""
+        labels, known = {key: loss.label for key, loss in LOSSES.items()}, by_key(rows)
+        yield from _mnist_figures.drawings(runs, labels, SHOWN)
+        names: dict[str | None, str] = {r: f"LeNet++ {r[4:]}" for r in _wan2018.LOWER}
+        names |= {None: "LeNet++ 0.05", _wan2018.PUBLISHED: "example"}
+        for key, line in {"recipes-eer": eer(STATED), "recipes-error": fgsm(STATED)}.items():
+            found: dict[str, dict[str, ReproductionRow]] = {}
+            for loss, recipe in itertools.product(ATTACKED, names):
+                row = known.get(("recipes", loss, replace(line, recipe=recipe).setting))
+                if row is not None and row.mean is not None:
+                    found.setdefault(loss, {})[names[recipe]] = row
+            what = "EER of the likelihood" if key == "recipes-eer" else "error"
+            yield from _mnist_figures.over_recipes(key, what, f"FGSM {STATED}", found, labels)
+
+    def conclusions(self, rows: Rows) -> Iterator[str]:
+        """Of the paper's own setting."""
+        lines = {
+            "clean error": ERROR,
+            **{f"error under FGSM at {eps:g}": fgsm(Reading(eps, clip=False)) for eps in EPS},
+            "EER": eer(STATED),
+            "error under targeted FGSM": targeted(STATED, "error"),
+            "its EER": targeted(STATED, "EER, likelihood"),
+            "clean images with p_max > 0.98": shares("fig3", how=STATED)[0],
+            "EER, clipped": eer(DEFAULT),
+        }
+        return _wan2018.conclusions(rows, {key: loss.label for key, loss in LOSSES.items()}, lines)
 
     def remark(self, row: ReproductionRow) -> str:
         """Table 1 has limits of its own; of Fig. 3 the paper gives a lower bound."""
