@@ -133,7 +133,7 @@ class Reproduction:
         is a record of its own, and not tried again.
         """
         record = self.file("cells", model)
-        if self.open(model):
+        if self.is_missing(model):
             try:
                 self.train(model)
             except Diverged as error:
@@ -148,7 +148,7 @@ class Reproduction:
         if not record.exists() or read(Record, record).weights != weights:
             write(record, found)
 
-    def open(self, model: PaperModel) -> bool:
+    def is_missing(self, model: PaperModel) -> bool:
         """Whether a model has still to be trained."""
         kept = self.file("cells", model), self.file("diverged", model), self.weights(model)
         return not any(path.exists() for path in kept)

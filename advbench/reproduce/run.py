@@ -39,7 +39,7 @@ class OnEngine:
         whose training diverged. Raises FailedCells for what else could not be trained.
         """
         book = self.book
-        wanted = {self._training(model): model for model in models if book.open(model)}
+        wanted = {self._training(model): model for model in models if book.is_missing(model)}
 
         def done(cell: Cell) -> None:
             model = wanted[cell]
@@ -51,7 +51,7 @@ class OnEngine:
         try:
             self._go(wanted, done)
         except FailedCells:
-            for model in filter(book.open, wanted.values()):
+            for model in filter(book.is_missing, wanted.values()):
                 if not book.has_diverged(model):
                     raise
                 _finish(book, model)
