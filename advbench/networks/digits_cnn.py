@@ -3,7 +3,6 @@
 from torch import Tensor, nn
 
 from advbench.networks import Network, feature_layer
-from advbench.networks._cpu_layers import PReLU
 
 
 class DigitsCNN(Network):
@@ -14,10 +13,10 @@ class DigitsCNN(Network):
         channels, height, width = shape
         self.feature_dim = feature_dim
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, 32, 3, padding=1), PReLU(),
-            nn.Conv2d(32, 32, 3, padding=1), PReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(32, 64, 3, padding=1), PReLU(),
-            nn.Conv2d(64, 64, 3, padding=1), PReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(channels, 32, 3, padding=1), nn.PReLU(),
+            nn.Conv2d(32, 32, 3, padding=1), nn.PReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 3, padding=1), nn.PReLU(),
+            nn.Conv2d(64, 64, 3, padding=1), nn.PReLU(), nn.MaxPool2d(2),
             nn.Flatten(), feature_layer(64 * (height // 4) * (width // 4), feature_dim),
         )  # fmt: skip
 

@@ -3,7 +3,6 @@
 from torch import Tensor, nn
 
 from advbench.networks import Network, feature_layer
-from advbench.networks._cpu_layers import PReLU
 
 
 class MNISTCNN(Network):
@@ -19,7 +18,7 @@ class MNISTCNN(Network):
         layers: list[nn.Module] = []
         for out in (32, 64, 128):
             for inputs in (channels, out):
-                layers += [nn.Conv2d(inputs, out, 5, padding=2), PReLU()]
+                layers += [nn.Conv2d(inputs, out, 5, padding=2), nn.PReLU()]
             layers.append(nn.MaxPool2d(2))
             channels = out
         head = feature_layer(128 * (height // 8) * (width // 8), feature_dim)

@@ -18,7 +18,6 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from advbench import catalog
-from advbench.networks._cpu_layers import PReLU
 from advbench.recipes import Training
 from advbench.training.loop import Trainer
 from advbench.types import ImageSet, Splits
@@ -57,14 +56,11 @@ def ours(splits: Splits, seed: int) -> nn.Module:
 
 
 def plain(splits: Splits, seed: int) -> nn.Module:
-    """As anybody would type it in: float32, NCHW, torch's PReLU, a shuffling DataLoader; the same recipe.
+    """As anybody would type it in: float32, NCHW, a shuffling DataLoader; the same recipe.
 
     Like the toolkit's loop it looks at the validation error after each epoch.
     """
     network, head = model(seed)
-    for i, layer in enumerate(network.layers):
-        if isinstance(layer, PReLU):
-            network.layers[i] = nn.PReLU()
     module = nn.Sequential(network, head)
     given = settings()
     torch.manual_seed(seed)
