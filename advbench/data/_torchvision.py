@@ -3,7 +3,7 @@
 import contextlib
 import sys
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,6 +23,8 @@ GREY = Recipe(  # of 28x28 grey pictures: MNIST's, but for the eps of adversaria
     {"epochs": 6},
 )
 
+Part = tuple[Tensor, Tensor, Iterable[str]]  # images uint8 [n c h w], labels int64 [n], names of the classes
+
 
 class OfficialSet(DataSource):
     """Train / validation / calibration = 10 : 1 : 1 of the official training part; test = the official one, in order.
@@ -33,7 +35,6 @@ class OfficialSet(DataSource):
     files    file name -> its bytes, or None where a checksum is compared instead
     shape    (c, h, w) of an image
     counts   images of the official training and test part
-    classes  their names
     """
 
     name: ClassVar[str]
@@ -42,11 +43,10 @@ class OfficialSet(DataSource):
     files: ClassVar[Mapping[str, int | None]]
     shape: ClassVar[tuple[int, int, int]]
     counts: ClassVar[tuple[int, int]]
-    classes: ClassVar[tuple[str, ...]]
 
     @abstractmethod
-    def parse(self, folder: Path, *, train: bool, download: bool) -> tuple[Tensor, Tensor]:
-        """Images uint8 [n c h w] and labels int64 [n] of an official part; may raise whatever torchvision does."""
+    def parse(self, folder: Path, *, train: bool, download: bool) -> Part:
+        """An official part, by torchvision; may raise whatever it does."""
 
     def load(self, folder: Path | None, *, download: bool = False, progress: Progress = QUIET) -> Splits:  # noqa: ARG002
         """The four parts; raises BadData where files are missing, truncated, altered or of another size."""
@@ -64,21 +64,22 @@ class OfficialSet(DataSource):
         at = folder / self.place
         try:
             with contextlib.redirect_stdout(sys.stderr):  # torchvision may tell of its downloads
-                images, labels = self.parse(folder, train=train, download=download)
+                images, labels, names = self.parse(folder, train=train, download=download)
         # a file of another kind can raise anything out of its parser
         except Exception as error:
             cure = "the download did not work" if download else "or fetch them with --download"
             raise BadData(
                 f"{self.title} in {at}: {self._trouble(at, error)}; put the original files there, {cure}"
             ) from error
-        count, last = self.counts[0 if train else 1], len(self.classes) - 1
+        classes = tuple(names)
+        count, last = self.counts[0 if train else 1], len(classes) - 1
         if images.shape != (count, *self.shape) or labels.shape != (count,) or int(labels.max()) > last:
             raise BadData(
                 f"{self.title} in {at}: found images {tuple(images.shape)} and labels {tuple(labels.shape)} up to "
                 f"{int(labels.max()) if len(labels) else 'nothing'} where {(count, *self.shape)} and ({count},) with "
                 f"classes 0 to {last} belong; put the original files there"
             )
-        return ImageSet(self.name, images.float().div_(255), labels, self.classes)
+        return ImageSet(self.name, images.float().div_(255), labels, classes)
 
     def _trouble(self, at: Path, error: Exception) -> str:
         """What is wrong with the files, by name; the reader's own words where their sizes are right."""
@@ -105,12 +106,13 @@ class IDXSet(OfficialSet):
     shape = (1, 28, 28)
     counts = (60_000, 10_000)
 
-    def parse(self, folder: Path, *, train: bool, download: bool) -> tuple[Tensor, Tensor]:
+    def parse(self, folder: Path, *, train: bool, download: bool) -> Part:
         """By the torchvision class of this title."""
         from torchvision import datasets
 
         part = getattr(datasets, self.title)(root=str(folder), train=train, download=download)
-        return part.data.unsqueeze(1), part.targets.long()
+        names = (name.partition(" - ")[0] for name in part.classes)  # MNIST's are 0 - zero, 1 - one, ...
+        return part.data.unsqueeze(1), part.targets.long(), names
 
 
 class CIFAR(OfficialSet):
@@ -123,9 +125,9 @@ class CIFAR(OfficialSet):
     shape = (3, 32, 32)
     counts = (50_000, 10_000)
 
-    def parse(self, folder: Path, *, train: bool, download: bool) -> tuple[Tensor, Tensor]:
+    def parse(self, folder: Path, *, train: bool, download: bool) -> Part:
         """By the torchvision class of this class's name."""
         from torchvision import datasets
 
         part = getattr(datasets, self.title.replace("-", ""))(root=str(folder), train=train, download=download)
-        return torch.from_numpy(part.data).permute(0, 3, 1, 2), torch.tensor(part.targets)
+        return torch.from_numpy(part.data).permute(0, 3, 1, 2), torch.tensor(part.targets), part.classes

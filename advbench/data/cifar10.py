@@ -15,4 +15,3 @@ class CIFAR10(CIFAR):
     title = "CIFAR-10"
     place = "cifar-10-batches-py"
     files = dict.fromkeys((*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"))
-    classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

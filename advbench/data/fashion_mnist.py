@@ -13,6 +13,3 @@ class FashionMNIST(IDXSet):
     name = "fashion-mnist"
     title = "FashionMNIST"
     place = "FashionMNIST/raw"
-    classes = (
-        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-    )  # fmt: skip

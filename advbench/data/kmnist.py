@@ -13,4 +13,3 @@ class KMNIST(IDXSet):
     name = "kmnist"
     title = "KMNIST"
     place = "KMNIST/raw"
-    classes = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")

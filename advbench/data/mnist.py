@@ -17,4 +17,3 @@ class MNIST(IDXSet):
     name = "mnist"
     title = "MNIST"
     place = "MNIST/raw"
-    classes = tuple("0123456789")

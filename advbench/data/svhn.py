@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from advbench.data import COLOUR
-from advbench.data._torchvision import OfficialSet
+from advbench.data._torchvision import OfficialSet, Part
 
 
 class SVHN(OfficialSet):
@@ -23,11 +22,10 @@ class SVHN(OfficialSet):
     files = dict.fromkeys(("train_32x32.mat", "test_32x32.mat"))
     shape = (3, 32, 32)
     counts = (73_257, 26_032)
-    classes = tuple("0123456789")
 
-    def parse(self, folder: Path, *, train: bool, download: bool) -> tuple[Tensor, Tensor]:
+    def parse(self, folder: Path, *, train: bool, download: bool) -> Part:
         """By torchvision's class, which calls the digit 0 class 0 (in the files it is 10)."""
         from torchvision import datasets
 
         part = datasets.SVHN(root=str(folder), split="train" if train else "test", download=download)
-        return torch.from_numpy(part.data), torch.from_numpy(part.labels)
+        return torch.from_numpy(part.data), torch.from_numpy(part.labels), "0123456789"
