@@ -11,20 +11,15 @@ from advbench.types import Outputs
 
 
 @dataclass(frozen=True)
-class FittedEnergy(FittedDetector):
-    """Nothing to remember: the logits say it all."""
-
-    def score(self, outputs: Outputs) -> Tensor:
-        """`E(x) = -log sum_k exp s_k` [n], temperature 1."""
-        return -outputs.logits.double().logsumexp(dim=1)
-
-
-@dataclass(frozen=True)
-class Energy(Detector):
+class Energy(Detector, FittedDetector):
     """Liu et al. 2020 (arXiv:2010.03759). For L-GM's logits: minus the mixture's log-density, up to a constant."""
 
     fitted_on: ClassVar[FittedOn] = "nothing"
 
-    def fit(self, head: Head | None, outputs: Outputs, labels: Tensor) -> FittedEnergy:  # noqa: ARG002
-        """Nothing is fitted."""
-        return FittedEnergy()
+    def fit(self, head: Head | None, outputs: Outputs, labels: Tensor) -> FittedDetector:  # noqa: ARG002
+        """Nothing to remember: the logits say it all."""
+        return self
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """`E(x) = -log sum_k exp s_k` [n], temperature 1."""
+        return -outputs.logits.double().logsumexp(dim=1)

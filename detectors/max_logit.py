@@ -11,20 +11,15 @@ from advbench.types import Outputs, of_class
 
 
 @dataclass(frozen=True)
-class FittedMaxLogit(FittedDetector):
-    """Nothing to remember: the logits say it all."""
-
-    def score(self, outputs: Outputs) -> Tensor:
-        """`-s_z` [n], z the predicted class, whose logit is the largest unless another class is assumed."""
-        return -of_class(outputs.logits, outputs.predictions)
-
-
-@dataclass(frozen=True)
-class MaxLogit(Detector):
+class MaxLogit(Detector, FittedDetector):
     """Hendrycks et al. 2022 (arXiv:1911.11132)."""
 
     fitted_on: ClassVar[FittedOn] = "nothing"
 
-    def fit(self, head: Head | None, outputs: Outputs, labels: Tensor) -> FittedMaxLogit:  # noqa: ARG002
-        """Nothing is fitted."""
-        return FittedMaxLogit()
+    def fit(self, head: Head | None, outputs: Outputs, labels: Tensor) -> FittedDetector:  # noqa: ARG002
+        """Nothing to remember: the logits say it all."""
+        return self
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """`-s_z` [n], z the predicted class, whose logit is the largest unless another class is assumed."""
+        return -of_class(outputs.logits, outputs.predictions)

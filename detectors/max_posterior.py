@@ -12,8 +12,14 @@ from advbench.types import Outputs
 
 
 @dataclass(frozen=True)
-class FittedMaxPosterior(FittedDetector):
-    """Nothing to remember: the logits say it all."""
+class MaxPosterior(Detector, FittedDetector):
+    """`p_max = max_k p(k|x)` (Hendrycks and Gimpel 2017; Wan et al. 2018, sec. 4.3 and Fig. 3)."""
+
+    fitted_on: ClassVar[FittedOn] = "nothing"
+
+    def fit(self, head: Head | None, outputs: Outputs, labels: Tensor) -> FittedDetector:  # noqa: ARG002
+        """Nothing to remember: the logits say it all."""
+        return self
 
     def score(self, outputs: Outputs) -> Tensor:
         """`-log max_k p(k|x)` [n]: the largest posterior, whichever class has it, so that `assumed` changes nothing.
@@ -25,14 +31,3 @@ class FittedMaxPosterior(FittedDetector):
         top, predicted = logits.max(dim=1, keepdim=True)
         others = (logits - top).scatter(1, predicted, -torch.inf)
         return torch.log1p(others.exp().sum(dim=1))
-
-
-@dataclass(frozen=True)
-class MaxPosterior(Detector):
-    """`p_max = max_k p(k|x)` (Hendrycks and Gimpel 2017; Wan et al. 2018, sec. 4.3 and Fig. 3)."""
-
-    fitted_on: ClassVar[FittedOn] = "nothing"
-
-    def fit(self, head: Head | None, outputs: Outputs, labels: Tensor) -> FittedMaxPosterior:  # noqa: ARG002
-        """Nothing is fitted."""
-        return FittedMaxPosterior()

@@ -10,7 +10,7 @@ from advbench.audit.canaries.in_memory import CanaryModel, evaluate, model_row
 from advbench.audit.canaries.toy_models import Grain, Oracle, Random, Stepped, WithGrain, blind_to_the_last, victim_of
 from advbench.audit.evidence import Evidence
 from advbench.detection import AcceptAll, FittedDetector
-from advbench.detectors.max_posterior import FittedMaxPosterior
+from advbench.detectors.max_posterior import MaxPosterior
 from advbench.formatting import percent
 from advbench.losses.softmax import Softmax
 from advbench.runs import VerifyRow
@@ -38,7 +38,7 @@ def aware(
 def masked(splits: Splits, softmax: Victim) -> Canary:
     """A classifier whose gradients are all zero, and that falls to random search all the same."""
     victim = victim_of(Stepped(softmax.network), softmax.head)
-    subject = CanaryModel(model_row("softmax", 0), victim, FittedMaxPosterior(), "max-posterior")
+    subject = CanaryModel(model_row("softmax", 0), victim, MaxPosterior(), "max-posterior")
     attacks = [entry("fgsm"), entry("pgd"), entry("apgd", steps=20, objective="margin"), entry("square", queries=500)]
     attacks.append(entry("fgsm", exact_gradient=True))
     evidence, what = evaluate(subject, splits, attacks), "features in steps: every gradient is zero"
