@@ -159,16 +159,6 @@ class Streamed:
         return replace(self, device=device)
 
 
-def joined(first: Tensor | Streamed, second: Tensor | Streamed) -> Tensor | Streamed:
-    """Rows of both parts of one data set, one after the other."""
-    if isinstance(first, Tensor) and isinstance(second, Tensor):
-        return torch.cat([first, second])
-    assert isinstance(first, Streamed)
-    assert isinstance(second, Streamed)
-    assert first.read == second.read  # parts of one data set lie in one place
-    return Streamed(first.read, torch.cat([first.index, second.index]), first.image_shape)
-
-
 def of_class(logits: Tensor, classes: Tensor) -> Tensor:
     """The logit of class `classes` [b], float64."""
     return logits.double().gather(1, classes[:, None]).squeeze(1)

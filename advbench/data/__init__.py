@@ -16,7 +16,7 @@ from advbench.errors import BadData, Diagnostic, warn
 from advbench.formatting import shown
 from advbench.progress import Progress, Quiet
 from advbench.recipes import Recipe
-from advbench.types import ImageSet, Splits, Streamed, joined
+from advbench.types import ImageSet, Splits, Streamed
 
 SPLIT_SEED = 20180618  # of the splits alone: a run's --seed never moves an image from one part to another
 TRAIN = "train"
@@ -83,9 +83,16 @@ def _parted(rows: Tensor, labels: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def join(first: ImageSet, second: ImageSet) -> ImageSet:
-    """Both sets, one after the other."""
-    pixels = joined(first.pixels, second.pixels)
-    return ImageSet(first.name, pixels, torch.cat([first.labels, second.labels]), first.classes)
+    """Both parts of one data set, one after the other."""
+    pixels, more = first.pixels, second.pixels
+    if isinstance(pixels, Tensor) and isinstance(more, Tensor):
+        pixels = torch.cat([pixels, more])
+    else:
+        assert isinstance(pixels, Streamed)
+        assert isinstance(more, Streamed)
+        assert pixels.read == more.read  # parts of one data set lie in one place
+        pixels = replace(pixels, index=torch.cat([pixels.index, more.index]))
+    return replace(first, pixels=pixels, labels=torch.cat([first.labels, second.labels]))
 
 
 def parts_of(given: Mapping[str, ImageSet], excluded: Mapping[str, int] | None = None) -> Splits:
