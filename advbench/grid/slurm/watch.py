@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from submitit import Job
@@ -22,28 +22,13 @@ OVER = {
 }
 
 
-class Watch(Protocol):
-    """Looks after jobs.
-
-    patience   seconds in which a file that a job wrote may not be seen here yet
-    """
-
-    patience: float
-
-    def ended(self, jobs: Sequence[Job[str]]) -> Mapping[str, str]:
-        """By job id, those of `jobs` that came to an end, with how, where that is known."""
-
-    def cancel(self, jobs: Sequence[Job[str]]) -> None:
-        """End them."""
-
-
 class Processes:
     """Jobs that are processes of this machine."""
 
-    patience = 0.0
+    patience = 0.0  # seconds in which a file that a job wrote may not be seen here yet
 
     def ended(self, jobs: Sequence[Job[str]]) -> Mapping[str, str]:
-        """Those whose processes have ended."""
+        """By job id, those of `jobs` whose processes have ended, with how."""
         return {job.job_id: "ended" for job in jobs if job.done()}
 
     def cancel(self, jobs: Sequence[Job[str]]) -> None:
@@ -74,7 +59,7 @@ class Cluster:
         self._answered = True
 
     def ended(self, jobs: Sequence[Job[str]]) -> Mapping[str, str]:
-        """Those with a result, and those that Slurm says are over."""
+        """By job id, those of `jobs` with a result, and those that Slurm says are over, with how."""
         look_again(self._folder)
         results = {job.job_id: "ended" for job in jobs if job.paths.result_pickle.exists()}
         return results | self._lost([job.job_id for job in jobs if job.job_id not in results])
@@ -108,6 +93,9 @@ class Cluster:
             return None
         self._answered = True
         return {name: state for name, _, state in (line.strip().partition(" ") for line in said.splitlines())}
+
+
+Watch = Processes | Cluster
 
 
 def look_again(folder: Path) -> None:
