@@ -5,8 +5,8 @@ from pathlib import Path
 from advbench.cli.limits import check_limits
 from advbench.errors import BadSetting, UnknownName
 from advbench.grid.cells import cells_of, on_device
-from advbench.grid.engine import Engine, go_through as through
 from advbench.grid.local import Local, cores
+from advbench.grid.queue import Engine, go_through as through
 from advbench.grid.slurm.resources import gpus_asked, resources
 from advbench.report.write import page_of
 from advbench.study.options import Grid

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from advbench.errors import BadSetting, FailedCells
 from advbench.grid.cells import Cell, cells_of, on_device
-from advbench.grid.engine import Engine, go_through
+from advbench.grid.queue import Engine, go_through
 from advbench.reproduce import search, security
 from advbench.reproduce.experiment import Experiment, Probe
 from advbench.reproduce.models import Reproduction

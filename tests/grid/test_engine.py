@@ -11,9 +11,8 @@ import pytest
 from advbench import runs
 from advbench.errors import FailedCells
 from advbench.grid.cells import SCORED, Cell, cells_of
-from advbench.grid.engine import go_through
 from advbench.grid.local import Local
-from advbench.grid.queue import Queue, Tally
+from advbench.grid.queue import Queue, Tally, go_through
 from advbench.progress import Quiet
 from advbench.study.study import READY
 from tests.helpers.studies import GRID, Heard, cell, place, study, tensors, two_models

@@ -18,8 +18,7 @@ from advbench import runs
 from advbench.errors import BadSetting, FailedCells
 from advbench.grid import ray_cluster
 from advbench.grid.cells import cells_of
-from advbench.grid.engine import go_through
-from advbench.grid.queue import Tally
+from advbench.grid.queue import Tally, go_through
 from advbench.grid.ray_cluster import address_of, connected
 from advbench.grid.ray_engine import Performing, Ray
 from advbench.grid.worker import Message

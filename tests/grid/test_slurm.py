@@ -21,8 +21,7 @@ from advbench import runs
 from advbench.cli.grid import device_of
 from advbench.errors import BadSetting, FailedCells
 from advbench.grid.cells import cells_of
-from advbench.grid.engine import go_through
-from advbench.grid.queue import Tally
+from advbench.grid.queue import Tally, go_through
 from advbench.grid.slurm.batch import Batch
 from advbench.grid.slurm.engine import Slurm, _Work, resources
 from advbench.grid.slurm.job import perform
