@@ -38,20 +38,13 @@ class FittedKNN(FittedDetector):
     @torch.no_grad()
     def _kth_nearest(self, z: Tensor) -> Tensor:
         """Row in the bank of each one's k-th nearest, int64 [b]: the k-th largest cosine, over blocks of the bank."""
-        first = self._cosines(z, slice(ROWS)).topk(min(self.k, ROWS, len(self.bank)), dim=1, sorted=False)
-        missing = (0, self.k - first.values.shape[1])
-        best, index = F.pad(first.values, missing, value=-torch.inf), F.pad(first.indices, missing)
-        for start in range(ROWS, len(self.bank), ROWS):
+        best, index = z.new_zeros(len(z), 0), torch.zeros(len(z), 0, dtype=torch.long)
+        for start in range(0, len(self.bank), ROWS):
             cosines = self._cosines(z, slice(start, start + ROWS))
-            # a topk of every block takes a tenth of the whole time: of later blocks few entries are near enough
-            row, column = (cosines > best.amin(dim=1, keepdim=True)).nonzero(as_tuple=True)
-            count = torch.bincount(row, minlength=len(z))
-            place = torch.arange(len(row)) - (count.cumsum(0) - count)[row]
-            found = z.new_full((len(z), int(count.max())), -torch.inf)
-            at = torch.zeros_like(found, dtype=torch.long)
-            found[row, place], at[row, place] = cosines[row, column], column + start
-            best, chosen = torch.cat([best, found], 1).topk(self.k, dim=1, sorted=False)
-            index = torch.cat([index, at], 1).gather(1, chosen)
+            found = cosines.topk(min(self.k, cosines.shape[1]), dim=1, sorted=False)
+            joined = torch.cat([best, found.values], dim=1)
+            best, chosen = joined.topk(min(self.k, joined.shape[1]), dim=1, sorted=False)
+            index = torch.cat([index, found.indices + start], dim=1).gather(1, chosen)
         return index.gather(1, best.argmin(dim=1, keepdim=True)).squeeze(1)
 
     def _cosines(self, z: Tensor, part: slice) -> Tensor:
