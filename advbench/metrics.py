@@ -178,7 +178,6 @@ def undetected(
     fpr: float,
     *,
     rng: np.random.Generator,
-    resamples: int = RESAMPLES,
 ) -> Interval:
     """95 % interval of the share of test images that are wrong and pass the threshold at `fpr`.
 
@@ -188,8 +187,8 @@ def undetected(
     """
     m, n = len(calibration), len(scores)
     ordered, rank = np.sort(calibration), _threshold_rank(m, fpr)
-    rates = np.empty(resamples)
-    for r in range(resamples):
+    rates = np.empty(RESAMPLES)
+    for r in range(RESAMPLES):
         upto = np.cumsum(np.bincount(rng.integers(m, size=m), minlength=m))
         threshold = ordered[np.searchsorted(upto, rank)] if rank <= m else np.inf
         weight = np.bincount(rng.integers(n, size=n), minlength=n)

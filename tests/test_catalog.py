@@ -4,7 +4,6 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from advbench.detection import Detector
 from advbench.errors import BrokenPlugin, UnknownName
 from advbench.evasion.base import AttackSettings
 from advbench.losses import Head
-from advbench.networks import FeatureDim, Network
+from advbench.networks import Network
 from advbench.recipes import Recipe, Training
 from advbench.reproduce.experiment import Experiment
 
@@ -71,7 +70,7 @@ OURS = [name for name in catalog.names("network") if not name.startswith("lenet-
 
 
 @pytest.mark.parametrize("name", OURS)
-@pytest.mark.parametrize("feature_dim", get_args(FeatureDim))
+@pytest.mark.parametrize("feature_dim", [2, 100])
 def test_networks_rectify_features_unless_they_are_for_a_scatter_plot(name: str, feature_dim: int) -> None:
     network = catalog.load("network", name)(SHAPES[name], feature_dim)
     last = [module for module in network.modules() if isinstance(module, torch.nn.Linear)][-1]

@@ -194,15 +194,14 @@ def go_through(
     engine: Engine,
     progress: Progress,
     *,
-    tries: int = TRIES,
     on_done: Done = lambda cell: None,
 ) -> Tally:
     """Perform the cells that are not done; raises FailedCells at the end where one could not be, all others done.
 
-    A cell whose worker was lost is tried again, `tries` times in all; one that the study itself refuses is not.
+    A cell whose worker was lost is tried again, TRIES times in all; one that the study itself refuses is not.
     `on_done` is called with each cell as soon as it is done, with those that were done before at the start.
     """
-    queue = Queue(cells, progress, tries=tries, on_done=on_done)
+    queue = Queue(cells, progress, tries=TRIES, on_done=on_done)
     with queue.shown():
         engine.work(queue, progress)
     progress.say(f"cells: {queue.tally}")

@@ -74,6 +74,19 @@ class Head(nn.Module, ABC):
         return [ParameterGroup(list(self.parameters()))]
 
 
+class LinearHead(Head):
+    """A head whose logits are those of a linear layer."""
+
+    def __init__(self, feature_dim: int, classes: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.linear = nn.Linear(feature_dim, classes, bias=bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Affinities `W x + b` [b k]."""
+        logits: Tensor = self.linear(features)
+        return logits
+
+
 def half_squared_distance(x: Tensor, y: Tensor) -> Tensor:
     """`||x - y||^2 / 2` row by row [b]."""
     return (x - y).square().sum(dim=1) / 2

@@ -6,11 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from advbench.losses import Head, ParameterGroup, half_squared_distance
+from advbench.losses import LinearHead, ParameterGroup, half_squared_distance
 from advbench.settings import at_least
 
 
-class Center(Head):
+class Center(LinearHead):
     """Cross-entropy + `weight` x batch mean of `||x - c_z||^2 / 2` (Wen et al. 2016, Eq. 2-5).
 
     The centres start at 0 and are buffers, out of the optimiser's reach: after each step, class j moves by
@@ -35,23 +35,17 @@ class Center(Head):
         solver: bool = False,
         bias: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(feature_dim, classes, bias=bias)
         at_least("center: weight", weight, 0)
         at_least("center: centre_step", centre_step, 0)
         self.weight = weight
         self.centre_step = centre_step
         self.solver = solver
-        self.linear = nn.Linear(feature_dim, classes, bias=bias)
         centres = torch.zeros(classes, feature_dim)
         if solver:
             self.centres = nn.Parameter(centres)
         else:
             self.register_buffer("centres", centres)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Affinities `W x + b` [b k]."""
-        logits: Tensor = self.linear(features)
-        return logits
 
     def regularizer(self, features: Tensor, labels: Tensor) -> Tensor:
         """`weight * ||x - c_z||^2 / 2` [b]."""

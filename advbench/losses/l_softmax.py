@@ -1,18 +1,17 @@
 """Large-margin softmax: the true class must win by an angle multiplied by a whole number."""
 
 import math
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from advbench.errors import BadSetting
-from advbench.losses import Head
+from advbench.losses import LinearHead
 from advbench.settings import at_least
 
 
-class LSoftmax(Head):
+class LSoftmax(LinearHead):
     """The L-Softmax loss of Liu et al. 2016 (arXiv:1612.02295), Eq. 4-8; a linear layer without bias.
 
     In training the true class scores `||w|| ||x|| (l cos(theta) + psi(theta)) / (1 + l)`, with
@@ -24,7 +23,6 @@ class LSoftmax(Head):
     floor    least l; small values demand the whole margin and may diverge
     """
 
-    is_density: ClassVar[bool] = False
     step: Tensor
 
     def __init__(
@@ -37,7 +35,7 @@ class LSoftmax(Head):
         anneal: float = 0.5,
         floor: float = 0.5,
     ) -> None:
-        super().__init__()
+        super().__init__(feature_dim, classes, bias=False)
         at_least("l-softmax: margin", margin, 1)
         at_least("l-softmax: anneal", anneal, 0)
         at_least("l-softmax: floor", floor, 0)
@@ -48,7 +46,6 @@ class LSoftmax(Head):
         self.anneal = anneal
         self.floor = floor
         self.annealing_steps = 0.0
-        self.linear = nn.Linear(feature_dim, classes, bias=False)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     def prepare(self, steps: int) -> None:
@@ -61,11 +58,6 @@ class LSoftmax(Head):
         ratio = (1 + self.floor) / (1 + self.start)
         blend: Tensor = (1 + self.start) * ratio ** done.to(self.linear.weight.dtype) - 1
         return blend
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Affinities `W x` [b k]."""
-        logits: Tensor = self.linear(features)
-        return logits
 
     def margin_logits(self, features: Tensor, labels: Tensor) -> Tensor:
         """Affinities in which the true class's is blended with its margin form [b k]."""

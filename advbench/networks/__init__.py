@@ -1,11 +1,8 @@
 """Networks: one file each; images in [0, 1] go in, features come out."""
 
 from abc import ABC, abstractmethod
-from typing import Literal
 
 from torch import Tensor, nn
-
-FeatureDim = Literal[2, 100]
 
 
 class Network(nn.Module, ABC):
