@@ -183,7 +183,7 @@ class Queue:
 
 
 class Engine(Protocol):
-    """Performs cells; every engine does it by `perform.Performer.perform`."""
+    """Performs cells; every engine does it by `worker.Performer.perform`."""
 
     def work(self, queue: Queue, progress: Progress) -> None:
         """Take cells from `queue` until it is empty, and tell it of each what became of it."""

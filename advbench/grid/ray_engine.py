@@ -18,10 +18,9 @@ import torch
 from advbench.errors import BadSetting
 from advbench.grid import ray_cluster
 from advbench.grid.cells import Cell
-from advbench.grid.perform import Performer
 from advbench.grid.pool import Pool, Worker
 from advbench.grid.queue import Queue
-from advbench.grid.worker import Message, Relay, outcome
+from advbench.grid.worker import Message, Performer, Relay, outcome
 from advbench.progress import Progress
 
 PATIENCE = 10.0  # seconds without any worker after which a user is told

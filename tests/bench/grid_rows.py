@@ -14,7 +14,7 @@ import torch
 
 from advbench import runs
 from advbench.grid.cells import cells_of
-from advbench.grid.perform import Performer
+from advbench.grid.worker import Performer
 from advbench.progress import Quiet
 from advbench.study.parsing import parse
 from advbench.study.study import Study

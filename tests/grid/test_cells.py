@@ -10,7 +10,7 @@ from advbench import catalog, runs
 from advbench.errors import BadRun
 from advbench.evasion import AdaptiveAttack
 from advbench.grid.cells import SCORED, Cell, attack_table, cells_of, model_table
-from advbench.grid.perform import Performer
+from advbench.grid.worker import Performer
 from advbench.progress import Quiet
 from advbench.report import write
 from advbench.runs import locks

@@ -22,9 +22,8 @@ from advbench.cli.grid import device_of
 from advbench.errors import BadSetting, FailedCells
 from advbench.grid.cells import cells_of
 from advbench.grid.queue import Tally, go_through
-from advbench.grid.slurm.batch import Batch
+from advbench.grid.slurm.batch import Batch, perform
 from advbench.grid.slurm.engine import Slurm, _Work, resources
-from advbench.grid.slurm.job import perform
 from advbench.grid.slurm.watch import Processes
 from advbench.grid.worker import Message
 from advbench.progress import Quiet

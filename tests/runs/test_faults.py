@@ -20,8 +20,8 @@ from advbench import runs
 from advbench.errors import BadRun, BadSetting, Damaged, FailedCells
 from advbench.grid.cells import Cell, cells_of
 from advbench.grid.local import Local
-from advbench.grid.perform import Performer
 from advbench.grid.queue import Tally, go_through
+from advbench.grid.worker import Performer
 from advbench.progress import Quiet
 from advbench.runs import Run, locks, sealed_json
 from advbench.runs.artifacts import unpack

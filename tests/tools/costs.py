@@ -17,8 +17,8 @@ import torch
 from advbench import runs
 from advbench.grid.cells import Cell, cells_of
 from advbench.grid.local import Local
-from advbench.grid.perform import Performer
 from advbench.grid.queue import Engine, go_through
+from advbench.grid.worker import Performer
 from advbench.progress import Quiet
 from advbench.report import write
 from advbench.runs import sealed_json

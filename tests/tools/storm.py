@@ -22,8 +22,8 @@ import torch
 
 from advbench.grid.cells import Cell, cells_of
 from advbench.grid.local import Local
-from advbench.grid.perform import Performer
 from advbench.grid.queue import Queue
+from advbench.grid.worker import Performer
 from advbench.progress import Quiet
 from advbench.study.doctor import examine
 from advbench.study.study import Study

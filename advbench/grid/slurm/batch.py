@@ -1,4 +1,4 @@
-"""A submitted Slurm job: its cells, and what it left behind."""
+"""A Slurm job: what it executes, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -8,17 +8,49 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from advbench.grid.cells import Cell
-from advbench.grid.slurm.job import BEGINS
-from advbench.grid.worker import Message
+from advbench.grid.worker import Message, Performer, Relay, outcome
 
 if TYPE_CHECKING:
     from submitit import Job
 
+BEGINS = "begins "  # in a job's output before each cell
+TIME_IS_UP = "UncompletedJobError"  # which submitit raises in the midst of a cell, a little before Slurm ends the job
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def perform(texts: Sequence[str], threads: int) -> str:
+    """Perform cells that are JSON texts until one is not done: a JSON list of the messages about them.
+
+    What is said goes to the job's output too, for a person who looks there while it runs.
+    """
+    # submitit lets SIGTERM pass; by default it ends the process, so that a cancelled job leaves its run at once.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(threads)
+    said: list[str] = []
+
+    def note(line: str) -> None:
+        print(line, flush=True)
+        said.append(line)
+
+    performer = Performer(Relay(note))
+    messages: list[str] = []
+    for cell in map(Cell.from_json, texts):
+        print(f"{BEGINS}{cell.name}", flush=True)
+        message = outcome(performer, cell)
+        if message.lost.startswith(TIME_IS_UP):
+            over = "the time that its job had asked for was over; ask for more with --slurm timeout_min"
+            message = Message(lost=over)
+        messages.append(replace(message, said=tuple(said)).to_json())
+        said.clear()
+        if not message.done:
+            break
+    return json.dumps(messages)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,8 +18,7 @@ from advbench.grid.cells import Cell
 from advbench.grid.import_path import without_current_folder
 from advbench.grid.pool import settle
 from advbench.grid.queue import TRIES, Queue
-from advbench.grid.slurm.batch import Batch, ended_by_exception, undisturbed
-from advbench.grid.slurm.job import perform
+from advbench.grid.slurm.batch import Batch, ended_by_exception, perform, undisturbed
 from advbench.grid.slurm.resources import cluster_of, gpus_asked, parameters, resources
 from advbench.grid.slurm.watch import ASK, Cluster, Processes, Watch, look_again
 from advbench.grid.worker import Message
