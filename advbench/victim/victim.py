@@ -17,7 +17,6 @@ from advbench.errors import BadSetting
 from advbench.losses import Head
 from advbench.networks import Network
 from advbench.types import Outputs, Streamed
-from advbench.victim.art_losses import CrossEntropy
 from advbench.victim.meter import Meter, Told
 
 if TYPE_CHECKING:
@@ -172,26 +171,20 @@ class Victim:
             first, second = self.model(images), self.model(images)
         return not torch.allclose(first, second, rtol=1e-3, atol=1e-4, equal_nan=True)
 
-    @cached_property
-    def art(self) -> GradientClassifier:
-        """This model as an ART PyTorchClassifier: logits, cross-entropy, clip_values=(0, 1)."""
-        return self._wrap(self.model, CrossEntropy(), clip=True)  # for attacks of many steps: keeps no gradients
-
     def logits_classifier(self, loss: nn.Module, *, clip: bool = True) -> GradientClassifier:
         """An ART classifier whose loss sees the logits."""
-        return self._wrap(self.model, loss, clip=clip, known=self._gradients)
+        return self._wrap(self.model, loss, clip=clip)
 
     def features_classifier(self, loss: nn.Module, *, clip: bool = True) -> GradientClassifier:
         """An ART classifier whose loss sees the features and applies the head itself; of a model trained here."""
-        return self._wrap(self.network, loss.to(self.device), clip=clip, known=self._gradients)
+        return self._wrap(self.network, loss.to(self.device), clip=clip)
 
-    def _wrap(
-        self, model: nn.Module, loss: nn.Module, *, clip: bool, known: Gradients | None = None
-    ) -> GradientClassifier:
+    def _wrap(self, model: nn.Module, loss: nn.Module, *, clip: bool) -> GradientClassifier:
         from advbench.victim.art_classifier import announce, wrap
 
         announce(self.say)
-        return wrap(model, loss, shape=self.shape, classes=self.classes, device=self.device, clip=clip, known=known)
+        known, classes = self._gradients, self.classes
+        return wrap(model, loss, shape=self.shape, classes=classes, device=self.device, clip=clip, known=known)
 
     def head_in_float64(self) -> Head:
         """A frozen copy of the head on the CPU, for scores and exact gradients."""

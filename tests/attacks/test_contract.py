@@ -21,6 +21,7 @@ from advbench.losses import Head
 from advbench.losses.lgm import LGM
 from advbench.types import ImageSet, Perturbed, Splits
 from advbench.victim import Composed, Victim, build
+from advbench.victim.art_losses import CrossEntropy
 
 CPU = torch.device("cpu")
 EPS = 0.125  # a power of two: x +- eps is exact on the 17 grey levels of the digits
@@ -377,11 +378,10 @@ def test_the_head_in_float64_is_a_copy(victims: dict[str, Victim]) -> None:
 
 
 def test_the_art_classifier_predicts_the_logits_in_the_unit_range(victim: Victim, few: ImageSet) -> None:
-    np.testing.assert_allclose(
-        victim.art.predict(few.load_all().numpy()), victim.outputs(few.load_all()).logits, rtol=1e-4, atol=1e-4
-    )
-    np.testing.assert_array_equal(victim.art.clip_values, [0.0, 1.0])
-    assert victim.art.input_shape == (1, 8, 8)
+    art, logits = victim.logits_classifier(CrossEntropy()), victim.outputs(few.load_all()).logits
+    np.testing.assert_allclose(art.predict(few.load_all().numpy()), logits, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(art.clip_values, [0.0, 1.0])
+    assert art.input_shape == (1, 8, 8)
 
 
 def test_gradients_kept_for_other_eps_change_no_byte_and_are_taken_once_a_loss(
