@@ -160,7 +160,7 @@ def reproduce(options: records.Reproduce) -> None:
     workspace, names = workspace_of(options), options.cell
     if options.check:
         found = check(experiment, workspace, names)
-        emit("reproduce", found, options, table="check")
+        emit("reproduce", found, options)
         if missed := sum(not row.met for row in found):
             raise FailedCheck(f"{missed} of {len(found)} figures differ from the committed ones by more than allowed")
         return
@@ -230,7 +230,7 @@ def list_(options: records.Listed) -> None:
         from advbench.progress import Terminal
         from advbench.study import selection
 
-        emit("list", selection.listing(Path(options.runs_dir), Terminal().say), options, table="runs")
+        emit("list", selection.listing(Path(options.runs_dir), Terminal().say), options)
     elif options.long and not options.json:
         listing.show(listing.rows_of(what, long=True))
     else:

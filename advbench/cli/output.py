@@ -21,10 +21,8 @@ if TYPE_CHECKING:
 NAMED_BY_FILE = ("--dataset", "--model", "--weights")
 
 
-def emit(
-    command: str, rows: Sequence[object], options: Output, page: Path | None = None, table: str | None = None
-) -> None:
-    """Rows as JSON (and nothing else on stdout), or as a table (the command's own) and the page's path."""
+def emit(command: str, rows: Sequence[object], options: Output, page: Path | None = None) -> None:
+    """Rows as JSON (and nothing else on stdout), or as tables and the page's path."""
     from advbench.runs import VerifyRow, as_json
 
     if options.json:
@@ -36,8 +34,7 @@ def emit(
     from advbench.cli.tables import show
 
     scored = [row for row in rows if isinstance(row, VerifyRow)]
-    aware = aware_of(scored, options) if command in ("verify", "run", "evaluate", "report") else None
-    show(table or command, rows, aware)
+    show(rows, aware_of(scored, options) if scored else None)
     if page is not None:
         sys.stdout.write(f"{printable(str(page))}\n")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.box import SIMPLE_HEAD
@@ -127,34 +128,6 @@ CHECKED: list[Column[CheckRow]] = [
     ("found", lambda r: _figure(r.found)),
     ("within", lambda r: "yes" if r.met else "NO"),
 ]
-SCORED = ("verify", "run", "evaluate", "report")  # the commands that print verify rows
-COLUMNS: dict[str, list[Column[Any]]] = {
-    "train": TRAINED,
-    "attack": ATTACK,
-    **dict.fromkeys(SCORED, VERIFY),
-    "runs": RUNS,
-    "list": LISTED,
-    "evasion": EVASION,
-    "reproduce": REPRODUCED,
-    "doctor": DOCTOR,
-    "selftest": SELFTEST,
-    "check": CHECKED,
-}
-
-
-def title(row: Any) -> str:
-    """What rows are grouped by: it stands over each group's table."""
-    match row:
-        case Attacked():
-            return model(row.model)
-        case TrainingRow() | RunRow():
-            return row.model.run
-        case DoctorRow():
-            return row.run
-    return ""
-
-
-TITLES: dict[str, Callable[[Any], str]] = {"reproduce": lambda r: r.table, "check": lambda r: r.cell}
 VERIFY_NOTE = (
     "EERs: zero-knowledge attacks, all attacked images against all clean ones. "
     "TPR @5 %: share of attacked images above the threshold that 5 % of the calibration images exceed. Intervals "
@@ -170,54 +143,69 @@ EVASION_NOTE = (
     "threshold fixed on clean calibration images; its interval resamples calibration and test images. Error: wrong, "
     "detected or not. FGSM knows no detector: the gap is what the detector owes to a careless attacker."
 )
-NOTES = {"attack": ATTACK_NOTE, "evasion": EVASION_NOTE, **dict.fromkeys(SCORED, VERIFY_NOTE)}
 
 
-def show(command: str, rows: Sequence[Any], aware: Mapping[str, tuple[Shown, str | None]] | None = None) -> None:
+@dataclass(frozen=True)
+class Layout:
+    """How rows of one kind are printed: a table for each group, that of `title`, and a note below all of them."""
+
+    columns: list[Column[Any]]
+    title: Callable[[Any], str] = lambda row: ""
+    note: str = ""
+    words: bool = False  # instead of figures, which stand to the right
+
+
+LAYOUTS = {  # by the row's class, in this order
+    "TrainingRow": Layout(TRAINED, lambda r: r.model.run),
+    "AttackRow": Layout(ATTACK, lambda r: model(r.model), ATTACK_NOTE),
+    "AdaptiveRow": Layout(EVASION, lambda r: model(r.model), EVASION_NOTE),
+    "VerifyRow": Layout(VERIFY, lambda r: model(r.model), VERIFY_NOTE),
+    "RunRow": Layout(RUNS, lambda r: r.model.run),
+    "PluginRow": Layout(LISTED, words=True),
+    "ReproductionRow": Layout(REPRODUCED, lambda r: r.table),
+    "CheckRow": Layout(CHECKED, lambda r: r.cell),
+    "DoctorRow": Layout(DOCTOR, lambda r: r.run, words=True),
+    "CanaryRow": Layout(SELFTEST, words=True),
+}
+
+
+def show(rows: Sequence[Any], aware: Mapping[str, tuple[Shown, str | None]] | None = None) -> None:
     """Print rows on stdout, a table for each model; of verify rows, the population `all`.
 
     Attacks that know a detector have a table of their own; `aware` holds it for verify rows, by run.
     """
-    if command == "attack":
-        adaptive = [r for r in rows if isinstance(r, AdaptiveRow)]
-        rows = [r for r in rows if not isinstance(r, AdaptiveRow)]
-        if adaptive and rows:
-            show("attack", rows)
-        if adaptive:
-            command, rows = "evasion", adaptive
-    columns = COLUMNS[command]
     console = Console(highlight=False)
-    groups: dict[str, list[Any]] = {}
-    for row in rows:
-        if not isinstance(row, VerifyRow) or row.population == "all":
-            groups.setdefault(TITLES.get(command, title)(row), []).append(row)
-    for head, members in groups.items():
-        if head:
-            console.print(Text(printable(head), "bold"), soft_wrap=True)
-        if blind := [r for r in members if not (isinstance(r, VerifyRow) and r.is_adaptive)]:
-            _print(console, command, blind)
-        if aware is not None and columns is VERIFY:
-            known, command_line = aware[members[0].model.run]
-            if known.rows:
-                _print(console, "evasion", list(known.rows.values()))
-            if known.missing:
-                left = f"detector-aware: not run against {', '.join(known.missing)}; {command_line}"
-                console.print(printable(left), markup=False, soft_wrap=True)
-                console.print()
-    if command in NOTES:
-        console.print(NOTES[command], markup=False)
+    for kind in sorted({type(row).__name__ for row in rows}, key=[*LAYOUTS].index):
+        layout, groups = LAYOUTS[kind], dict[str, list[Any]]()
+        for row in rows:
+            if type(row).__name__ == kind and (not isinstance(row, VerifyRow) or row.population == "all"):
+                groups.setdefault(layout.title(row), []).append(row)
+        for head, members in groups.items():
+            if head:
+                console.print(Text(printable(head), "bold"), soft_wrap=True)
+            if blind := [r for r in members if not (isinstance(r, VerifyRow) and r.is_adaptive)]:
+                _print(console, layout, blind)
+            if aware is not None and kind == "VerifyRow":
+                known, command_line = aware[members[0].model.run]
+                if known.rows:
+                    _print(console, LAYOUTS["AdaptiveRow"], list(known.rows.values()))
+                if known.missing:
+                    left = f"detector-aware: not run against {', '.join(known.missing)}; {command_line}"
+                    console.print(printable(left), markup=False, soft_wrap=True)
+                    console.print()
+        if groups and layout.note:
+            console.print(layout.note, markup=False)
     if aware and any(known.rows for known, _ in aware.values()):
         console.print(EVASION_NOTE, markup=False)
 
 
-def _print(console: Console, command: str, rows: Sequence[Any]) -> None:
-    columns = COLUMNS[command]
+def _print(console: Console, layout: Layout, rows: Sequence[Any]) -> None:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    for i, (name, _) in enumerate(columns):
-        numeric = command not in ("list", "selftest", "doctor") and i > 0 and name not in ("detector", "attacks")
-        whole = numeric or columns is EVASION
+    for i, (name, _) in enumerate(layout.columns):
+        numeric = not layout.words and i > 0 and name not in ("detector", "attacks")
+        whole = numeric or layout.columns is EVASION
         table.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=whole)
     for row in rows:
-        table.add_row(*(Text("\n".join(map(printable, cell(row).split("\n")))) for _, cell in columns))
+        table.add_row(*(Text("\n".join(map(printable, cell(row).split("\n")))) for _, cell in layout.columns))
     console.print(table)
     console.print()

@@ -147,7 +147,7 @@ def test_the_widest_figures_of_an_evasion_are_not_cut_at_80_columns(
     settings = {"budget": "thorough", "detector": "max-posterior", "fpr": 0.05}
     row = replace(AWARE, settings=settings, eps=0.05, n=10000, clean_error_rate=1.0, clean_rejected=1.0)
     row = replace(row, undetected_error_rate=1.0, undetected_error_low=1.0, undetected_error_high=1.0)
-    show("attack", [replace(row, fgsm_undetected_error_rate=1.0)])
+    show([replace(row, fgsm_undetected_error_rate=1.0)])
     out = capsys.readouterr().out
     assert "[100.0, 100.0]" in out
     assert "100.0/100.0" in out

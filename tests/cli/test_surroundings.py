@@ -54,10 +54,9 @@ def test_an_error_is_one_line_and_keeps_its_start_and_its_way_out() -> None:
 
 def test_tables_and_progress_print_no_control_character(capsys: pytest.CaptureFixture[str]) -> None:
     show(
-        "runs",
         [RunRow(model=replace(MODEL_ROW, run=HOSTILE), trained=True, attacks=["fgsm", HOSTILE.replace("\n", "")])],
     )
-    show("list", [PluginRow(name=HOSTILE, summary=HOSTILE)])
+    show([PluginRow(name=HOSTILE, summary=HOSTILE)])
     with Terminal().bar(HOSTILE, 2) as advance:
         advance(1, HOSTILE)
     Terminal().say(HOSTILE)
