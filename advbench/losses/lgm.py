@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from advbench.errors import BadSetting
 from advbench.losses import Head, ParameterGroup, half_squared_distance
@@ -75,7 +74,7 @@ class LGM(Head):
 
     def bounded_log_var(self) -> Tensor | None:
         """Log-variances [k d], no lower than the floor; None for identity covariance."""
-        return None if self.log_var is None else self.log_var.clamp(min=self.log_var_floor).expand_as(self.mu)
+        return None if self.log_var is None else self.log_var.expand_as(self.mu).clamp(min=self.log_var_floor)
 
     def forward(self, features: Tensor) -> Tensor:
         """`-d_k - log|L_k| / 2 (+ log p(k) + log K)` [b k], by matrix products; never [b k d]."""
@@ -83,12 +82,16 @@ class LGM(Head):
 
     def _scores(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Evaluation logits [b k], and what they hold beyond `-d_k` [k]."""
-        if self.log_var is None:
-            return IdentityScores.apply(x, self.mu, self.log_prior), self.log_prior
-        scores, offset = DiagonalScores.apply(
-            x, self.mu, self.log_var.expand_as(self.mu), self.log_var_floor, self.log_prior
-        )
-        return scores, offset
+        log_var = self.bounded_log_var()
+        if log_var is None:
+            constant = self.log_prior - torch.linalg.vecdot(self.mu, self.mu) / 2
+            return torch.addmm(constant, x, self.mu.T) - torch.linalg.vecdot(x, x)[:, None] / 2, self.log_prior
+        offset = self.log_prior - log_var.sum(dim=1) / 2
+        precision = (-log_var).exp()
+        scaled_mu = self.mu * precision
+        constant = offset - torch.linalg.vecdot(self.mu, scaled_mu) / 2
+        linear = torch.addmm(constant, x, scaled_mu.T)
+        return linear.addmm(x.square(), precision.T, alpha=-0.5), offset
 
     def margin_logits(self, features: Tensor, labels: Tensor) -> Tensor:
         """Logits in which the true class stands `alpha * d_z + additive_margin` lower (Eq. 17)."""
@@ -136,64 +139,3 @@ class LGM(Head):
         yield ParameterGroup([self.mu], decay=False)
         if self.log_var is not None:
             yield ParameterGroup([self.log_var], lr_scale=0.1, decay=False)
-
-
-class IdentityScores(torch.autograd.Function):
-    """`log p(k) - ||x - mu_k||^2 / 2` [b k], with its gradient in closed form: `sum r (mu - x)` in few passes."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, mu: Tensor, log_prior: Tensor) -> Tensor:  # noqa: D102
-        ctx.save_for_backward(x, mu)
-        constant = log_prior - torch.linalg.vecdot(mu, mu) / 2
-        return torch.addmm(constant, x, mu.T).sub_(torch.linalg.vecdot(x, x)[:, None] / 2)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
-        x, mu = ctx.saved_tensors
-        for_x = for_mu = None
-        if ctx.needs_input_grad[0]:
-            for_x = (gradient @ mu).addcmul_(gradient.sum(dim=1, keepdim=True), x, value=-1)
-        if ctx.needs_input_grad[1]:
-            for_mu = (gradient.T @ x).addcmul_(gradient.sum(dim=0)[:, None], mu, value=-1)
-        return for_x, for_mu, None
-
-
-class DiagonalScores(torch.autograd.Function):
-    """`offset_k - d_k` [b k] and `offset_k = log p(k) - log|L_k| / 2` [k] for diagonal covariances.
-
-    `d_k = sum over features of (x - mu)^2 / (2 var)`, as two matrix products of inner length d. Autograd would
-    pass over the [k d] tensors of each intermediate result; written out, six products and few passes remain.
-    """
-
-    @staticmethod
-    def forward(  # noqa: D102
-        ctx: Any, x: Tensor, mu: Tensor, log_var: Tensor, floor: float, log_prior: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        bounded = log_var.clamp(min=floor)
-        offset = log_prior - bounded.sum(dim=1) / 2
-        precision = bounded.neg_().exp_()
-        scaled_mu = mu * precision
-        ctx.save_for_backward(x, mu, log_var, precision, scaled_mu)
-        ctx.floor = floor
-        constant = offset - torch.linalg.vecdot(mu, scaled_mu) / 2
-        return torch.addmm(constant, x, scaled_mu.T).addmm_(x.square(), precision.T, alpha=-0.5), offset
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, for_offset: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
-        x, mu, log_var, precision, scaled_mu = ctx.saved_tensors
-        for_x = for_mu = for_log_var = None
-        per_class = gradient.sum(dim=0)
-        share = per_class[:, None]
-        if ctx.needs_input_grad[0]:
-            for_x = torch.addcmul(gradient @ scaled_mu, x, gradient @ precision, value=-1)
-        if any(ctx.needs_input_grad[1:3]):
-            # sums over the batch, r = gradient [b k]: r^T x and r^T x^2, from which sum r (x - mu) and its square
-            first = gradient.T @ x
-            if ctx.needs_input_grad[2]:
-                for_log_var = gradient.T @ (x.square() / 2)
-                for_log_var.addcmul_(torch.addcmul(first, share, mu, value=-0.5), mu, value=-1).mul_(precision)
-                for_log_var.sub_((share + for_offset[:, None]) / 2).masked_fill_(log_var < ctx.floor, 0)
-            for_mu = first.addcmul_(share, mu, value=-1).mul_(precision)
-        return for_x, for_mu, for_log_var, None, None
