@@ -145,8 +145,8 @@ def test_the_conclusion_on_the_order_counts_seeds_beyond_the_paired_intervals(ce
     found = rows(MNIST, records)
     first, *rest = MNIST.conclusions(by_key(found))
     assert f"comes out in {held} of 3 seeds" in first
-    assert any("L-GM, alpha 1 (means and 95 % intervals of 3 seeds)" in text and "EER 3.1 % [2.9, 3.3]" in text
-               and "(paper 3.1 %)" in text for text in rest)  # fmt: skip
+    assert any("L-GM, alpha 1 (means of 3 seeds and their 95 % intervals)" in text and ": 3.1 % [2.9, 3.3]" in text
+               and "paper 3.1 %" in text for text in rest)  # fmt: skip
     pair = by_key(found)["order", "softmax", "100-D, wan2018, EER less that of center, seed 2"]
     assert pair.mean == pytest.approx(0.25)
     assert json.dumps(pair.seeds) == "[2]"

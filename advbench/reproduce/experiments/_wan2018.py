@@ -102,53 +102,56 @@ MODELS = [
 ]
 
 
-def conclusions(rows: Rows, labels: Mapping[str, str], lines: Mapping[str, Line]) -> Iterator[str]:
-    """What the rows carry, a sentence each, of what has run alone.
+def conclusions(
+    rows: Rows, labels: Mapping[str, str], figures: Mapping[str, Line], eer: Line, clipped: Line
+) -> Iterator[str]:
+    """What the rows carry, a sentence each; `figures` are the lines of table `paper` by a word for the reader."""
 
-    `lines`: by a word for the reader, that figure's line of table `paper`; `EER` and `EER, clipped` among them.
-    """
+    def of(table: str, loss: str, line: Line, recipe: str | None = PUBLISHED) -> ReproductionRow | None:
+        row = rows.get((table, loss, replace(line, recipe=recipe).setting))
+        return row if row is not None and row.seeds else None
 
-    def of(loss: str, what: str, table: str = "paper", recipe: str | None = PUBLISHED) -> ReproductionRow | None:
-        row = rows.get((table, loss, replace(lines[what], recipe=recipe).setting))
-        return row if row is not None and row.mean is not None else None
-
-    yield from _order([row for (table, _, _), row in rows.items() if table == "order" and row.seeds], labels)
-    for loss in reversed(LOSSES):
-        found = [(word, row) for word in lines if (row := of(loss, word)) is not None and row.paper is not None]
+    yield _order([row for (table, _, _), row in rows.items() if table == "order" and row.seeds], labels)
+    for loss in LOSSES:
+        found = {word: row for word, line in figures.items() if (row := of("paper", loss, line)) is not None}
         if found:
-            n = len(found[0][1].seeds)
-            over = f"means and 95 % intervals of {n} seeds" if n > 2 else f"{n} seeds, 95 % intervals over images"
-            yield f"{labels[loss]} ({over}): {'; '.join(_beside(*pair) for pair in found)}."
-    clipped = {loss: (of(loss, "EER"), of(loss, "EER, clipped", "ways")) for loss in reversed(LOSSES)}
-    if said := [f"{labels[k]} {_percent(b)} instead of {_percent(a)}" for k, (a, b) in clipped.items() if a and b]:
+            seeds = next(iter(found.values())).seeds
+            several = f"means of {len(seeds)} seeds and their 95 % intervals"
+            over = several if len(seeds) > 2 else f"seed {seeds[0]}, 95 % intervals over images"
+            said = [f"{word}: {_percent(row)}, paper {_paper(row)}" for word, row in found.items() if row.paper]
+            yield f"{labels[loss]} ({over}). {'; '.join(said)}."
+    both = {loss: (of("paper", loss, eer), of("ways", loss, clipped)) for loss in LOSSES}
+    if said := [f"{labels[k]} {_percent(b)} instead of {_percent(a)}" for k, (a, b) in both.items() if a and b]:
         yield f"EERs where attacked images are clipped to [0, 1], of which the paper says nothing: {'; '.join(said)}."
     for recipe in (*LOWER, None):
-        eers = {loss: row for loss in LOSSES if (row := of(loss, "EER", "recipes", recipe)) is not None}
+        eers = {loss: row for loss in LOSSES if (row := of("recipes", loss, eer, recipe)) is not None}
         if len(eers) == len(LOSSES):
             ordered = sorted(eers, key=lambda loss: eers[loss].mean or 0)
-            holds = "has" if ordered == list(LOSSES) else "has not"
+            holds = "stand in" if ordered == list(LOSSES) else "do not stand in"
             each = ", ".join(f"{labels[loss]} {_percent(eers[loss])}" for loss in ordered)
             rate = recipe[4:] if recipe else "0.05"
-            yield f"LeNet++ at a learning rate of {rate} (seed 0) {holds} the paper's order: {each}."
+            yield f"By LeNet++ at a learning rate of {rate} (seed 0) EERs {holds} the paper's order: {each}."
 
 
-def _order(pairs: list[ReproductionRow], labels: Mapping[str, str]) -> Iterator[str]:
+def _order(pairs: list[ReproductionRow], labels: Mapping[str, str]) -> str:
+    what = f"The paper's order of EERs under FGSM at eps 0.3, not clipped ({', '.join(labels[k] for k in LOSSES)})"
+    if not pairs:
+        return f"{what}: not known yet, the three models of no seed have run."
     seeds = {seed for row in pairs for seed in row.seeds}
     held = [seed for seed in seeds if all((row.low or 0) > 0 for row in pairs if seed in row.seeds)]
-    if pairs:
-        near = _percent(min(pairs, key=lambda row: row.mean or 0), "points")
-        yield (
-            f"The paper's order of EERs under FGSM at eps 0.3, not clipped ({', '.join(labels[k] for k in LOSSES)}), "
-            f"comes out in {len(held)} of {len(seeds)} seeds, beyond the paired 95 % intervals over images; the "
-            f"least difference is {near}."
-        )
+    near = _percent(min(pairs, key=lambda row: row.mean or 0), "points")
+    return (
+        f"{what} comes out in {len(held)} of {len(seeds)} seeds, beyond the paired 95 % intervals over images; the "
+        f"least difference is {near}."
+    )
 
 
-def _beside(word: str, row: ReproductionRow) -> str:
-    return f"{word} {_percent(row)} (paper {100 * (row.paper or 0):.1f} %)"
+def _paper(row: ReproductionRow) -> str:
+    return f"{100 * (row.paper or 0):.{2 if (row.paper or 0) < 0.01 else 1}f} %"
 
 
 def _percent(row: ReproductionRow, unit: str = "%") -> str:
+    digits = 2 if (row.mean or 0) < 0.01 else 1
     ends = row.over_seeds or (row.low, row.high)
-    around = "" if None in ends else f" [{', '.join(f'{100 * (end or 0):.1f}' for end in ends)}]"
-    return f"{100 * (row.mean or 0):.1f} {unit}{around}"
+    around = "" if None in ends else f" [{', '.join(f'{100 * (end or 0):.{digits}f}' for end in ends)}]"
+    return f"{100 * (row.mean or 0):.{digits}f} {unit}{around}"
