@@ -167,9 +167,14 @@ def test_a_record_of_another_shape_is_refused_in_a_sentence_with_key_and_file(tm
     assert str(refused.value).startswith(f"{path} cannot be read as a record ({CHANGES[case][1]}")
 
 
-def test_a_check_allows_two_images() -> None:
-    old = record("lgm1.0", 100, 0, [1], attacks=(attacked(),), verify=(verified(0.04),))
-    near = record("lgm1.0", 100, 0, [1, 2, 3], attacks=(attacked(0.802),), verify=(verified(0.042),))
-    far = record("lgm1.0", 100, 0, list(range(4)), attacks=(attacked(0.803),), verify=(verified(0.0421),))
+@pytest.mark.parametrize("saturated", [0, 500])
+def test_a_check_allows_two_images_and_one_in_a_hundred_saturated_ones(saturated: int) -> None:
+    def one(wrong: list[int], error: float, eer: float) -> Record:
+        row = replace(attacked(error), saturated=saturated)
+        return record("lgm1.0", 100, 0, wrong, attacks=(row,), verify=(verified(eer),))
+
+    more = saturated / 100 / N
+    old, near = one([1], 0.8, 0.04), one([1, 2, 3], 0.802 + more, 0.042 + more)
+    far = one(list(range(4)), 0.803 + more, 0.0421 + more)
     assert [row.met for row in compare(old, near)] == [True] * 3
     assert [row.met for row in compare(old, far)] == [False] * 3
