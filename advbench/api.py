@@ -93,7 +93,7 @@ class Result:
             raise UnknownName("attack (by the name of its file)", attack, self.attacks)
         if detector not in self._detectors:
             raise UnknownName("detector of this evaluation", detector, self._detectors)
-        table = artifacts.read_scores(self._found.run)
+        table = artifacts.by_source(artifacts.read_scores(self._found.run))
         clean, attacked = (artifacts.scores_of(table, detector, source) for source in ("test", names[0]))
         return metrics.roc(clean[: len(attacked)], attacked)
 

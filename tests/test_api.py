@@ -22,6 +22,7 @@ from advbench.runs import as_json
 from advbench.supplied.features import tap
 from advbench.types import Splits
 from advbench.victim import Victim
+from tests.helpers.records import manifest_of
 from tests.helpers.supplied import MODEL, Net, weights_of
 
 Pair = tuple[Tensor, Tensor]
@@ -132,9 +133,9 @@ def test_the_report_is_written_where_it_is_asked_for(result: advbench.Result, tm
 def test_results_in_a_named_folder_are_gone_on_from(model: nn.Module, held: Pair, tmp_path: Path) -> None:
     first = evaluated(model, held, runs_dir=tmp_path)
     (folder,) = tmp_path.iterdir()
-    before = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    before = manifest_of(folder)
     again = evaluated(model, held, runs_dir=tmp_path)
-    assert json.loads((folder / "manifest.json").read_text(encoding="utf-8")) == before
+    assert manifest_of(folder) == before
     assert again.rows == first.rows
 
 

@@ -14,6 +14,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from advbench import runs
+
 pytestmark = pytest.mark.long
 ADVBENCH = Path(sys.executable).parent / "advbench"
 NET = """
@@ -76,8 +78,8 @@ def run(here: Path, words: str, **environment: str) -> tuple[int, list[dict[str,
 
 def errors(here: Path) -> list[float]:
     """The clean error rates in the folder's runs."""
-    steps = [json.loads(file.read_text())["steps"] for file in sorted(here.glob("runs/*/manifest.json"))]
-    return sorted(s["info"]["row"]["clean_error_rate"] for run in steps for k, s in run.items() if "attack" in k)
+    found = runs.find(here / "runs")
+    return sorted(run.attack_row(name).clean_error_rate for run in found for name in run.attacks)
 
 
 def test_a_changed_import_is_another_run(here: Path) -> None:

@@ -20,7 +20,7 @@ ROOMS = {str(Path(name).parent) for name in FILES} - {"."}
 PLUGINS = ("attacks", "detectors", "losses", "networks", "data")  # which grow by a file for each that is added
 OPENERS = {"open", "fdopen", "read_text", "read_bytes", "write_text", "write_bytes", "save_file", "load_file"}
 MAY_OPEN = {
-    *(f"runs/{name}.py" for name in ("files", "locks", "run", "environment", "released")),
+    *(f"runs/{name}.py" for name in ("files", "journal", "locks", "run", "environment", "released")),
     *(
         "study/parsing.py",
         "catalog.py",

@@ -18,12 +18,11 @@ SEEDS = 3
 
 def scores(e: Evidence, row: VerifyRow) -> tuple[Array, Array] | None:
     """Clean and attacked scores that a verify row of all images is about; None where the attack is not at hand."""
-    found = [r for r in e.results if r.row.is_attack_of(row) and r.row.n == row.n_attacked]
-    if not found:
+    found = e.by_identity.get((row.identity, row.n_attacked))
+    if found is None:
         return None
-    guard = e.guard(row.detector, e.fpr)
-    attacked = guard.score(found[0].made.outputs).numpy()
-    return guard.score(e.clean.outputs).numpy()[: len(attacked)], attacked
+    attacked = e.score(row.detector, found)
+    return e.score(row.detector, None)[: len(attacked)], attacked
 
 
 Figure = Callable[[Array, Array], float]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from advbench.attacks.detector_aware import GRADIENTS
@@ -13,9 +13,10 @@ from advbench.audit import Selftest
 from advbench.audit.results import ENSEMBLE, Result
 from advbench.detection import DEFAULT_FPR, Guard, least_fpr, usual_fpr
 from advbench.formatting import as_text
-from advbench.metrics import Mask
+from advbench.metrics import Array, Mask
 from advbench.runs import ModelRow, VerifyRow
 from advbench.runs.artifacts import Part
+from advbench.runs.rows import Identity
 from advbench.study.command_lines import Line, attack_options
 from advbench.types import ImageSet
 from advbench.victim import Victim
@@ -87,6 +88,21 @@ class Evidence:
     def supplied(self) -> bool:
         """Whether the model was not trained here."""
         return self.model.loss is None
+
+    @cached_property
+    def by_identity(self) -> dict[tuple[Identity, int], Result]:
+        """The results by attack and number of images."""
+        return {(r.row.identity, r.row.n): r for r in reversed(self.results)}
+
+    @cached_property
+    def score(self) -> Callable[[str, Result | None], Array]:
+        """Scores by a detector of a result's images, None: of the clean ones; each taken once."""
+
+        def taken(detector: str, result: Result | None) -> Array:
+            outputs = self.clean.outputs if result is None else result.made.outputs
+            return self.guard(detector, self.fpr).score(outputs).numpy()
+
+        return cache(taken)
 
     @property
     def clean_wrong(self) -> Mask:

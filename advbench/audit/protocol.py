@@ -1,6 +1,7 @@
 """Run all checks on a run: `audit`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache, partial
 
 from advbench.audit import (
@@ -36,12 +37,20 @@ def audit(run: Run, others: Sequence[Run] = (), *, images: ImageSet | None = Non
     images are checked against `images`, clean test ones; None: the few that the run keeps. The model is run, on the
     CPU, and nothing is attacked. Raises BadRun for an altered file.
     """
-    alike = [o for o in others if o.name != run.name and o.model.data_sha256 == run.model.data_sha256]
-    beside = tuple(evidence_of(o) for o in alike if "outputs" in o.steps and lacking_for_model(o.model) is None)
-    return findings(evidence_of(run, beside, images))
+    beside = {o.name: o for o in others if "outputs" in o.steps and lacking_for_model(o.model) is None}
+    alike = [o for o in beside.values() if o.model.data_sha256 == run.model.data_sha256 and o.name != run.name]
+    return findings(replace(evidence_of(run, images), others=tuple(map(evidence_of, alike))))
 
 
-def evidence_of(run: Run, others: tuple[Evidence, ...] = (), images: ImageSet | None = None) -> Evidence:
+def audits(runs: Sequence[Run]) -> Iterator[tuple[str, list[Finding]]]:
+    """The name and the findings of each of these runs, the others beside it; each is read once."""
+    every = {run.name: evidence_of(run) for run in runs}
+    for run in runs:
+        alike = [o.name for o in runs if o.model.data_sha256 == run.model.data_sha256 and o.name != run.name]
+        yield run.name, findings(replace(every[run.name], others=tuple(every[name] for name in alike)))
+
+
+def evidence_of(run: Run, images: ImageSet | None = None) -> Evidence:
     """What a run holds, to be read by the checks; its arrays are read when they are asked for."""
     clean = artifacts.read_part(run, "test")
     results = tuple(Result(row, partial(checked_attack, run, n, clean), n) for n, row in attack_rows(run).items())
@@ -63,7 +72,6 @@ def evidence_of(run: Run, others: tuple[Evidence, ...] = (), images: ImageSet | 
         if isinstance(run.model, SuppliedRecord)
         else cache(partial(victim, run, examples.shape, clean.outputs.logits.shape[1])),
         images=examples if images is None else images,
-        others=others,
         selftest=read_note(run.folder.parent / SELFTEST, Selftest),
     )
 

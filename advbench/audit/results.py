@@ -19,7 +19,7 @@ NOISE = ("uniform-noise", "gaussian-noise")
 NOT_ATTACKS = (*NOISE, "force-rejection")  # controls: they do not try to get an image wrong and past a detector
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """One attack on the first n test images: its row, and what it did to each image, read when asked for."""
 

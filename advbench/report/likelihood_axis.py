@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from advbench import catalog
 from advbench.metrics import Array
 from advbench.runs import Run
-from advbench.runs.artifacts import scores_of
+from advbench.runs.artifacts import Scores, scores_of
 
 LOW = 0.2  # "very low likelihood" in Wan et al. 2018, sec. 4.3
 SURE = 0.98  # a large p_max, ibid.
@@ -27,7 +26,7 @@ class LikelihoodAxis:
     is_density: bool
 
     @classmethod
-    def of_run(cls, run: Run, scores: pd.DataFrame, attack: str) -> LikelihoodAxis:
+    def of_run(cls, run: Run, scores: Scores, attack: str) -> LikelihoodAxis:
         """The likelihoods among a run's scores: of an attack's images, and of the clean ones that they were."""
         attacked = -scores_of(scores, "likelihood", attack)
         clean = -scores_of(scores, "likelihood", "test")[: len(attacked)]

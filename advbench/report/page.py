@@ -42,7 +42,7 @@ def render(
             label=printable(labels[one.run.name]),
             attacks={a: chosen[a] for a in one.attacks},
             rows=[r for r in rows if r.model.run == one.run.name],
-            scores=artifacts.read_scores(one.run),
+            scores=artifacts.by_source(artifacts.read_scores(one.run)),
             test=artifacts.read_part(one.run, "test"),
             known=chosen,
         )
@@ -149,11 +149,7 @@ def _clean_error(test: artifacts.Part) -> dict[str, Any]:
 def _find(subject: ReportedModel, name: str, detector: str) -> VerifyRow | None:
     """The row of all images: the paper's setting."""
     attack = subject.attacks.get(name)
-    if attack is None:
-        return None
-    wanted = detector, "all", attack.n
-    rows = (row for row in subject.rows if (row.detector, row.population, row.n_clean) == wanted)
-    return next((row for row in rows if row.is_attack_of(attack)), None)
+    return None if attack is None else subject.whole.get((detector, attack.n, attack.identity))
 
 
 def _error(row: AttackRow | None) -> dict[str, Any] | None:

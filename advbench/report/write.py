@@ -64,17 +64,17 @@ def report(
     overwrite: bool = False,
 ) -> tuple[Path, list[VerifyRow]]:
     """Write the page of these runs, verifying what is missing; its path and the rows on it. Raises as `page_at`."""
-    from advbench.audit.protocol import audit
+    from advbench.audit.protocol import audits
     from advbench.report.page import render
 
     reported = [one.run for one in found]
     chosen = replace(workspace, others="replaced") if overwrite else workspace
     page = page_at(page or workspace.reports_dir / name / "index.html", [run.name for run in reported], chosen)
     rows = verify_found(found, detectors, workspace.progress)
-    audits = {}
+    found_by = {}
     with workspace.progress.bar(f"audit of {len(reported)} models", len(reported)) as advance:
-        for done, run in enumerate(reported, start=1):
-            audits[run.name] = audit(run, reported)
-            advance(done, run.name)
-    write_whole(page, render(title or name, found, rows, audits).encode())
+        for done, (run_name, findings) in enumerate(audits(reported), start=1):
+            found_by[run_name] = findings
+            advance(done, run_name)
+    write_whole(page, render(title or name, found, rows, found_by).encode())
     return page, rows

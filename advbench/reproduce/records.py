@@ -301,7 +301,7 @@ def within_variance(part: artifacts.Part) -> float:
 
 
 def _shares(run: Run, attacks: Mapping[str, AttackRow]) -> tuple[Shares, ...]:
-    table, found = artifacts.read_scores(run), []
+    table, found = artifacts.by_source(artifacts.read_scores(run)), []
     for name, row in attacks.items():
         axis = LikelihoodAxis.of_run(run, table, name)
         low, low_attacked = (float((side < LOW).mean()) for side in (axis.clean, axis.attacked))

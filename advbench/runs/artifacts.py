@@ -43,6 +43,7 @@ PARTS = ("train", "calibration", "test")
 FLOAT, WHOLE, YES = torch.float32, torch.int64, torch.bool
 COLUMNS = dict.fromkeys(("index", "label", "prediction"), "int64")
 COLUMNS |= {"detector": "string", "source": "string", "score": "double"}
+Scores = dict[tuple[str, str], pd.DataFrame]  # by detector and source
 OPTIONAL = ("targets", "zero_gradients", "gradients", "forwards", "first_success", "misclassified", "member")
 
 
@@ -177,10 +178,16 @@ def read_scores(run: Run) -> pd.DataFrame:
     return table
 
 
-def scores_of(table: pd.DataFrame, detector: str, source: str) -> NDArray[np.float64]:
-    """Scores of one detector on `calibration`, `test` or an attack file, in image order."""
-    chosen = table[(table.detector == detector) & (table.source == source)]
-    values: NDArray[np.float64] = chosen.sort_values("index")["score"].to_numpy()
+def by_source(table: pd.DataFrame) -> Scores:
+    """The rows of each detector on `calibration`, `test` or an attack file, in image order."""
+    groups = table.groupby(["detector", "source"], sort=False, observed=True)
+    return {key: part if part["index"].is_monotonic_increasing else part.sort_values("index") for key, part in groups}
+
+
+def scores_of(scores: Scores, detector: str, source: str) -> NDArray[np.float64]:
+    """Scores of one detector on one source; none where it did not score it."""
+    part = scores.get((detector, source))
+    values: NDArray[np.float64] = np.empty(0) if part is None else part["score"].to_numpy()
     return values
 
 

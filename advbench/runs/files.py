@@ -4,8 +4,10 @@ import errno
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from advbench.errors import BadRun, BadSetting, Damaged, Unreadable
 from advbench.runs.json_records import from_json, parsed
@@ -17,12 +19,20 @@ UNFOLLOWED = sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_CLOEXEC", "O
 MOST_JSON = 2**28  # bytes of a manifest or note: a run of 100,000 attacks has 2**26
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file in one move, creating its folder; raises BadSetting where the system refuses."""
+def write_whole(path: Path, data: bytes, *, alone: bool = False) -> None:
+    """Write a file in one move, creating its folder; raises BadSetting where the system refuses.
+
+    `alone`: nobody else writes it now, and what an interrupted write of it left may be written over.
+    """
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        if alone:
+            name = str(path.with_name(f".{path.name}.part"))
+            Path(name).unlink(missing_ok=True)
+            handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | UNFOLLOWED, 0o600)
+        else:
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -75,12 +85,12 @@ def is_link(path: Path, error: OSError) -> BadRun | None:
     return linked(path) if error.errno in (errno.ELOOP, errno.EMLINK) and path.is_symlink() else None
 
 
-def read_regular(path: Path, most: int, cure: str = "delete it") -> bytes:
-    """The bytes of a file that may come from anybody: of a regular one, no larger than `most` bytes.
+@contextmanager
+def open_regular(path: Path, most: int, cure: str = "delete it") -> Iterator[BinaryIO]:
+    """A file that may come from anybody, open: a regular one, no larger than `most` bytes.
 
     Raises FileNotFoundError, BadRun for a link and what else is no file, Damaged, which ends in `cure`, for a larger
-    one, Unreadable where the system does not let it be read. Nothing beyond `most` is read, and nothing that never
-    ends is waited for.
+    one, Unreadable where the system does not let it be read. Nothing that never ends is waited for.
     """
     try:
         handle = os.open(path, os.O_RDONLY | UNFOLLOWED)
@@ -91,12 +101,18 @@ def read_regular(path: Path, most: int, cure: str = "delete it") -> bytes:
         with open(handle, "rb") as file:
             if there.st_size > most:
                 raise Damaged(f"{path} was altered: it has {there.st_size:,} bytes, not {most:,}; {cure}")
-            return file.read(most)
+            yield file
     except FileNotFoundError:
         raise
     except OSError as error:
         why = error.strerror or type(error).__name__
         raise is_link(path, error) or Unreadable(f"{path} cannot be read ({why}); mend that and try again") from error
+
+
+def read_regular(path: Path, most: int, cure: str = "delete it") -> bytes:
+    """The bytes of such a file, nothing beyond `most`; raises as `open_regular`."""
+    with open_regular(path, most, cure) as file:
+        return file.read(most)
 
 
 def read_whole(path: Path, expected: str, size: int, cure: str | None = None) -> bytes:

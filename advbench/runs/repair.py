@@ -6,6 +6,7 @@ from pathlib import Path
 from advbench import runs
 from advbench.errors import Damaged
 from advbench.runs.files import remove
+from advbench.runs.journal import JOURNAL
 from advbench.runs.manifest import INSPECTED
 from advbench.runs.run import MANIFEST, Run
 
@@ -55,4 +56,5 @@ def forget_manifest(folder: Path, say: Say) -> bool:
         what, _, _ = str(error).removeprefix(f"{folder}/").partition("; ")
         say(f"{folder.name}: {what}; the run is begun anew")
         remove(folder, MANIFEST)
+        remove(folder, JOURNAL)
         return True

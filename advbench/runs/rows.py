@@ -14,6 +14,7 @@ from advbench.runs.shapes import Count, Eps, Label, Name, Number, Positive, Rate
 from advbench.settings import defaults
 
 Regime = Annotated[str, choice("standard", "adversarial")]
+Identity = tuple[str, frozenset[tuple[str, Any]], tuple[str, float]]  # attack, settings, ball
 Population = Annotated[str, choice("all", "successful", "failed")]
 
 
@@ -57,9 +58,14 @@ class Attacked:
         """The attack, its eps and settings in words."""
         return ", ".join([f"{self.attack} eps {as_text(self.eps)}", *(f"{k} {v}" for k, v in self.settings.items())])
 
+    @property
+    def identity(self) -> Identity:
+        """The same of all rows about this attack at this eps, on whatever images."""
+        return self.attack, frozenset(self.settings.items()), self.ball
+
     def is_attack_of(self, other: "Attacked") -> bool:
         """Whether both are about one attack at one eps, on whatever images."""
-        return (self.attack, self.settings, self.ball) == (other.attack, other.settings, other.ball)
+        return self.identity == other.identity
 
     def setting(self, key: str) -> Any:
         """A setting, its default where it is not named; None where it, or the attack, is not known."""

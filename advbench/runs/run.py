@@ -1,21 +1,22 @@
-"""A run: a folder of files with their sha256, listed step by step in one manifest, held by `locks`.
+"""A run: a folder of files with their sha256, listed step by step in a manifest and a journal, held by `locks`.
 
-A run is one folder: one trained model and all that was made from it. A step is done if and only if the manifest
-holds the hashes of its files. Files are written under a temporary name and moved into place; before a done step's
-files are replaced, the step leaves the manifest, so that an interruption costs the step and nothing else.
+A run is one folder: one trained model and all that was made from it. Its manifest says of which model; a step is done
+if and only if the journal (or the manifest, of an older version's) holds the hashes of its files. Files are written
+under a temporary name and moved into place; before a done step's files are replaced, the step is noted as forgotten,
+so that an interruption costs the step and nothing else.
 """
 
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
-from glob import escape
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from advbench.errors import BadRun, BadSetting, Damaged, Renamed, Unreadable
 from advbench.runs.files import MOST_JSON, cannot_write, inside, linked, read_regular, read_whole, remove, write_whole
+from advbench.runs.journal import JOURNAL, Journal
 from advbench.runs.json_records import as_json, from_json, parsed
 from advbench.runs.locks import LOCK, WRITING, locked
 from advbench.runs.manifest import (
@@ -39,9 +40,11 @@ from advbench.runs.sealed_json import DIGEST, digest, is_intact, sealed, sha256,
 
 T = TypeVar("T")
 SCHEMA = 1
+MOST_FORGOTTEN = 64  # lines of a journal beyond two a step, as the epochs of a training leave them
 MANIFEST = "manifest.json"
 KEYS = {one.name for one in fields(Manifest)}
-OWN = re.compile(rf"outputs|attacks|shards|{re.escape(LOCK)}(\..*|-.*)?|\..*\.part")  # beside files that steps list
+# beside files that steps list
+OWN = re.compile(rf"outputs|attacks|shards|{re.escape(JOURNAL)}|{re.escape(LOCK)}(\..*|-.*)?|\..*\.part")
 
 
 @dataclass(eq=False, repr=False)
@@ -52,6 +55,11 @@ class Run:
     model: ModelRecord
     environment: Environment
     steps: dict[str, Step]  # in the order they were done
+    journal: Journal = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.journal, self._kept = Journal(self.folder / JOURNAL), self.environment
+        self._step_of = {name: step for step, done in self.steps.items() for name in done.files}
 
     @property
     def name(self) -> str:
@@ -102,6 +110,11 @@ class Run:
         """Every file that a step lists."""
         return {name: file for step in self.steps.values() for name, file in step.files.items()}
 
+    def listed(self, name: str) -> FileRecord | None:
+        """A file as its step lists it; None where none does."""
+        step = self.steps.get(self._step_of.get(name, ""))
+        return None if step is None else step.files.get(name)
+
     def has(self, step: str) -> bool:
         """Whether a step is done, its files checked against their hashes; raises Damaged as `read` does."""
         if step not in self.steps:
@@ -113,14 +126,12 @@ class Run:
     def read(self, name: str) -> bytes:
         """A file's bytes; raises Damaged where it is missing or altered, BadRun where no step lists it."""
         path = inside(self.folder, name)
-        step = next((step for step, note in self.steps.items() if name in note.files), None)
-        if step is None:
+        if (listed := self.listed(name)) is None:
             raise BadRun(f"{path} is not listed in {self.folder / MANIFEST}; make it again")
         cure = (
-            f"restore the file, or call the `advbench {self._maker(step)}` that made it, which makes it again "
-            "(`advbench doctor --mend` forgets it without computing)"
+            f"restore the file, or call the `advbench {self._maker(self._step_of[name])}` that made it, which makes "
+            "it again (`advbench doctor --mend` forgets it without computing)"
         )
-        listed = self.steps[step].files[name]
         return read_whole(path, listed.sha256, listed.bytes, cure)
 
     def _maker(self, step: str) -> str:
@@ -133,7 +144,7 @@ class Run:
 
     def fault(self, name: str) -> str | None:
         """What is wrong with a listed file; None where nothing is. Raises Unreadable where that cannot be told."""
-        expected = self.files[name]
+        expected = self.steps[self._step_of[name]].files[name]
         try:
             data = read_regular(inside(self.folder, name), expected.bytes)
         except FileNotFoundError:
@@ -153,25 +164,27 @@ class Run:
     ) -> None:
         """Put a step's files in place and list them in the manifest, instead of those of a done step of that name."""
         with self._changing():
-            old = self.steps.pop(step, None)
+            old = self.steps.get(step)
             if old and set(files) & set(old.files):
-                self._save()
+                self._note(step, None)
         listed = {}
         for name, data in files.items():
-            _put(inside(self.folder, name), data)
+            write_whole(inside(self.folder, name), data, alone=True)
             listed[name] = FileRecord(sha256=sha256(data), bytes=len(data))
         with self._changing():
-            self.steps[step] = Step(seconds=seconds, info=as_json(info or {}), files=listed)
-            self._save()
+            self._note(step, Step(seconds=seconds, info=as_json(info or {}), files=listed))
         for name in set(old.files) - set(files) if old else ():
             remove(self.folder, name)
 
     def drop(self, step: str) -> None:
         """Forget a step and delete its files."""
         with self._changing():
-            old = self.steps.pop(step, None)
+            old = self.steps.get(step)
             if old is not None:
-                self._save()
+                self._note(step, None)
+            if self.journal.lines > 2 * len(self.steps) + MOST_FORGOTTEN:
+                self._save()  # all steps; the lines that said so can go
+                self.journal.begin()
         for name in old.files if old else ():
             remove(self.folder, name)
 
@@ -182,27 +195,47 @@ class Run:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """The manifest as it is on disk, where others may have added steps meanwhile, and nobody else writing it."""
+        """The steps as they are on disk, where others may have added some meanwhile, and nobody else writing one."""
         with ExitStack() as writing:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 writing.enter_context(locked(self.folder / WRITING, wait=True))
             except OSError as error:
                 raise cannot_write(self.folder, error) from error
-            if (self.folder / MANIFEST).exists():
-                self.steps = load(self.folder).steps
+            if begins := not (self.folder / MANIFEST).exists():
+                self.journal.begin()
+            if begins or self._kept != self.environment:
+                self._save()
+            try:
+                self.catch_up()
+            except (Damaged, FileNotFoundError):  # a shorter one took its place
+                there = load(self.folder)
+                self.steps, self.journal, self._step_of = there.steps, there.journal, there._step_of
+                if not self.journal.end:
+                    self.journal.begin()
+            self._kept = self.environment
             yield
 
+    def catch_up(self) -> None:
+        """Read what the journal holds beyond what was read; raises as `Journal.read`."""
+        about = model_row(self.name, self.model, Inspection())
+        for name, step in self.journal.read(_cure(self.folder)):
+            if step is not None:
+                check_step(name, step, about)
+            self._now(name, step)
+
+    def _note(self, name: str, step: Step | None) -> None:
+        self.journal.append(name, step)
+        self._now(name, step)
+
+    def _now(self, name: str, step: Step | None) -> None:
+        self.steps.pop(name, None)
+        if step is not None:
+            self.steps[name] = step
+            self._step_of |= dict.fromkeys(step.files, name)
+
     def _save(self) -> None:
-        _put(self.folder / MANIFEST, to_json(sealed(as_json(self.manifest))))
-
-
-def _put(path: Path, data: bytes) -> None:
-    """Write a file that nobody else writes now, after what an interrupted write of it left."""
-    for left in path.parent.glob(f".{escape(path.name)}.*.part"):
-        if left.is_file():
-            left.unlink(missing_ok=True)
-    write_whole(path, data)
+        write_whole(self.folder / MANIFEST, to_json(sealed(as_json(self.manifest))), alone=True)
 
 
 def strays(folder: Path, listed: Collection[str]) -> list[Path]:
@@ -238,7 +271,18 @@ def load(folder: Path) -> Run:
         about = model_row(said.name, model, Inspection())
         for name, step in said.steps.items():
             check_step(name, step, about)
-        return Run(folder, model, said.environment, dict(said.steps))
+        run = Run(folder, model, said.environment, dict(said.steps))
+        path = run.journal.path
+        try:
+            try:
+                run.catch_up()
+            except Damaged:  # while another process wrote to it, perhaps
+                run.journal = Journal(path)
+                run.catch_up()
+        except FileNotFoundError as error:
+            if not said.steps:
+                raise Damaged(f"{path} is missing; {_cure(folder)}") from error
+        return run
     except ValueError as error:
         raise BadRun(f"{path} was altered: {error}; restore the file, or delete {folder} and run again") from error
 

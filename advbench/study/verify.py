@@ -45,7 +45,7 @@ def verify(
     known = scored_cells(run) if repair.is_whole(run, "verify", progress.say) else {}
     wanted = [(a, d) for a in attacks for d in detectors]
     missing = [pair for pair in wanted if not _is_current(run, known, *pair)]
-    _check_cells(run, {pair: known[pair] for pair in wanted if pair not in missing}, groups, len(test))
+    _check_cells(run, {pair: known[pair] for pair in dict.fromkeys(wanted).keys() - missing}, groups, len(test))
     if missing:
         with progress.bar("scores", len(missing) + 2 * len({d for _, d in missing})) as advance:
             cells, table = _compute(run, missing, groups, advance)
@@ -71,7 +71,7 @@ def is_verified(run: Run, attacks: Sequence[str], detectors: Sequence[str]) -> b
 
 
 def _is_current(run: Run, known: Cells, attack: str, detector: str) -> bool:
-    cell, made = known.get((attack, detector)), run.files.get(f"attacks/{attack}.safetensors")
+    cell, made = known.get((attack, detector)), run.listed(f"attacks/{attack}.safetensors")
     return cell is not None and made is not None and cell.sha256 == made.sha256
 
 
@@ -98,11 +98,10 @@ def _check_cells(run: Run, cells: Cells, groups: Mapping[str, Mapping[str, metri
     if not cells:
         return
     n_calibration = len(artifacts.read_part(run, "calibration"))
-    table = artifacts.read_scores(run).sort_values("index")
-    columns = {key: part.score.to_numpy() for key, part in table.groupby(["detector", "source"])}
+    columns = artifacts.by_source(artifacts.read_scores(run))
     for (attack, detector), cell in cells.items():
         row = run.attack_row(attack)
-        scores = [columns.get((detector, source), np.empty(0)) for source in ("calibration", "test", attack)]
+        scores = [artifacts.scores_of(columns, detector, source) for source in ("calibration", "test", attack)]
         if [len(s) for s in scores] != [n_calibration, n_test, row.n]:
             raise artifacts.unsound(run.folder / artifacts.SCORES, f"it is of other images than {attack}")
         again = rows_of(row, detector, scores[0], scores[1][: row.n], scores[2], groups[attack], intervals=False)
@@ -165,16 +164,18 @@ def _compute(
     for name in fitted:
         for source, part in (("calibration", calibration_part), ("test", test)):
             clean[name, source] = scored(name, source, part.outputs, torch.arange(len(part)), part.labels)
-    cells = {}
-    for attack in dict.fromkeys(a for a, _ in pairs):
+    cells, of = {}, dict[str, list[str]]()
+    for attack, name in pairs:
+        of.setdefault(attack, []).append(name)
+    for attack in of:
         made = artifacts.read_adversarials(run, attack)
-        for name in (d for a, d in pairs if a == attack):
+        for name in of[attack]:
             attacked = scored(name, attack, made.outputs, made.index, made.labels)
             before, calibration = clean[name, "test"][made.index.numpy()], clean[name, "calibration"]
             cells[attack, name] = ScoredCell(
                 source=attack,
                 detector=name,
-                sha256=run.files[f"attacks/{attack}.safetensors"].sha256,
+                sha256=run.steps[f"attack {attack}"].files[f"attacks/{attack}.safetensors"].sha256,
                 rows=tuple(rows_of(run.attack_row(attack), name, calibration, before, attacked, groups[attack])),
                 thresholds={f"{f:.2f}": _json_number(metrics.threshold_at(f, calibration)) for f in TABLE_FPRS},
                 eer_threshold=_json_number(metrics.roc(before, attacked).eer_threshold),

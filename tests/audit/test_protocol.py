@@ -15,13 +15,14 @@ from advbench.cli.audit import _images, _workspace_words, complete, findings_of,
 from advbench.errors import BadRun, BadSetting, UnknownName
 from advbench.progress import Quiet
 from advbench.report import adaptive
-from advbench.runs import Run, artifacts, digest, sealed, sealed_json, write_whole
+from advbench.runs import Run, artifacts, digest, sealed_json, write_whole
 from advbench.study import selection
 from advbench.study.parsing import parse
 from advbench.study.study import Study
 from advbench.study.verify import verify_run
 from advbench.study.workspace import Workspace
 from tests.helpers.command_line import Result, advbench
+from tests.helpers.records import forge, manifest_of
 
 N = 40
 SMALL = {"training": {"epochs": 2}, "dataset": "digits", "losses": ["lgm"], "n": N}
@@ -134,12 +135,12 @@ def test_the_model_is_rebuilt_from_its_record_and_weights(attacked: Run) -> None
 
 def test_runs_of_other_data_are_no_controls(attacked: Run, tmp_path: Path) -> None:
     (softmax,) = [r for r in others(attacked) if "softmax" in r.name]
-    manifest = json.loads((softmax.folder / "manifest.json").read_text())
+    manifest = manifest_of(softmax.folder)
     manifest["model"]["data_sha256"] = "0" * 64
     manifest["name"] = f"digits-softmax-{digest(manifest['model'])}"
     copy = tmp_path / manifest["name"]
     shutil.copytree(softmax.folder, copy)
-    (copy / "manifest.json").write_text(json.dumps(sealed(manifest)))
+    forge(copy, manifest)
     assert by_name(audit(attacked, [runs.load(copy)]))["undefended"].state == "not run"
 
 
@@ -198,9 +199,9 @@ def copied(attacked: Run, tmp_path: Path) -> Path:
 
 def rename(folder: Path) -> None:
     """Another model, by its record."""
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = manifest_of(folder)
     manifest["model"]["seed"] = 7
-    (folder / "manifest.json").write_text(json.dumps(sealed(manifest)))
+    forge(folder, manifest)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from advbench.runs import sealed
 from tests.helpers.command_line import SMALL, Small, advbench, assert_refused, contents
 from tests.helpers.damage import largest_file
+from tests.helpers.records import forge, manifest_of
 
 
 @pytest.mark.parametrize(
@@ -139,10 +140,10 @@ def test_weights_of_another_model_are_refused_in_one_line_even_where_their_hash_
     softmax, lgm = (next(copy.runs.glob(f"digits-{loss}-*")) for loss in ("softmax", "lgm"))
     stranger = (softmax / "model.safetensors").read_bytes()
     (lgm / "model.safetensors").write_bytes(stranger)
-    manifest = json.loads((lgm / "manifest.json").read_text())
+    manifest = manifest_of(lgm)
     listed = {"sha256": hashlib.sha256(stranger).hexdigest(), "bytes": len(stranger)}
     manifest["steps"]["train"]["files"]["model.safetensors"] = listed
-    (lgm / "manifest.json").write_text(json.dumps(sealed(manifest)))
+    forge(lgm, manifest)
     result = advbench("attack", "--loss", "lgm", "--eps", "0.2", *SMALL, *copy.places)
     assert_refused(result, after_progress=True)
     assert str(lgm / "model.safetensors") in result.err

@@ -10,11 +10,10 @@ import pytest
 
 from advbench import cli
 from advbench.cli.output import pasteable
-from advbench.runs import sealed
 from advbench.study.command_lines import Line
 from advbench.study.options import Evaluate, Verify
 from tests.helpers.command_line import MODEL_FIELDS, SMALL, VERIFY_FIELDS, Result, Small, advbench, contents
-from tests.helpers.records import AWARE
+from tests.helpers.records import AWARE, forge, manifest_of
 
 ATTACK_FIELDS = MODEL_FIELDS | {
     "attack", "settings", "norm", "eps", "n", "clean_error_rate", "error_rate", "success_rate", "target_rate",
@@ -174,8 +173,8 @@ def test_a_record_s_command_holds_what_this_command_line_named() -> None:
 
 def test_a_terminal_without_utf_8_shows_names_whole(copy: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     run = next(copy.runs.iterdir())
-    manifest = json.loads((run / "manifest.json").read_text()) | {"name": f"\u00f1{'x' * 90}"}
-    (run / "manifest.json").write_text(json.dumps(sealed(manifest)))
+    manifest = manifest_of(run) | {"name": f"\u00f1{'x' * 90}"}
+    forge(run, manifest)
     run.rename(run.with_name(manifest["name"]))
     monkeypatch.setattr(sys, "stdout", stream := io.TextIOWrapper(io.BytesIO(), "ascii"))
     assert cli.main(["list", "runs", "--runs-dir", str(copy.runs)]) == 0

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from advbench import runs
 from advbench.errors import BadRun
 from advbench.runs import locks
 from tests.helpers.command_line import advbench
@@ -32,8 +33,8 @@ def training(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[str]", tuple[st
     )
     try:
         end = time.monotonic() + 150
-        # the checkpoint counts once the manifest lists it, which is a moment after its file appears
-        while not list((tmp_path / "stopped").glob("*/manifest.json")):
+        # the checkpoint counts once the journal lists it, which is a moment after its file appears
+        while not any("checkpoint" in run.steps for run in runs.find(tmp_path / "stopped")):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < end
             time.sleep(0.01)

@@ -35,10 +35,10 @@ def stop_at_write(monkeypatch: pytest.MonkeyPatch, last: int, error: type[BaseEx
     """Runs write `last` files, and the next one raises the error."""
     done: list[Path] = []
 
-    def write(path: Path, data: bytes) -> None:
+    def write(path: Path, data: bytes, **how: bool) -> None:
         if len(done) == last:
             raise error
         done.append(path)
-        write_whole(path, data)
+        write_whole(path, data, **how)
 
     monkeypatch.setattr("advbench.runs.run.write_whole", write)

@@ -1,8 +1,11 @@
 """Records as a run's manifest holds them, for tests that make runs without training a model."""
 
+from pathlib import Path
 from typing import Any
 
-from advbench.runs import AdaptiveRow, Environment, ModelRow, TrainedRecord
+from advbench import runs
+from advbench.runs import AdaptiveRow, Environment, ModelRow, TrainedRecord, as_json, sealed, to_json
+from advbench.runs.journal import JOURNAL
 
 MODEL = TrainedRecord(
     dataset="digits", data_sha256="0" * 64, network="digits-cnn", feature_dim=100, loss={"name": "softmax"},
@@ -24,3 +27,15 @@ AWARE = AdaptiveRow(
     detector="d", fpr=0.05, threshold=1.0, undetected_error_rate=0.5, undetected_error_low=0.4,
     undetected_error_high=0.6, rejected_rate=0.0, clean_rejected=0.0, fgsm_undetected_error_rate=None,
 )  # fmt: skip
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """A run's manifest with the steps of its journal."""
+    manifest: dict[str, Any] = as_json(runs.load(folder).manifest)
+    return manifest
+
+
+def forge(folder: Path, manifest: dict[str, Any]) -> None:
+    """Replace manifest and journal of a run by this manifest, sealed."""
+    (folder / JOURNAL).unlink(missing_ok=True)
+    (folder / runs.MANIFEST).write_bytes(to_json(sealed(manifest)))

@@ -1,6 +1,5 @@
 """The page's figures of attacks that know a detector: headline, members, thresholds, curves, control, audit."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from advbench import metrics, runs
 from advbench.audit import Finding
 from advbench.detection import calibration, undetected_errors
 from advbench.report import adaptive, control, page, plots, security
-from advbench.runs import AdaptiveRow, VerifyRow, artifacts, as_json, from_json, sealed
+from advbench.runs import AdaptiveRow, VerifyRow, artifacts, as_json, from_json
 from advbench.study import selection
 from advbench.study.command_lines import Line
 from advbench.study.options import Selected
@@ -29,7 +28,7 @@ from tests.helpers.page_reader import (
     outside_audits,
     per_cent,
 )
-from tests.helpers.records import AWARE, MODEL_ROW
+from tests.helpers.records import AWARE, MODEL_ROW, forge, manifest_of
 
 Row = dict[str, Any]
 EVIL = "'><script>x<img src=y onerror=z>"
@@ -344,10 +343,10 @@ def test_the_page_says_the_outcome_in_a_sentence(known: Page, tmp_path: Path) ->
 
     shutil.copytree(known.folder / "runs", tmp_path / "runs")
     (folder,) = (r.folder for r in runs.find(tmp_path / "runs") if r.trained.loss_name == "softmax")
+    manifest = manifest_of(folder)
     folder = folder.rename(folder.with_name("adversarial"))
-    manifest = json.loads((folder / "manifest.json").read_text())
     manifest["model"]["regime"], manifest["name"] = "adversarial", "adversarial"
-    (folder / "manifest.json").write_text(json.dumps(sealed(manifest)))
+    forge(folder, manifest)
     run = runs.load(folder)
     for name, row in selection.attack_rows(run).items():
         tensors = artifacts.unpack(run, f"attacks/{name}.safetensors")

@@ -19,7 +19,7 @@ from advbench.formatting import as_text, percent
 from advbench.report import plots
 from advbench.report.page import render
 from advbench.report.write import page_at
-from advbench.runs import VerifyRow, artifacts, as_json, from_json, sealed
+from advbench.runs import VerifyRow, artifacts, as_json, from_json
 from advbench.study import selection
 from advbench.study.options import Selected
 from advbench.study.workspace import Workspace
@@ -35,6 +35,7 @@ from tests.helpers.page_reader import (
     ends,
     per_cent,
 )
+from tests.helpers.records import forge, manifest_of
 
 NAME = "<script>alert(1)<b>"
 
@@ -277,14 +278,14 @@ def test_strange_words_in_a_run_folder_are_shown_as_text(page: Page, tmp_path: P
     (old,) = (run.name for run in runs.find(page.folder / "runs") if run.trained.loss_name == "softmax")
     shutil.copytree(page.folder / "runs" / old, tmp_path / "runs" / evil)
     path = tmp_path / "runs" / evil / "manifest.json"
-    manifest = json.loads(path.read_text().replace(old, evil))
+    manifest = json.loads(json.dumps(manifest_of(page.folder / "runs" / old)).replace(old, evil))
     manifest["environment"] |= {"device": evil, "system": evil, "commit": evil}
     manifest["environment"]["versions"][evil] = evil
     del manifest["steps"]["verify"]
     for step in manifest["steps"].values():
         if "row" in step["info"]:
             step["info"]["row"] |= {"attack": "art:Strange", "settings": {evil: evil}}
-    path.write_text(json.dumps(sealed(manifest)))
+    forge(path.parent, manifest)
     found = selection.find(tmp_path / "runs", Selected(eps=(0.3,)))
     from advbench.study.verify import verify
 

@@ -46,7 +46,7 @@ def test_a_key_too_few_is_named(key: str) -> None:
 def test_in_a_manifest_the_sentence_has_path_key_and_way_out(tmp_path: Path) -> None:
     run = runs.open_or_new(tmp_path, "one", MODEL, MADE_WITH)
     run.write("train", {"model.safetensors": b"weights"}, seconds=1.0, info=TRAINED | {"epoch": 3})
-    with pytest.raises(BadRun, match=r"one/manifest.json was altered: train: info.epoch is a key too many; restore"):
+    with pytest.raises(BadRun, match=r"one/steps.journal was altered: train: info.epoch is a key too many; restore"):
         runs.load(run.folder)
 
 

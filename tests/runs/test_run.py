@@ -1,7 +1,6 @@
 """The runs folder: whole files, hashes that are checked, and what an interruption costs."""
 
 import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -11,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from advbench import runs
-from advbench.errors import BadRun, BadSetting
+from advbench.errors import BadRun, BadSetting, Damaged
 from advbench.runs import Run, as_json, locks, sealed_json, write_whole
+from advbench.runs.journal import HEAD, JOURNAL
+from advbench.runs.run import MOST_FORGOTTEN
 from tests.helpers.damage import largest_file, stop_at_write
-from tests.helpers.records import EPOCH, MADE_WITH, MODEL, TRAINED
+from tests.helpers.records import EPOCH, MADE_WITH, MODEL, TRAINED, forge, manifest_of
 
 
 @pytest.fixture
@@ -98,11 +99,11 @@ def test_a_digest_changes_with_a_value_and_not_with_the_order_of_keys() -> None:
 # -- the manifest ------------------------------------------------------------------------------------------------
 
 
-def test_the_manifest_holds_the_hash_and_size_of_every_file(run: Run) -> None:
-    manifest = json.loads((run.folder / "manifest.json").read_bytes())
+def test_the_journal_holds_the_hash_and_size_of_every_file(run: Run) -> None:
+    manifest = manifest_of(run.folder)
     listed = {name: note for step in manifest["steps"].values() for name, note in step["files"].items()}
     on_disk = files(run.folder)
-    del on_disk["manifest.json"]
+    del on_disk["manifest.json"], on_disk[JOURNAL]
     assert listed == {
         name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in on_disk.items()
     }
@@ -191,7 +192,7 @@ def test_a_manifest_that_is_none_is_named_and_not_replaced(run: Run, manifest: b
 @pytest.mark.parametrize("schema", [0, 2, "1", None])
 def test_a_manifest_of_another_schema_is_refused_with_both_numbers(run: Run, schema: object) -> None:
     manifest = as_json(run.manifest) | {"schema": schema}
-    (run.folder / "manifest.json").write_bytes(sealed_json.to_json(manifest))
+    forge(run.folder, manifest)
     with pytest.raises(BadRun, match=rf"{schema!r}.* 1\b"):
         runs.load(run.folder)
 
@@ -201,12 +202,55 @@ def test_a_manifest_cannot_reach_outside_its_folder(run: Run, tmp_path: Path, na
     outside = tmp_path / "outside.txt"
     outside.write_bytes(b"mine")
     listed = {"sha256": hashlib.sha256(b"mine").hexdigest(), "bytes": 4}
-    manifest = json.loads((run.folder / "manifest.json").read_bytes())
+    manifest = manifest_of(run.folder)
     manifest["steps"]["train"]["files"][name.format(absolute=outside)] = listed
-    (run.folder / "manifest.json").write_bytes(sealed_json.to_json(manifest))
+    forge(run.folder, manifest)
     with pytest.raises(BadRun):
         runs.load(run.folder).drop("train")
     assert outside.read_bytes() == b"mine"
+
+
+def lines(run: Run) -> list[bytes]:
+    return (run.folder / JOURNAL).read_bytes()[HEAD:].splitlines(keepends=True)
+
+
+@pytest.mark.parametrize("harm", ["changed", "first removed", "last removed", "swapped", "of another run", "no file"])
+def test_a_line_of_a_journal_that_is_not_as_it_was_sealed_is_noticed(run: Run, tmp_path: Path, harm: str) -> None:
+    other = runs.open_or_new(tmp_path, "other", MODEL, MADE_WITH)
+    other.write("verify", {"scores.parquet": b"scores"})
+    path, (one, two) = run.folder / JOURNAL, lines(run)
+    head = path.read_bytes()[:HEAD]
+    kept = {
+        "changed": one.replace(b'"seconds": 1.5', b'"seconds": 1.4') + two, "first removed": two, "last removed": one,
+        "swapped": two + one, "of another run": one + lines(other)[0], "no file": b"",
+    }  # fmt: skip
+    assert kept[harm] != one + two
+    path.write_bytes(head + kept[harm]) if harm != "no file" else path.unlink()
+    with pytest.raises(Damaged, match=rf"one/{JOURNAL} (was altered|is missing).*call what made it"):
+        runs.load(run.folder)
+
+
+def test_a_record_cut_short_is_written_over_and_one_before_its_head_counts(run: Run) -> None:
+    path = run.folder / JOURNAL
+    head, whole = path.read_bytes()[:HEAD], path.read_bytes()
+    run.write("step a", {"outputs/a.safetensors": b"a"})
+    path.write_bytes(head + path.read_bytes()[HEAD:] + b"0" * 70)  # killed before the head, and in the next line
+    assert list(runs.load(run.folder).steps) == ["train", "verify", "step a"]
+    runs.load(run.folder).write("step b", {"outputs/b.safetensors": b"b"})
+    assert list(runs.load(run.folder).steps) == ["train", "verify", "step a", "step b"]
+    assert path.read_bytes()[HEAD:].startswith(whole[HEAD:])
+
+
+def test_a_journal_of_forgotten_steps_is_begun_anew_and_others_go_on_with_it(run: Run) -> None:
+    other = runs.load(run.folder)
+    for i in range(MOST_FORGOTTEN):
+        run.write("step a", {"outputs/a.safetensors": bytes(i)})
+    run.drop("step a")
+    assert len(lines(run)) == 0
+    other.write("step b", {"outputs/b.safetensors": b"b"})
+    for again in (other, runs.load(run.folder)):
+        assert list(again.steps) == ["train", "verify", "step b"]
+        assert again.read("outputs/b.safetensors") == b"b"
 
 
 # -- steps -------------------------------------------------------------------------------------------------------
@@ -215,7 +259,7 @@ def test_a_manifest_cannot_reach_outside_its_folder(run: Run, tmp_path: Path, na
 def test_a_replaced_step_keeps_only_its_new_files(run: Run) -> None:
     run.write("train", {"model.safetensors": b"better", "training.jsonl": b"new"}, seconds=1.0, info=TRAINED)
     on_disk = files(run.folder)
-    assert set(on_disk) == {"model.safetensors", "training.jsonl", "scores.parquet", "manifest.json"}
+    assert set(on_disk) == {"model.safetensors", "training.jsonl", "scores.parquet", "manifest.json", JOURNAL}
     assert runs.load(run.folder).read("model.safetensors") == b"better"
     assert runs.load(run.folder).info("train") == TRAINED
 
@@ -224,7 +268,7 @@ def test_a_dropped_step_is_forgotten_and_its_files_deleted(run: Run) -> None:
     run.drop("train")
     run.drop("never done")
     assert not runs.load(run.folder).has("train")
-    assert set(files(run.folder)) == {"scores.parquet", "manifest.json"}
+    assert set(files(run.folder)) == {"scores.parquet", "manifest.json", JOURNAL}
     assert runs.load(run.folder).has("verify")
 
 
@@ -232,7 +276,7 @@ class Stop(Exception):
     """The process ends here."""
 
 
-@pytest.mark.parametrize("last", range(5))
+@pytest.mark.parametrize("last", range(3))
 def test_a_replacement_cut_short_costs_its_own_step_and_nothing_else(
     run: Run, monkeypatch: pytest.MonkeyPatch, last: int
 ) -> None:
@@ -241,34 +285,34 @@ def test_a_replacement_cut_short_costs_its_own_step_and_nothing_else(
     try:
         run.write("train", new, seconds=1.0, info=TRAINED)
     except Stop:
-        assert last < 4
+        assert last < 2
     else:
-        assert last == 4  # the manifest without the step, two files, the manifest with it
+        assert last == 2
     monkeypatch.undo()
     again = runs.load(run.folder)
     assert again.has("verify")
     if again.has("train"):  # hashes hold: either all is old or all is new
-        expected = new if last == 4 else {"model.safetensors": b"weights", "outputs/test.safetensors": b"log"}
+        expected = new if last == 2 else {"model.safetensors": b"weights", "outputs/test.safetensors": b"log"}
         assert {name: again.read(name) for name in new} == expected
     again.write("train", new, seconds=1.0, info=TRAINED)
     assert runs.load(run.folder).read("outputs/test.safetensors") == b"longer"
 
 
-@pytest.mark.parametrize("last", range(3))
+@pytest.mark.parametrize("last", range(2))
 def test_a_checkpoint_cut_short_leaves_the_one_before(run: Run, monkeypatch: pytest.MonkeyPatch, last: int) -> None:
     run.write("checkpoint", {"checkpoint-0001.safetensors": b"one"}, info={"epochs": [EPOCH]})
     stop_at_write(monkeypatch, last, Stop)
     try:
         run.write("checkpoint", {"checkpoint-0002.safetensors": b"two"}, info={"epochs": [EPOCH, EPOCH]})
     except Stop:
-        assert last < 2
+        assert last < 1
     monkeypatch.undo()
     again = runs.load(run.folder)
     assert again.has("checkpoint")
-    name = "checkpoint-0002.safetensors" if last == 2 else "checkpoint-0001.safetensors"
+    name = "checkpoint-0002.safetensors" if last == 1 else "checkpoint-0001.safetensors"
     assert list(again.steps["checkpoint"].files) == [name]
-    assert len(again.info("checkpoint")["epochs"]) == (2 if last == 2 else 1)
-    assert (run.folder / "checkpoint-0001.safetensors").exists() == (last < 2)
+    assert len(again.info("checkpoint")["epochs"]) == (2 if last == 1 else 1)
+    assert (run.folder / "checkpoint-0001.safetensors").exists() == (last < 1)
 
 
 def test_a_full_disk_leaves_a_run_as_it_was(run: Run) -> None:
@@ -352,7 +396,7 @@ def test_steps_are_held_side_by_side_and_a_run_alone(tmp_path: Path) -> None:
     assert not locks.is_held(tmp_path)
 
 
-def test_what_two_processes_write_to_one_manifest_is_all_there(run: Run) -> None:
+def test_what_two_processes_write_to_one_journal_is_all_there(run: Run) -> None:
     one, other = runs.load(run.folder), runs.load(run.folder)
     one.write("step a", {"outputs/a.safetensors": b"a"})
     other.write("step b", {"outputs/b.safetensors": b"b"})

@@ -15,18 +15,19 @@ import pytest
 from advbench import cli, runs
 from advbench.cli import audit
 from advbench.errors import BadRun, BadSetting
-from advbench.runs import Run, digest, locks, sealed
+from advbench.runs import Run, digest, locks
 from advbench.study.workspace import Workspace
+from tests.helpers.records import forge, manifest_of
 
 SOFTMAX, SUPPLIED = "digits-softmax-seed0-1612b01f", "digits-m.py-build-fd8d400c"
 
 
 def edited(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     """The run with a manifest changed and sealed again, named as its model then is."""
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = manifest_of(folder)
     change(manifest)
     manifest["name"] = f"{manifest['name'].rpartition('-')[0]}-{digest(manifest['model'])}"
-    (folder / "manifest.json").write_text(json.dumps(sealed(manifest)))
+    forge(folder, manifest)
     return folder.rename(folder.with_name(manifest["name"]))
 
 
@@ -153,10 +154,10 @@ def test_a_row_that_its_outputs_do_not_bear_out_is_refused(
     key: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    manifest = json.loads((here / "runs" / SOFTMAX / "manifest.json").read_text())
+    manifest = manifest_of(here / "runs" / SOFTMAX)
     (name,) = [name for name in manifest["steps"] if name.startswith("attack fgsm-eps0.3")]
     manifest["steps"][name]["info"]["row"][key] = 1 - manifest["steps"][name]["info"]["row"][key]
-    (here / "runs" / SOFTMAX / "manifest.json").write_text(json.dumps(sealed(manifest)))
+    forge(here / "runs" / SOFTMAX, manifest)
     for command in ("verify --loss softmax", "report --loss softmax", f"audit {SOFTMAX}"):
         assert f"{key} is " in refusal(command, capsys)
 

@@ -84,7 +84,7 @@ def test_an_attack_whose_row_is_gone_from_the_manifest_is_named(tmp_path: Path, 
     make(tmp_path, "one", LGM, ("fgsm", 0.1))
     run = runs.load(tmp_path / "one")
     write_attack(run, row)
-    with pytest.raises(BadRun, match=r"manifest.json was altered: attack fgsm-eps0.1: row"):
+    with pytest.raises(BadRun, match=r"steps.journal was altered: attack fgsm-eps0.1: row"):
         runs.load(run.folder)
 
 

@@ -132,13 +132,13 @@ def _geometry() -> Drawing:
 
 
 def _posterior(loss: str, name: str, run: Run) -> Drawing:
-    p_max = np.exp(-artifacts.scores_of(artifacts.read_scores(run), "max-posterior", FGSM))
+    p_max = np.exp(-artifacts.scores_of(artifacts.by_source(artifacts.read_scores(run)), "max-posterior", FGSM))
     label = f"Fig. 3: {name}. Histogram of p_max of adversarial images (FGSM eps 0.3), median {np.median(p_max):.3f}"
     return Drawing(f"fig3-{loss}", label, plots.histogram(None, p_max, xlabel="p_max"))
 
 
 def _likelihood(key: str, loss: str, name: str, run: Run, attack: str) -> Drawing:
-    axis = LikelihoodAxis.of_run(run, artifacts.read_scores(run), attack)
+    axis = LikelihoodAxis.of_run(run, artifacts.by_source(artifacts.read_scores(run)), attack)
     kind = "targeted FGSM" if attack == TARGETED else "FGSM"
     label = (
         f"Fig. {key[-1]}: {name}. Histograms of the {axis.label} under {kind} eps 0.3, "
@@ -150,7 +150,7 @@ def _likelihood(key: str, loss: str, name: str, run: Run, attack: str) -> Drawin
 def _rocs(held: Mapping[str, Run]) -> Drawing:
     curves = []
     for name, run in held.items():
-        table = artifacts.read_scores(run)
+        table = artifacts.by_source(artifacts.read_scores(run))
         both = (artifacts.scores_of(table, "likelihood", source) for source in ("test", FGSM))
         curves.append(plots.Curve(name, metrics.roc(*both)))
     eers = ", ".join(f"{c.label} {c.roc.eer:.1%}" for c in curves)

@@ -1,6 +1,5 @@
 """Folders of images: layout, order, parts, pixels against Pillow's own, streaming, and files made to do harm."""
 
-import json
 import os
 import struct
 import subprocess
@@ -18,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from advbench import runs
 from advbench.cli import main
 from advbench.data import fingerprint, for_supplied
 from advbench.data.sources import source
@@ -404,13 +404,13 @@ def test_files_that_cannot_be_used_are_left_out_counted_told_and_recorded(
         "hidden": 1, "a folder inside a class folder": 1, "a link that leaves the folder": 2, "no regular file": 2,
         "in no class folder": 1,
     }  # fmt: skip
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["steps"]["outputs"]["info"]["excluded"] == expected
-    assert manifest["steps"]["train"]["info"]["n_train"] == 40
+    steps = runs.load(folder).steps
+    assert steps["outputs"].info["excluded"] == expected
+    assert steps["train"].info["n_train"] == 40
     flat = " ".join(said.split())
     assert "folder:set: left out" in flat
     assert all(f"{count} {reason}" in flat for reason, count in expected.items())
-    assert str(tmp_path) not in (folder / "manifest.json").read_text()
+    assert str(tmp_path) not in (folder / "manifest.json").read_text() + (folder / "steps.journal").read_text()
     assert folder.name.startswith("folder-set-softmax-seed0-")
 
 
