@@ -4,15 +4,17 @@ Only here are devices named and GPUs asked for; everything else is handed a devi
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 from typing import Literal
 
 import torch
 
-from advbench.errors import BadSetting
+from advbench.errors import BadData, BadSetting
 
 Device = torch.device
 CPU = Device("cpu")
+CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")  # which this process is in, and what they may take
 Arithmetic = Literal["fp32", "bf16"]
 
 
@@ -81,6 +83,49 @@ def arithmetic_of(
     float32 in the place of bf16 is more exact, never worse.
     """
     return "bf16" if precision == "bf16" and native(device) else "fp32"
+
+
+def memory_left() -> int:
+    """Bytes of memory that this process may still take: of the machine, its control groups, its limits."""
+    left, status = [2**63], _numbers("/proc/self/status")
+    left += [1024 * one for one in [_numbers("/proc/meminfo").get("MemAvailable")] if one is not None]
+    with suppress(ImportError, OSError):
+        import resource
+
+        for kind, taken in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+            most = resource.getrlimit(kind)[0]
+            left += [most - 1024 * status.get(taken, 0)] if most != resource.RLIM_INFINITY else []
+    with suppress(OSError):
+        for line in CGROUPS[0].read_text().splitlines():
+            _, kinds, name = line.split(":", 2)
+            root = CGROUPS[1] / ("memory" if kinds else "")
+            for group in (Path(f"{root}{name}"), *Path(f"{root}{name}").parents) if kinds in ("", "memory") else ():
+                for most_in, taken_in in (("max", "current"), ("limit_in_bytes", "usage_in_bytes")):
+                    at = group / f"memory.{most_in}"
+                    if at.is_file() and (text := at.read_text().strip()).isdecimal():
+                        cached = _numbers(str(group / "memory.stat")).get("inactive_file", 0)
+                        left.append(int(text) - int((group / f"memory.{taken_in}").read_text()) + cached)
+    return max(0, min(left))
+
+
+def _numbers(path: str) -> dict[str, int]:
+    """The numbers in a file of lines such as `MemAvailable: 12 kB`."""
+    with suppress(OSError):
+        lines = (line.replace(":", " ").split() for line in Path(path).read_text().splitlines())
+        return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdecimal()}
+    return {}
+
+
+def check_memory(needed: int, what: str, cure: str) -> None:
+    """Raise BadData where fewer bytes of memory are left than `what` needs; `cure` is a way with less."""
+    if needed > (left := memory_left()):
+        raise BadData(f"{what} needs {needed / 1e9:.1f} GB of memory and {left / 1e9:.1f} GB are left; {cure}")
+
+
+def out_of_memory() -> str:
+    """The sentence about memory that ran out where no smaller batch could be tried."""
+    left = f"memory ran out, {memory_left() / 1e9:.1f} GB are left"
+    return f"{left}; what is done is kept, and the same command goes on: give it a smaller --batch-size or fewer --n"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

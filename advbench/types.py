@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Literal
 
@@ -117,6 +117,7 @@ class Adversarials:
     first_success: Tensor | None = None
     misclassified: Tensor | None = None
     member: Tensor | None = None
+    clean: Tensor | None = None  # where only the first images are kept: what those were before the attack
     members: tuple[str, ...] = ()  # not in files, where the attack's row names them, as what follows
     implementation: str | None = None
 
@@ -157,6 +158,12 @@ class Streamed:
     def to(self, device: torch.device) -> Streamed:
         """The same rows, to be handed over on another device."""
         return replace(self, device=device)
+
+
+def slices(n: int, row: int, most: int = 2**26) -> Iterator[slice]:
+    """Of 0..n rows of so many bytes, at most `most` bytes at a time."""
+    step = max(1, most // max(1, row))
+    return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
 def of_class(logits: Tensor, classes: Tensor) -> Tensor:

@@ -20,10 +20,12 @@ ROOMS = {str(Path(name).parent) for name in FILES} - {"."}
 PLUGINS = ("attacks", "detectors", "losses", "networks", "data")  # which grow by a file for each that is added
 OPENERS = {"open", "fdopen", "read_text", "read_bytes", "write_text", "write_bytes", "save_file", "load_file"}
 MAY_OPEN = {
-    *(f"runs/{name}.py" for name in ("files", "journal", "locks", "run", "environment", "released")),
+    *(f"runs/{name}.py" for name in ("files", "locks", "run", "environment", "released", "artifacts")),
+    *(f"runs/growing/{name}.py" for name in ("journal", "tensor_file")),
     *(
         "study/parsing.py",
         "catalog.py",
+        "device.py",
         "supplied/weights.py",
         "supplied/loading.py",
     ),  # a user's spec, plug-ins, model

@@ -102,7 +102,7 @@ def monotone(e: Evidence) -> Verdict:
 
 def large_eps(e: Evidence) -> Verdict:
     """R9: with half of the pixel range to move in, no classifier is better than a guess."""
-    least = 0.5 if e.at[0] == "linf" else 0.5 * math.sqrt(e.results[0].made.images[0].numel())
+    least = 0.5 if e.at[0] == "linf" else 0.5 * math.sqrt(math.prod(e.results[0].made.images.shape[1:]))
     large = [r for by_eps, _ in e.at_any_eps(*MANY_STEPS) for x, r in by_eps.items() if x >= least - 1e-9]
     if not large:
         return not_run(f"nothing at eps {as_text(least)}", e.attack("pgd", eps=as_text(least), objective="margin"))

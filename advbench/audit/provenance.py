@@ -13,6 +13,7 @@ from advbench.evasion import check_perturbation
 from advbench.formatting import as_text, percent
 from advbench.study.command_lines import Line
 from advbench.study.selection import choice_of
+from advbench.types import ImageSet
 
 ART_PGD = "art:ProjectedGradientDescentPyTorch"
 PARITY_STEPS = 40
@@ -25,7 +26,9 @@ def eight_bit(e: Evidence) -> Verdict:
     found = e.headline or max(e.results, key=lambda r: r.row.eps, default=None)
     if found is None or e.victim is None:
         return not_run("no attacked images and model at hand", e.aware(ENSEMBLE))
-    made, n = found.made, min(found.row.n, ENOUGH)
+    made, n = found.made, min(len(found.made.images), ENOUGH)
+    if not n:
+        return not_run("no image was kept (--keep-images 0)", e.aware(ENSEMBLE))
     rounded = e.victim().outputs((made.images[:n].float() * 255).round() / 255)
     wrong = (rounded.predictions != made.labels[:n]).numpy()
     before = (made.outputs.predictions != made.labels)[:n].numpy()
@@ -56,8 +59,9 @@ def settings(e: Evidence) -> Verdict:
         whole = replace(choice, n=None) if r.row.n == len(e.clean) else choice
         if r.name not in (None, choice.file_name, whole.file_name):
             broken.append(f"{r.name} is not what its settings make")
-        if not len(r.made.outputs) == len(r.made.images) == r.row.n:
-            broken.append(f"{r.label}: {len(r.made.images)} images where its row says {r.row.n}")
+        images = len(r.made.images) if r.made.clean is None else r.row.n
+        if not len(r.made.outputs) == images == r.row.n:
+            broken.append(f"{r.label}: {images} images where its row says {r.row.n}")
     said = f"{len(e.results)} attacks, {sum(r.row.n for r in e.results)} results of single images"
     said += f"; without their library, not looked at: {', '.join(unseen)}" * bool(unseen)
     return either(not broken, f"{said}; broken: {'; '.join(broken) or 'none'}", e.aware(ENSEMBLE))
@@ -71,16 +75,20 @@ def rechecked(e: Evidence) -> Verdict:
         return not_run(why, again if e.results else e.aware(ENSEMBLE))
     held, failed = 0, []
     for r in e.results:
-        made, n = r.made, min(r.row.n, len(e.images))
+        made, n = r.made, len(r.made.images)
+        clean = e.images.take(slice(n)) if made.clean is None else ImageSet("", made.clean, e.clean.labels[:n], ())
+        n = len(clean)
         part = replace(made, images=made.images[:n], index=made.index[:n], labels=made.labels[:n], targets=None)
         try:
-            check_perturbation(choice_of(r.row).attack, e.images.take(slice(n)), part)
+            check_perturbation(choice_of(r.row).attack, clean, part)
             held += n
         except MissingLibrary:
             continue  # `held` says so
         except AdvbenchError as error:
             failed.append(str(error))
     said = f"{held} of {sum(r.row.n for r in e.results)} stored images of {len(e.results)} attacks checked"
+    lost = sum(r.row.n - len(r.made.images) for r in e.results)
+    said += f"; {lost} were not kept (--keep-images) and could not be" * bool(lost)
     return either(not failed, f"{said}; broken: {failed[0] if failed else 'none'}", e.attack("fgsm"))
 
 

@@ -256,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = app(words, prog_name="advbench", standalone_mode=False) or 0
     except AdvbenchError as error:
         return _tell(str(error), error.exit_code)
-    except OSError as error:
+    except (OSError, MemoryError, RuntimeError) as error:
         if not (why := refused(error)):
             raise
         return _tell(why)

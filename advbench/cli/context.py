@@ -62,9 +62,19 @@ def workspace_of(options: Place) -> Workspace:
         download=machine.download,
         device=resolve_device(machine.device),
         batch_size=256 if machine.batch_size is None else machine.batch_size,
+        keep_images=_kept(getattr(options, "keep_images", None)),
         others="replaced" if overwrite else "beside" if named is None else "refused",
         progress=Terminal(),
     )
+
+
+def _kept(text: str | None) -> int | None:
+    """How many images --keep-images says; None: all."""
+    if text in (None, "all"):
+        return None
+    if not text.isdecimal():
+        raise BadSetting(f"keep_images = {text!r} is no number of images; write 0 or more, or all")
+    return int(text)
 
 
 def found_by(options: Verify, workspace: Workspace) -> list[Found]:

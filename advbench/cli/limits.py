@@ -13,8 +13,12 @@ REFUSED |= dict.fromkeys((errno.EMFILE, errno.ENFILE), "too many open files; rai
 REFUSED[errno.ENAMETOOLONG] = "{} is too long for the name of a file; shorten it"
 
 
-def refused(error: OSError) -> str:
+def refused(error: Exception) -> str:
     """A sentence on what the system refused; empty where that is no user's matter."""
+    if not isinstance(error, OSError):
+        from advbench.device import is_out_of_memory, out_of_memory
+
+        return out_of_memory() if is_out_of_memory(error) else ""
     return REFUSED.get(error.errno or 0, "").format(error.filename)
 
 

@@ -1,5 +1,6 @@
 """Data sets: one file each; the contract, the parts and the stratified split they share."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -16,7 +17,7 @@ from advbench.errors import BadData, Diagnostic, warn
 from advbench.formatting import shown
 from advbench.progress import Progress, Quiet
 from advbench.recipes import Recipe
-from advbench.types import ImageSet, Splits, Streamed
+from advbench.types import ImageSet, Splits, Streamed, slices
 
 SPLIT_SEED = 20180618  # of the splits alone: a run's --seed never moves an image from one part to another
 TRAIN = "train"
@@ -33,7 +34,6 @@ COLOUR = Recipe(  # of small colour pictures, and of any folder or file of image
     {"epochs": 30, "batch_size": 64, "learning_rate": 0.1, "precision": "bf16", "augmentation": "mirror-crop"},
     {"eps": 8 / 255},
 )
-AT_ONCE = 1024  # images held for a fingerprint
 QUIET = Quiet()
 
 
@@ -84,14 +84,19 @@ def _parted(rows: Tensor, labels: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 def join(first: ImageSet, second: ImageSet) -> ImageSet:
     """Both parts of one data set, one after the other."""
-    pixels, more = first.pixels, second.pixels
-    if isinstance(pixels, Tensor) and isinstance(more, Tensor):
-        pixels = torch.cat([pixels, more])
+    early, late = first.pixels, second.pixels
+    if isinstance(early, Tensor) and isinstance(late, Tensor):
+        pixels: Tensor | Streamed = torch.cat([early, late])
+    elif isinstance(early, Streamed) and isinstance(late, Streamed) and early.read == late.read:
+        pixels = replace(early, index=torch.cat([early.index, late.index]))
     else:
-        assert isinstance(pixels, Streamed)
-        assert isinstance(more, Streamed)
-        assert pixels.read == more.read  # parts of one data set lie in one place
-        pixels = replace(pixels, index=torch.cat([pixels.index, more.index]))
+
+        def read(rows: Tensor) -> Tensor:
+            images, is_early = torch.empty(len(rows), *first.shape), rows < len(early)
+            images[is_early], images[~is_early] = early[rows[is_early]], late[rows[~is_early] - len(early)]
+            return images
+
+        pixels = Streamed(read, torch.arange(len(early) + len(late)), first.shape)
     return replace(first, pixels=pixels, labels=torch.cat([first.labels, second.labels]))
 
 
@@ -181,12 +186,12 @@ def duplicates(splits: Splits, progress: Progress = QUIET) -> tuple[Diagnostic, 
 
 
 def _decoded(part: ImageSet, progress: Progress) -> Iterator[Tensor]:
-    """The images, AT_ONCE at a time; with a bar where they come from disk."""
+    """The images, a few at a time; with a bar where they come from disk."""
     shown = progress if isinstance(part.pixels, Streamed) else QUIET
     with shown.bar("comparing images", len(part)) as advance:
-        for start in range(0, len(part), AT_ONCE):
-            yield part.pixels[start : start + AT_ONCE].contiguous()
-            advance(start + AT_ONCE, "")
+        for rows in slices(len(part), 4 * math.prod(part.shape)):
+            yield part.pixels[rows].contiguous()
+            advance(rows.stop, "")
 
 
 def listed(names: Iterable[str]) -> str:

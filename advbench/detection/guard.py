@@ -9,7 +9,7 @@ from torch import Tensor
 
 from advbench.detection.base import FittedDetector
 from advbench.errors import BadSetting, FailedCheck
-from advbench.types import Outputs, margin
+from advbench.types import Outputs, margin, slices
 from advbench.victim import straight_through
 
 NO_DETECTOR = "none"  # the name under which an adaptive attack is told that there is none
@@ -51,7 +51,9 @@ class Guard:
     def score(self, outputs: Outputs) -> Tensor:
         """Scores [n], float64, on the CPU; raises FailedCheck where one is NaN."""
         assumed = None if outputs.assumed is None else outputs.assumed.cpu()
-        scores = self.detector.score(Outputs(outputs.features.cpu(), outputs.logits.cpu(), assumed)).double()
+        found = Outputs(outputs.features.cpu(), outputs.logits.cpu(), assumed)
+        parts = slices(max(1, len(found)), 8 * (found.features.shape[1] + found.logits.shape[1]))
+        scores = torch.cat([self.detector.score(found.take(part)).double() for part in parts])
         if scores.isnan().any():
             raise FailedCheck(
                 f"detector {self.name} gives NaN for {int(scores.isnan().sum())} of {len(scores)} images under "

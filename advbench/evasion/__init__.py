@@ -3,7 +3,7 @@
 from advbench.evasion.adaptive import GradientEvasion, SwitchingEvasion
 from advbench.evasion.ball import Ball, Norm, generator
 from advbench.evasion.base import AdaptiveAttack, Attack, EitherNorm, FromSurrogate, GradientAttack, check_eps
-from advbench.evasion.batches import perturb
+from advbench.evasion.batches import InMemory, perturb, perturb_into
 from advbench.evasion.criteria import Criterion, Misclassified, Rejected, Undetected
 from advbench.evasion.gradient_ascent import adaptive_ascent, fixed_ascent, steady
 from advbench.evasion.logit_objectives import ObjectiveName

@@ -114,6 +114,7 @@ class ARTAttack(Attack):
     accepted: ClassVar[tuple[str, ...]]
     differentiates: ClassVar[bool]
     norm: Norm
+    at_once = 8
 
     def perturb(self, victim: Victim, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
         """ART's result for each image, drawn back into the ball where it left it.

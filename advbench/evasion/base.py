@@ -24,6 +24,7 @@ class AttackSettings:
     targeted     whether it has targets, so that success = target reached
     differentiates  whether it asks the model for gradients; what asks only for outputs says no
     independent  whether an image's result is free of the images beside it and its randomness all from its seed
+    at_once      images that are kept as soon as they are done, of an attack that takes one by one; None: a batch
     eps          pixel units of [0, 1]: 8/255 is eight grey levels
     clip         whether results are kept inside [0, 1]
     samples      forward and backward passes averaged into one gradient (EoT, Athalye et al. 2018,
@@ -37,6 +38,7 @@ class AttackSettings:
     targeted: ClassVar[bool] = False
     differentiates: ClassVar[bool] = True
     independent: ClassVar[bool] = True
+    at_once: ClassVar[int | None] = None
 
     @property
     def norm(self) -> Norm:

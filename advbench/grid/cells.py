@@ -36,6 +36,7 @@ class Place:
     download: bool
     device: str
     batch_size: int
+    keep_images: int | None
     locks: bool
     weights: tuple[str, ...]
 
@@ -50,6 +51,7 @@ class Place:
             own.download,
             str(own.device),
             own.batch_size,
+            own.keep_images,
             locks.in_use,
             tuple(str(Path(folder).absolute()) for folder in study.weights),
         )
@@ -63,6 +65,7 @@ class Place:
             data_dir=None if self.data_dir is None else Path(self.data_dir),
             download=self.download,
             batch_size=self.batch_size,
+            keep_images=self.keep_images,
             device=resolve_device(self.device),
             progress=progress,
         )

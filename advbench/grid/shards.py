@@ -16,13 +16,15 @@ from torch import Tensor
 
 from advbench.data.sources import label
 from advbench.errors import BadRun, Damaged
+from advbench.evasion.validity import check_images
 from advbench.grid.cells import attack_table, model_table
 from advbench.runs import AttackRow, Run, artifacts, as_json, repair, sealed, sealed_json, write_whole
+from advbench.runs.files import move
+from advbench.runs.growing.tensor_file import TensorFile, shapes_of
 from advbench.runs.shards import Note, Shard, delete, folder_of, notes_of, read_note, read_shard
 from advbench.study.spec import AttackChoice
 from advbench.study.study import Study
 from advbench.study.train import TrainedModel
-from advbench.types import Adversarials
 
 
 def attack(study: Study, shard: Shard) -> list[AttackRow]:
@@ -62,10 +64,18 @@ def merge(study: Study, run: Run, model: TrainedModel, choice: AttackChoice) -> 
         tensors = [artifacts.tensors_of(read_shard(folder, note)) for note in notes]
         if len({tuple((name, t.shape[1:]) for name, t in part.items()) for part in tensors}) > 1:
             raise BadRun(f"the shards in {folder} are of images or models of different sizes; delete them")
-        made = _joined(tensors, notes)
-        _check_complete(folder, notes, made.index, len(study.splits.test.take(slice(choice.n))))
+        images = study.splits.test.take(slice(choice.n))
+        _check_complete(folder, notes, torch.cat([part["index"] for part in tensors]), len(images))
+        file = TensorFile(run.folder / f"attacks/.{choice.file_name}.part", shapes_of(tensors[0], len(images)))
+        file.begin()
+        for note, part in zip(notes, tensors, strict=True):
+            check_images(choice.attack, images.take(part["index"]).pixels, part["images"])
+            file.put(part, note.first)
+        used = " and ".join(sorted({note.implementation for note in notes if note.implementation})) or None
+        said = {"members": notes[0].members, "implementation": used}
         began -= sum(note.seconds for note in notes)
-        study.keep(run, model, choice, made, notes[0].info, began=began)
+        kept = run, model, choice, file, said, notes[0].info
+        study.keep(*kept, seconds=lambda: time.perf_counter() - began)
     delete(folder)
     return run.attack_row(choice.file_name)
 
@@ -77,29 +87,29 @@ def _make(study: Study, run: Run, model: TrainedModel, choice: AttackChoice, sha
     folder, name = folder_of(run, choice.file_name), shard.name
     if _is_there(folder, shard, study.workspace.progress.say):
         return
-    began = time.perf_counter()
-    made, info = study.perturb(run, model, choice, part)
-    data = artifacts.pack(artifacts.tensors_of(made))
+    final = folder / f"{name}.safetensors"
+    made, info = study.perturb(run, model, choice, part, final)
+    record = made.file.done()
     table = model_table(study.spec, model.model) | {
         "dataset": label(study.spec.dataset),
         "attacks": [attack_table(choice)],
     }
     note = Note(
-        sha256=sealed_json.sha256(data),
-        bytes=len(data),
+        sha256=record.sha256,
+        bytes=record.bytes,
         shard=shard.index,
         of=shard.of,
         first=part.start,
         weights=_weights(run),
         batch_size=batch,
-        seconds=time.perf_counter() - began,
-        members=made.members,
-        implementation=made.implementation,
+        seconds=made.seconds,
+        **made.said,
         info=info,
         table=table,
     )
-    write_whole(folder / f"{name}.safetensors", data)
+    move(made.file.path, final)
     write_whole(folder / f"{name}.json", sealed_json.to_json(sealed(as_json(note))))
+    made.forget()
 
 
 def _weights(run: Run) -> str:
@@ -156,10 +166,3 @@ def _check_complete(folder: Path, notes: Sequence[Note], index: Tensor, n: int) 
             f"{len(gap)} of {n} images, the first of them image {gap[0]}, are in none of the shards {names} in "
             f"{folder}; make those that are missing with: advbench attack --shard"
         )
-
-
-def _joined(parts: Sequence[dict[str, Tensor]], notes: Sequence[Note]) -> Adversarials:
-    """The attack that these shards are parts of, in the order given."""
-    used = " and ".join(sorted({note.implementation for note in notes if note.implementation})) or None
-    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return artifacts.attack_of(joined, members=notes[0].members, implementation=used)

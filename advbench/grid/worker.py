@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from advbench.device import take_gpu
+from advbench.device import is_out_of_memory, out_of_memory, take_gpu
 from advbench.errors import AdvbenchError, Damaged
 from advbench.grid.cells import SCORED, Cell
 from advbench.progress import Progress, Quiet
@@ -111,6 +111,8 @@ def outcome(performer: Performer, cell: Cell) -> Message:
     except AdvbenchError as error:
         return Message(refused=str(error), exit_code=error.exit_code)
     except Exception as error:
+        if is_out_of_memory(error):
+            return Message(refused=out_of_memory(), exit_code=2)
         traceback.print_exc(file=sys.stderr)
         return Message(lost=f"{type(error).__name__}: {' '.join(str(error).split())}")
     return Message(done=True)

@@ -286,7 +286,7 @@ def record_of(
 
 def _resampled(run: Run, attack: str) -> tuple[float, ...]:
     """EERs of the likelihood by resample, as in the intervals of `verify`: the same images in every run."""
-    table = artifacts.read_scores(run)
+    table = artifacts.by_source(artifacts.read_scores(run))
     clean, attacked = (artifacts.scores_of(table, "likelihood", source) for source in ("test", attack))
     found = metrics.bootstrap(clean, attacked, rng=np.random.default_rng(0)).eers
     return tuple(found.round(6).tolist())

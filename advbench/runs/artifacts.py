@@ -6,12 +6,13 @@ outputs/<part>.safetensors    features [n d], logits [n k], labels [n], index [n
                               `examples`, the first images [m c h w], for pictures
 attacks/<name>.safetensors    images [n c h w], index, labels, targets (targeted attacks), features, logits,
                               zero_gradients (where counted), saturated, gradients, forwards, first_success [n]; of an
-                              ensemble misclassified, member [n]
+                              ensemble misclassified, member [n]; where only the first m images are kept, `images`
+                              and `clean`, what they were before, are [m c h w]
 scores.parquet                detector, source, index, label, prediction, score (float64, higher = more suspicious)
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,13 +27,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from advbench.device import check_memory
 from advbench.errors import BadRun
+from advbench.runs.growing.tensor_file import TensorFile, mapped, shapes_of
 from advbench.runs.json_records import from_json, parsed
 from advbench.runs.manifest import TrainedRecord
 from advbench.runs.rows import VerifyRow
-from advbench.runs.run import Run
+from advbench.runs.run import Run, Written
 from advbench.runs.shapes import Name, Number, Sha, Text
-from advbench.types import Adversarials, ImageSet, Outputs
+from advbench.types import Adversarials, ImageSet, Outputs, slices
 
 Threshold = Number | Literal["inf", "-inf"] | None
 EXAMPLES = 8
@@ -65,13 +68,13 @@ def pack(tensors: dict[str, Tensor]) -> bytes:
 
 
 def unpack(run: Run, name: str) -> dict[str, Tensor]:
-    """The tensors of a run's file, its hash checked; raises BadRun where it is no safetensors."""
-    return _tensors(run.read(name), run.folder / name)
+    """The tensors of a run's file, to keep; raises BadRun where it is no safetensors."""
+    return _tensors(run.checked(name), lambda path: load(path.read_bytes()))
 
 
-def _tensors(data: bytes, path: Path) -> dict[str, Tensor]:
+def _tensors(path: Path, read: Callable[[Path], dict[str, Tensor]] = mapped) -> dict[str, Tensor]:
     try:
-        return load(data)
+        return read(path)
     except (SafetensorError, ValueError, KeyError, OverflowError) as error:  # KeyError: a type torch does not have
         raise unsound(path, " ".join(str(error).split())) from error
 
@@ -89,7 +92,8 @@ def _check(path: Path, tensors: dict[str, Tensor], sizes: dict[str, tuple[torch.
             raise unsound(path, f"{name} is missing")
         if (found.dtype, found.ndim) != (kind, rank) or len(found) != n or 0 in found.shape[1:]:
             raise unsound(path, f"{name} is {found.dtype} {list(found.shape)}, not {kind} of rank {rank}, length {n}")
-        if found.is_floating_point() and found.isnan().any():
+        of_row = found[:1].nbytes
+        if found.is_floating_point() and any(bool(found[part].isnan().any()) for part in slices(n, of_row)):
             raise unsound(path, f"{name} has NaN")
 
 
@@ -105,16 +109,33 @@ def _outputs(path: Path, tensors: dict[str, Tensor], first: int) -> Outputs:
     return Outputs(tensors["features"], tensors["logits"])
 
 
-def pack_part(outputs: Outputs, part: ImageSet, *, examples: bool) -> bytes:
-    """Bytes of outputs/<part>.safetensors."""
-    tensors = {"features": outputs.features, "logits": outputs.logits, "labels": part.labels}
-    shown = {"examples": part.take(slice(EXAMPLES)).load_all()} if examples else {}
-    return pack(tensors | {"index": torch.arange(len(part))} | shown)
+class PartFile:
+    """outputs/<part>.safetensors, being written batch by batch."""
+
+    def __init__(self, path: Path, part: ImageSet, *, examples: bool) -> None:
+        self._path, self._file = path, TensorFile(path, {})
+        self._rows = {"index": torch.arange(len(part)), "labels": part.labels}
+        self._rows |= {"examples": part.take(slice(EXAMPLES)).load_all()} if examples else {}
+
+    def take(self, part: slice, outputs: Outputs) -> None:
+        """The outputs of images of a slice, the first of them first."""
+        tensors = {"features": outputs.features, "logits": outputs.logits}
+        if not part.start:
+            n = len(self._rows["index"])
+            self._file = TensorFile(self._path, shapes_of(tensors, n) | shapes_of(self._rows))
+            self._file.begin()
+            self._file.put(self._rows)
+        self._file.put(tensors, part.start)
+
+    def done(self) -> Written:
+        """Whole, to be moved into place."""
+        return Written(self._path, self._file.done())
 
 
 def read_part(run: Run, name: str) -> Part:
     """outputs/<name>.safetensors; raises BadRun where its tensors do not fit together."""
-    path, tensors = run.folder / f"outputs/{name}.safetensors", unpack(run, f"outputs/{name}.safetensors")
+    path = run.checked(f"outputs/{name}.safetensors")
+    tensors = _tensors(path)
     outputs = _outputs(path, tensors, 0)
     none = isinstance(run.model, TrainedRecord) and run.model.fitted_to_all and name == "calibration"
     if not len(outputs) and name != "train" and not none:
@@ -126,38 +147,47 @@ def read_part(run: Run, name: str) -> Part:
 
 def tensors_of(made: Adversarials) -> dict[str, Tensor]:
     """Those of an attack, by their names in attacks/<name>.safetensors."""
-    own = {name: getattr(made, name) for name in ("images", "index", "labels", "saturated", *OPTIONAL)}
+    own = {name: getattr(made, name) for name in ("images", "index", "labels", "saturated", *OPTIONAL, "clean")}
     present = {name: tensor for name, tensor in own.items() if tensor is not None}
     return present | {"features": made.outputs.features, "logits": made.outputs.logits}
 
 
 def attack_of(tensors: dict[str, Tensor], **said: Any) -> Adversarials:
     """The attack of these tensors; `said` is what they do not hold."""
-    own: dict[str, Any] = dict.fromkeys(OPTIONAL) | tensors
+    own: dict[str, Any] = dict.fromkeys(OPTIONAL) | {"clean": None} | tensors
     return Adversarials(outputs=Outputs(own.pop("features"), own.pop("logits")), **own, **said)
 
 
 def read_adversarials(run: Run, name: str) -> Adversarials:
     """attacks/<name>.safetensors; raises BadRun where its tensors do not fit together, or do not fit its row."""
-    file = f"attacks/{name}.safetensors"
-    made = adversarials_of(run.read(file), run.folder / file)
+    path = run.checked(f"attacks/{name}.safetensors")
+    made = adversarials_of(path)
     if len(made.labels) != run.attack_row(name).n:
-        raise unsound(run.folder / file, f"it is of {len(made.labels)} images, its row of another number")
+        raise unsound(path, f"it is of {len(made.labels)} images, its row of another number")
     return made
 
 
-def adversarials_of(data: bytes, path: Path, first: int = 0) -> Adversarials:
-    """The attack in these bytes, on images from the `first` on; raises BadRun where tensors do not fit together."""
-    tensors = _tensors(data, path)
+def adversarials_of(path: Path, first: int = 0, **said: Any) -> Adversarials:
+    """The attack in this file, on images from the `first` on; `said` is what it does not hold.
+
+    Raises BadRun where tensors do not fit together. Pixels are not looked at.
+    """
+    tensors = _tensors(path)
     _outputs(path, tensors, first)
     n = len(tensors["labels"])
     kinds = {"zero_gradients": YES, "misclassified": YES}
     own = {k: (kinds.get(k, WHOLE), 1, n) for k in OPTIONAL if k in tensors}
-    _check(path, tensors, {"images": (FLOAT, 4, n), "saturated": (YES, 1, n)} | own)
+    _check(path, tensors, {"saturated": (YES, 1, n)} | own)
+    images = tensors.get("images", torch.empty(0))
+    clean = tensors.get("clean", images)
+    if (images.dtype, images.ndim, clean.dtype) != (FLOAT, 4, FLOAT) or images.shape != clean.shape:
+        raise unsound(path, f"images are {images.dtype} {list(images.shape)}, {clean.dtype} {list(clean.shape)}")
+    if len(images) > n or (len(images) < n) != ("clean" in tensors) or 0 in images.shape[1:]:
+        raise unsound(path, f"images is {images.dtype} {list(images.shape)}, its labels {n}")
     if "member" in tensors and n and int(tensors["member"].min()) < 0:
         raise unsound(path, "a member is none")
-    known = ("images", "index", "labels", "saturated", "features", "logits", *OPTIONAL)
-    return attack_of({name: tensors[name] for name in known if name in tensors})
+    own_names = ("images", "index", "labels", "saturated", "features", "logits", *OPTIONAL, "clean")
+    return attack_of({name: tensors[name] for name in own_names if name in tensors}, **said)
 
 
 def read_scores(run: Run) -> pd.DataFrame:
@@ -170,6 +200,7 @@ def read_scores(run: Run) -> pd.DataFrame:
         kinds = {field.name: str(field.type).removeprefix("large_") for field in file.schema_arrow}
         if kinds != COLUMNS or file.metadata.num_rows > most:
             raise unsound(path, f"it has {file.metadata.num_rows:,} rows of {', '.join(kinds)}"[:200])
+        check_memory(200 * file.metadata.num_rows, path.name, "name fewer attacks: --attack")
         table = file.read().to_pandas()
     except (pa.ArrowException, OSError, ValueError, TypeError) as error:
         raise unsound(path, " ".join(str(error).split())[:200]) from error

@@ -1,17 +1,19 @@
 """Read and write files whole: atomic writes, sizes and hashes checked, links refused."""
 
 import errno
+import hashlib
 import os
 import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 from advbench.errors import BadRun, BadSetting, Damaged, Unreadable
 from advbench.runs.json_records import from_json, parsed
-from advbench.runs.sealed_json import DIGEST, is_intact, sha256
+from advbench.runs.sealed_json import DIGEST, is_intact
 
 T = TypeVar("T")
 # flags of opening what may be a link, or a pipe that nobody writes to; not all are there on every system
@@ -46,6 +48,15 @@ def write_whole(path: Path, data: bytes, *, alone: bool = False) -> None:
         if not isinstance(error, OSError):
             raise
         raise cannot_write(path, error) from error
+
+
+def move(path: Path, to: Path) -> None:
+    """Move a file into place, over another; raises BadSetting where the system refuses."""
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(to)
+    except OSError as error:
+        raise cannot_write(to, error) from error
 
 
 def cannot_write(path: Path, error: OSError) -> BadSetting:
@@ -86,7 +97,7 @@ def is_link(path: Path, error: OSError) -> BadRun | None:
 
 
 @contextmanager
-def open_regular(path: Path, most: int, cure: str = "delete it") -> Iterator[BinaryIO]:
+def open_regular(path: Path, most: int, cure: str = "delete it") -> Iterator[BufferedReader]:
     """A file that may come from anybody, open: a regular one, no larger than `most` bytes.
 
     Raises FileNotFoundError, BadRun for a link and what else is no file, Damaged, which ends in `cure`, for a larger
@@ -115,16 +126,20 @@ def read_regular(path: Path, most: int, cure: str = "delete it") -> bytes:
         return file.read(most)
 
 
-def read_whole(path: Path, expected: str, size: int, cure: str | None = None) -> bytes:
-    """A file's bytes; raises Damaged where it is missing or has another size or hash, else as `read_regular` does."""
+def check_whole(path: Path, expected: str, size: int, cure: str | None = None) -> tuple[int, ...]:
+    """Raise Damaged where a file is missing or has another size or hash, else as `open_regular` does.
+
+    What comes back is equal as long as nobody writes to the file.
+    """
     try:
-        data = read_regular(path, size, cure or "delete it")
+        with open_regular(path, size, cure or "delete it") as file:
+            found, there = hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno())
     except FileNotFoundError as error:
         raise Damaged(f"{path} is missing; {cure or 'make it again'}") from error
-    if (found := sha256(data)) != expected:
+    if found != expected:
         said = f"{path} was altered: sha256 {found[:12]}... found, {expected[:12]}... expected"
         raise Damaged(f"{said}; {cure or 'delete it'}")
-    return data
+    return there.st_ino, there.st_size, there.st_mtime_ns
 
 
 def text_of(path: Path) -> str:

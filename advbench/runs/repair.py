@@ -6,7 +6,7 @@ from pathlib import Path
 from advbench import runs
 from advbench.errors import Damaged
 from advbench.runs.files import remove
-from advbench.runs.journal import JOURNAL
+from advbench.runs.growing.journal import JOURNAL
 from advbench.runs.manifest import INSPECTED
 from advbench.runs.run import MANIFEST, Run
 

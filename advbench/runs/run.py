@@ -9,14 +9,26 @@ so that an interruption costs the step and nothing else.
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, fields
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any, TypeVar
 
 from advbench.errors import BadRun, BadSetting, Damaged, Renamed, Unreadable
-from advbench.runs.files import MOST_JSON, cannot_write, inside, linked, read_regular, read_whole, remove, write_whole
-from advbench.runs.journal import JOURNAL, Journal
+from advbench.runs.files import (
+    MOST_JSON,
+    cannot_write,
+    check_whole,
+    inside,
+    linked,
+    move,
+    open_regular,
+    read_regular,
+    remove,
+    write_whole,
+)
+from advbench.runs.growing.journal import JOURNAL, Journal
 from advbench.runs.json_records import as_json, from_json, parsed
 from advbench.runs.locks import LOCK, WRITING, locked
 from advbench.runs.manifest import (
@@ -47,6 +59,14 @@ KEYS = {one.name for one in fields(Manifest)}
 OWN = re.compile(rf"outputs|attacks|shards|{re.escape(JOURNAL)}|{re.escape(LOCK)}(\..*|-.*)?|\..*\.part")
 
 
+@dataclass(frozen=True)
+class Written:
+    """A file that was written elsewhere in a run's folder, to be moved into place."""
+
+    path: Path
+    record: FileRecord
+
+
 @dataclass(eq=False, repr=False)
 class Run:
     """One run folder, as its manifest was when it was last read or written."""
@@ -58,7 +78,8 @@ class Run:
     journal: Journal = field(init=False)
 
     def __post_init__(self) -> None:
-        self.journal, self._kept = Journal(self.folder / JOURNAL), self.environment
+        self.journal, self._kept = Journal(self.folder / JOURNAL, self.folder.absolute().name), self.environment
+        self._seen: dict[str, tuple[str | int, ...]] = {}
         self._step_of = {name: step for step, done in self.steps.items() for name in done.files}
 
     @property
@@ -120,11 +141,18 @@ class Run:
         if step not in self.steps:
             return False
         for name in self.steps[step].files:
-            self.read(name)
+            self.checked(name)
         return True
 
     def read(self, name: str) -> bytes:
-        """A file's bytes; raises Damaged where it is missing or altered, BadRun where no step lists it."""
+        """A file's bytes; raises as `checked`."""
+        return self.checked(name).read_bytes()
+
+    def checked(self, name: str) -> Path:
+        """Where a file lies, its hash compared, once as long as nobody writes to it.
+
+        Raises Damaged where it is missing or altered, BadRun where no step lists it.
+        """
         path = inside(self.folder, name)
         if (listed := self.listed(name)) is None:
             raise BadRun(f"{path} is not listed in {self.folder / MANIFEST}; make it again")
@@ -132,7 +160,12 @@ class Run:
             f"restore the file, or call the `advbench {self._maker(self._step_of[name])}` that made it, which makes "
             "it again (`advbench doctor --mend` forgets it without computing)"
         )
-        return read_whole(path, listed.sha256, listed.bytes, cure)
+        with suppress(OSError):
+            there = path.stat()
+            if self._seen.get(name) == (listed.sha256, there.st_ino, there.st_size, there.st_mtime_ns):
+                return path
+        self._seen[name] = (listed.sha256, *check_whole(path, listed.sha256, listed.bytes, cure))
+        return path
 
     def _maker(self, step: str) -> str:
         """The command that makes a step, of a model trained here or of a supplied one."""
@@ -146,7 +179,8 @@ class Run:
         """What is wrong with a listed file; None where nothing is. Raises Unreadable where that cannot be told."""
         expected = self.steps[self._step_of[name]].files[name]
         try:
-            data = read_regular(inside(self.folder, name), expected.bytes)
+            with open_regular(inside(self.folder, name), expected.bytes) as file:
+                found, size = file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size
         except FileNotFoundError:
             return "missing"
         except Damaged:
@@ -155,12 +189,12 @@ class Run:
             raise
         except BadRun as error:
             return str(error)
-        if sha256(data) == expected.sha256:
+        if found == expected.sha256:
             return None
-        return f"truncated: {len(data)} of {expected.bytes} bytes" if len(data) < expected.bytes else "altered"
+        return f"truncated: {size} of {expected.bytes} bytes" if size < expected.bytes else "altered"
 
     def write(
-        self, step: str, files: Mapping[str, bytes], *, seconds: float | None = None, info: object = None
+        self, step: str, files: Mapping[str, bytes | Written], *, seconds: float | None = None, info: object = None
     ) -> None:
         """Put a step's files in place and list them in the manifest, instead of those of a done step of that name."""
         with self._changing():
@@ -169,7 +203,12 @@ class Run:
                 self._note(step, None)
         listed = {}
         for name, data in files.items():
-            write_whole(inside(self.folder, name), data, alone=True)
+            path = inside(self.folder, name)
+            if isinstance(data, Written):
+                move(data.path, path)
+                listed[name] = data.record
+                continue
+            write_whole(path, data, alone=True)
             listed[name] = FileRecord(sha256=sha256(data), bytes=len(data))
         with self._changing():
             self._note(step, Step(seconds=seconds, info=as_json(info or {}), files=listed))
@@ -243,6 +282,8 @@ def strays(folder: Path, listed: Collection[str]) -> list[Path]:
     folders = (folder, folder / "outputs", folder / "attacks", *folder.glob("shards/*"))
     left = [path for below in folders for path in below.glob(".*.part")] + list(folder.glob(f"{LOCK}-*"))
     left += [path for path in folder.glob("checkpoint-*.safetensors") if path.name not in listed]
+    parts = (folder / "attacks").glob(".*.safetensors.*")  # of attacks that go on, and of those that are done
+    left += [path for path in parts if f"attacks/{path.stem.removeprefix('.')}" in listed]
     return sorted(path for path in left if path.is_file())
 
 
@@ -277,7 +318,7 @@ def load(folder: Path) -> Run:
             try:
                 run.catch_up()
             except Damaged:  # while another process wrote to it, perhaps
-                run.journal = Journal(path)
+                run.journal = Journal(path, said.name)
                 run.catch_up()
         except FileNotFoundError as error:
             if not said.steps:

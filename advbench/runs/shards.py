@@ -16,7 +16,7 @@ from advbench.types import Adversarials
 
 FOLDER = "shards"
 CURE = "make the shard again with: advbench attack --shard"
-OWN = re.compile(r"\d+-of-\d+\.(json|safetensors)|\..*\.part")
+OWN = re.compile(r"\d+-of-\d+\.(json|safetensors)|\..*\.(parts?|journal)")
 
 
 @dataclass(frozen=True)
@@ -100,5 +100,6 @@ def read_note(path: Path) -> Note | None:
 def read_shard(folder: Path, note: Note) -> Adversarials:
     """A shard's images and the rest; raises Damaged where the file is not the one that was noted."""
     path = folder / f"{note.shard}-of-{note.of}.safetensors"
-    data = files.read_whole(path, note.sha256, note.bytes, CURE)
-    return artifacts.adversarials_of(data, path, note.first)
+    files.check_whole(path, note.sha256, note.bytes, CURE)
+    said = {"members": note.members, "implementation": note.implementation or None}
+    return artifacts.adversarials_of(path, note.first, **said)

@@ -6,18 +6,19 @@ from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from advbench import catalog, metrics
 from advbench.detection import NO_DETECTOR, Guard, calibration, undetected_errors
 from advbench.errors import BadSetting
-from advbench.evasion import check_eps, check_perturbation, perturb
+from advbench.evasion import InMemory, check_eps, perturb_into
 from advbench.evasion.art_attacks import PREFIX
 from advbench.progress import Progress, Quiet
 from advbench.runs import AdaptiveRow, Attacked, AttackRow, ModelRow
 from advbench.study.spec import AttackChoice
 from advbench.study.verify import counts
-from advbench.types import Adversarials, ImageSet, Outputs, Splits
+from advbench.types import Adversarials, ImageSet, Outputs, Splits, Streamed
 from advbench.victim import Victim
 
 
@@ -61,22 +62,28 @@ def check(choice: AttackChoice, splits: Splits) -> None:
 
 def _fgsm(attacked: AttackedModel, eps: float, clip: bool, n: int | None) -> Outputs:
     attack, images = catalog.load("attack", "fgsm")(eps=eps, clip=clip), attacked.images.take(slice(n))
+    keeper = InMemory(images=False)
     with attacked.progress.bar(f"fgsm-eps{eps:g} beside it", len(images)) as advance:
-        made = perturb(attack, attacked.victim, images, attacked.clean, lambda done: advance(done, ""))
-    check_perturbation(attack, images, made)
-    return made.outputs
+        perturb_into(keeper, attack, attacked.victim, images, lambda done: advance(done, ""))
+    return keeper.all_outputs()
 
 
 def row_of(model: ModelRow, choice: AttackChoice, made: Adversarials, attacked: AttackedModel) -> AttackRow:
     """All that an attack did to a model. An ensemble's images, which are rounded, are those that it returned."""
     clean, guard, attack = attacked.clean.take(slice(len(made.labels))), attacked.guard_of(choice), choice.attack
-    saved = attacked.victim.outputs((made.images.clamp(0, 1) * 255).round() / 255)
+    saved = attacked.victim.outputs(in_eight_bits(made.images))
     row = replace(effect(model, choice, made, clean), eight_bit_error_rate=_rate(saved.predictions != made.labels))
     if guard is None:
         return row
     fgsm = attacked.fgsm(attack.eps, attack.clip, choice.n) if attack.norm == "linf" else None
     rounded = _rate(undetected_errors(saved, made.labels, guard))
     return replace(evasion(row, choice.fpr, made, clean, guard, fgsm), eight_bit_undetected_error_rate=rounded)
+
+
+def in_eight_bits(images: Tensor) -> Streamed:
+    """The images once rounded to k / 255, a batch at a time."""
+    c, h, w = images.shape[1:]
+    return Streamed(lambda rows: (images[rows].clamp(0, 1) * 255).round() / 255, torch.arange(len(images)), (c, h, w))
 
 
 def weakness(row: AttackRow) -> str:

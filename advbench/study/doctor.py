@@ -90,8 +90,8 @@ def _needs(run: Run) -> list[str]:
 
 
 def _finished(run: Run) -> bool:
-    shards_left = any((run.folder / FOLDER).glob("*/*.json"))
-    return "outputs" in run.steps and "checkpoint" not in run.steps and not shards_left
+    begun = [*(run.folder / FOLDER).glob("*/*.json"), *(run.folder / "attacks").glob(".*.parts")]
+    return "outputs" in run.steps and "checkpoint" not in run.steps and not begun
 
 
 def _broken_shards(run: Run, unread: list[str]) -> list[Fault]:

@@ -98,6 +98,12 @@ class Attacked(Options):
     n: int | None = _attack("The first N test images.", "all")
 
 
+class Kept(Options):
+    """What is kept of attacks."""
+
+    keep_images: str | None = _place("How many attacked images are kept, the first N; no figure changes.", "all")
+
+
 class AttackSettings(Options):
     """Settings of attacks with an option of their own."""
 
@@ -187,21 +193,21 @@ class Train(Data, Recipe, LossSettings, Hardening, Set, Machine):
     seed: int | None = _model("Of weights and batches.", "0")
 
 
-class Attack(Train, Attacked, AttackSettings, Aimed):
+class Attack(Train, Attacked, AttackSettings, Aimed, Kept):
     """`advbench attack`."""
 
     set: Names = _attack("A setting of the attacks or the loss, such as steps=40; may be repeated.", **LOSS_TOO)
     shard: str | None = _machine("Only part i of n of the images: 1/4; auto = torchrun's RANK and WORLD_SIZE.")
 
 
-class Run(Table, LossSettings, Hardening, AttackSettings, Set, Named, Grid):
+class Run(Table, LossSettings, Hardening, AttackSettings, Set, Named, Grid, Kept):
     """`advbench run`: what a spec holds, and how it is altered."""
 
     set: Names = _attack("A setting of the attacks or losses, such as steps=40; may be repeated.", **LOSS_TOO)
     spec: str | None = _plain("A TOML file; options override what it says.", argument=True)
 
 
-class Evaluate(Data, Attacked, AttackSettings, Set, Aimed, Named, Machine):
+class Evaluate(Data, Attacked, AttackSettings, Set, Aimed, Named, Machine, Kept):
     """`advbench evaluate`, and `advbench.evaluate` in Python."""
 
     model: str | None = _model("m.py:build, package.module:build, timm:NAME or archive.pt2: runs that code.")

@@ -1,29 +1,33 @@
 """A study's steps in order, each only where its run does not hold it: train, outputs, attacks."""
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 from advbench import runs
 from advbench.data import fingerprint
 from advbench.data.sources import label, slug, source
 from advbench.detection import calibration
 from advbench.errors import BadData, BadRun, Damaged
-from advbench.evasion import FromSurrogate, batches, check_perturbation
+from advbench.evasion import FromSurrogate, batches, perturb_into
 from advbench.progress import Progress
 from advbench.runs import AttackRow, Run, TrainingRow, artifacts, as_json, locks, released, repair, sealed_json
 from advbench.runs.environment import describe
+from advbench.runs.growing.attack_file import AttackFile
+from advbench.runs.growing.tensor_file import TensorFile, fewer_images
 from advbench.runs.manifest import Environment
+from advbench.runs.run import Written
 from advbench.study.attack_rows import AttackedModel, check, row_of, weakness
 from advbench.study.spec import AttackChoice, Model, Spec, StudiedModel, SuppliedModel, surrogate_of
 from advbench.study.train import TrainedModel, training_row
 from advbench.study.verify import checked_attack
 from advbench.study.workspace import Workspace
-from advbench.types import Adversarials, Splits
+from advbench.types import Splits
 
 READY = "outputs"  # the step that ends the making of a model
 
@@ -168,11 +172,18 @@ class Study:
         elif not repair.is_whole(run, f"attack {choice.file_name}", self.workspace.progress.say) or (
             run.attack_row(choice.file_name).norm != choice.attack.norm  # an older version's of ART
         ):
-            began, n = time.perf_counter(), len(self.splits.test) if choice.n is None else choice.n
-            made, info = self.perturb(run, model, choice, slice(0, n))
-            self.keep(run, model, choice, made, info, began=began)
+            n = len(self.splits.test) if choice.n is None else choice.n
+            made, info = self.perturb(run, model, choice, slice(0, n), run.folder / file_of(choice))
+            self.keep(run, model, choice, made.file, made.said, info, seconds=lambda: made.seconds)
+            made.forget()
         else:
-            checked_attack(run, choice.file_name, artifacts.read_part(run, "test"))
+            there = checked_attack(run, choice.file_name, artifacts.read_part(run, "test"))
+            kept, n, wanted = len(there.images), len(there.labels), self.workspace.keep_images
+            if kept < (n if wanted is None else min(wanted, n)):
+                self.workspace.progress.say(
+                    f"{run.name}: {choice.file_name} keeps {kept} of {n} images, as it was first made; delete its "
+                    "file to make and keep more"
+                )
 
     def train(self) -> list[TrainingRow]:
         """Every model of the spec trained, with its outputs stored; a row each."""
@@ -206,10 +217,11 @@ class Study:
         return self._last[1]
 
     def perturb(
-        self, run: Run, model: StudiedModel, choice: AttackChoice, part: slice
-    ) -> tuple[Adversarials, dict[str, Any]]:
-        """An attack on test images `part` alone, and what its step notes beside its row; nothing is written."""
+        self, run: Run, model: StudiedModel, choice: AttackChoice, part: slice, final: Path
+    ) -> tuple[AttackFile, dict[str, Any]]:
+        """An attack on test images `part` alone, in parts beside the file `final`, and what its step notes of it."""
         attack, surrogate, info, target = choice.attack, None, {}, self._target(run, model)
+        sources = [run.files["outputs/test.safetensors"].sha256]
         if isinstance(attack, FromSurrogate):
             other = model.surrogate(attack.source)
             info = {"surrogate": other.run_name(self.fingerprint)}
@@ -222,12 +234,17 @@ class Study:
                 with self.run_of(other.model) as beside:
                     self.perform(beside, other, None)
             surrogate = other.victim(beside)
+            sources.append(beside.files[artifacts.MODEL].sha256)
         images = self.splits.test.take(part)
         self.workspace.progress.say(f"{run.name}: {choice.file_name} on {len(images)} images")
         guard = target.guard_of(choice)
         with self.workspace.progress.bar(choice.file_name, len(images)) as advance:
-            attacked = attack, target.victim, images, target.clean
-            made = batches.perturb(*attacked, lambda done: advance(done, ""), guard, surrogate, part.start)
+            rows = {"index": torch.arange(part.start, part.stop), "labels": images.labels}
+            rows["saturated"] = batches.saturated(target.clean, images.labels, part.start)
+            of = f"{run.name} {choice.file_name} {part.start} {' '.join(sources)}"
+            made = AttackFile(final, of, rows, target.clean, self.workspace.progress.say)
+            attacked = made, attack, target.victim, images
+            perturb_into(*attacked, lambda done: advance(done, ""), guard, surrogate, part.start)
         return made, info
 
     def keep(
@@ -235,17 +252,24 @@ class Study:
         run: Run,
         model: StudiedModel,
         choice: AttackChoice,
-        made: Adversarials,
+        file: TensorFile,
+        said: Mapping[str, Any],
         info: Mapping[str, Any],
         *,
-        began: float,
+        seconds: Callable[[], float],
     ) -> None:
-        """Check an attack's result on all its images, and do the step; `began` is the clock when it was begun."""
-        check_perturbation(choice.attack, self.splits.test.take(slice(choice.n)), made)
+        """Do the step of an attack whose whole file this is, which is `said` to be of these members and this library.
+
+        `seconds` are those that it took until asked.
+        """
+        made = artifacts.adversarials_of(file.path, **said)
         row = as_json(row_of(run.model_row, choice, made, self._target(run, model)), whole=False)
-        run.write(
-            f"attack {choice.file_name}",
-            {f"attacks/{choice.file_name}.safetensors": artifacts.pack(artifacts.tensors_of(made))},
-            seconds=time.perf_counter() - began,
-            info={"row": row, **info},
-        )
+        if (keep := self.workspace.keep_images) is not None and keep < len(made.labels):
+            file = fewer_images(file, keep, self.splits.test.take(slice(keep)).load_all())
+        done = Written(file.path, file.done())
+        run.write(f"attack {choice.file_name}", {file_of(choice): done}, seconds=seconds(), info={"row": row, **info})
+
+
+def file_of(choice: AttackChoice) -> str:
+    """An attack's file, from its run's folder."""
+    return f"attacks/{choice.file_name}.safetensors"

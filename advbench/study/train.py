@@ -12,6 +12,7 @@ from advbench.errors import Diverged
 from advbench.progress import Progress
 from advbench.runs import Epoch, Run, TrainingRow, artifacts, released, repair, to_json, write_whole
 from advbench.runs.manifest import CheckpointInfo, DivergedInfo, OutputsInfo, TrainingInfo
+from advbench.runs.run import Written
 from advbench.study.spec import Model, StudiedModel, surrogate_of
 from advbench.study.workspace import Workspace
 from advbench.training.loop import Checkpoint, Trainer
@@ -76,13 +77,16 @@ def ensure_outputs(run: Run, splits: Splits, victim_of: Callable[[], Victim], pr
     if repair.is_whole(run, "outputs", progress.say):
         return
     began = time.perf_counter()
-    victim, files, before = victim_of(), {}, 0
+    victim, before = victim_of(), 0
+    files: dict[str, Written] = {}
     parts: dict[str, ImageSet] = {name: getattr(splits, name) for name in artifacts.PARTS}
     progress.say(f"{run.name}: outputs of {sum(map(len, parts.values())):,} images, the parts {', '.join(parts)}")
     with progress.bar("outputs", sum(map(len, parts.values()))) as advance:
         for name, part in parts.items():
-            outputs = victim.outputs(part.pixels, lambda done: advance(before + done, ""))  # noqa: B023
-            files[f"outputs/{name}.safetensors"] = artifacts.pack_part(outputs, part, examples=name == "test")
+            at = run.folder / f"outputs/.{name}.safetensors.part"
+            file = artifacts.PartFile(at, part, examples=name == "test")
+            victim.each_output(part.pixels, file.take, lambda done: advance(before + done, ""))  # noqa: B023
+            files[f"outputs/{name}.safetensors"] = file.done()
             before += len(part)
     classes = splits.test.classes
     numbered = classes == tuple(map(str, range(len(classes))))

@@ -8,6 +8,7 @@ names one set of several.
 import argparse
 import os
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from advbench.device import check_memory
 from advbench.errors import BadData, UnknownName
 from advbench.supplied.user_code import in_words
 
@@ -44,9 +46,14 @@ def read(path: Path) -> Any:
             if start[5:] == b"\0\0\0{" or (path.suffix == ".safetensors" and start[:2] not in (b"PK", b"\x80\x02")):
                 kind = "safetensors"
                 return load_file(path)
+            if zipfile.is_zipfile(file):
+                unpacked = sum(member.file_size for member in zipfile.ZipFile(file).infolist())
+                check_memory(unpacked, f"{path.name}, unpacked,", f"save the weights alone: {SAVE}")
             file.seek(0)
             with torch.serialization.safe_globals(PLAIN):
                 return torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251
+    except (BadData, MemoryError):
+        raise
     except Exception as error:  # a broken file raises a dozen types, one of pickle, which is not imported here
         raise BadData(refusal(path, error, kind)) from error
 

@@ -41,6 +41,7 @@ except Exception as error:  # whatever a library raises that was made for anothe
             return gradient
 
 
+MOST_KEPT = 2**27  # bytes of gradients
 Gradients = dict[tuple[str, bytes], NDArray[np.float32]]
 
 
@@ -63,9 +64,12 @@ class GradientClassifier(PyTorchClassifier):  # type: ignore[misc]
 
     def _once(self, known: Gradients, x: NDArray[np.float32], y: NDArray[Any], more: Any) -> NDArray[np.float32]:
         key = (repr(self._loss), hashlib.sha256(np.ascontiguousarray(x).data).digest() + y.tobytes())
-        if key not in known:
-            known[key] = super().loss_gradient(x, y, **more)
-        return known[key].copy()
+        if key in known:
+            return known[key].copy()
+        gradient: NDArray[np.float32] = super().loss_gradient(x, y, **more)
+        if gradient.nbytes + sum(kept.nbytes for kept in known.values()) <= MOST_KEPT:
+            known[key] = gradient.copy()
+        return gradient
 
 
 @cache

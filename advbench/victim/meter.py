@@ -43,6 +43,11 @@ class Meter:
             self._handle.remove()
         self.begin(1, 1)
 
+    def at(self, images: slice) -> None:
+        """Those of this slice, of the batch at work, are next."""
+        self._images = images
+        self.begin(0, 1)
+
     def begin(self, part: int, of: int) -> None:
         """Part 0, 1, ... of `of` equal ones of the batch begins: for attacks that take one image after another."""
         self._passes, self._at, self._part, self._of = self._at or self._passes, 0.0, part, of

@@ -115,9 +115,8 @@ class Victim:
         """
         results: list[T] = []
         start, meter = 0, meter or Meter(self.model)
-        self.meter = meter
         while start < n:
-            part = slice(start, min(start + self.batch_size, n))
+            part, self.meter = slice(start, min(start + self.batch_size, n)), meter
             try:
                 with meter.batch(part):
                     results.append(work(part))
@@ -135,21 +134,37 @@ class Victim:
             free_cached(self.device)
         return results
 
-    @torch.no_grad()
-    def outputs(self, images: Tensor | Streamed, told: Told = lambda done: None) -> Outputs:
-        """Features and logits of images [n c h w], on the CPU, from one forward pass; `told` hears how many."""
-        if not len(images):
-            return self.outputs(torch.zeros(1, *self.shape)).take(slice(0))  # their sizes are the model's to say
+    def outputs(self, images: Tensor | Streamed, told: Told = lambda done: None, *, seed: int = 0) -> Outputs:
+        """Features and logits of images [n c h w], on the CPU, from one forward pass; `told` hears how many.
 
-        def forward(part: slice) -> tuple[Tensor, Tensor]:
+        A random model gives the same images the same outputs; those that begin at another place have another `seed`.
+        """
+        batches: list[Outputs] = []
+        self.each_output(images, lambda _, found: batches.append(found), told, seed=seed)
+        return Outputs(torch.cat([o.features for o in batches]), torch.cat([o.logits for o in batches]))
+
+    @torch.no_grad()
+    def each_output(
+        self,
+        images: Tensor | Streamed,
+        take: Callable[[slice, Outputs], object],
+        told: Told = lambda done: None,
+        *,
+        seed: int = 0,
+    ) -> None:
+        """The same, handed over batch by batch; of no images, one batch of none."""
+
+        def forward(part: slice) -> None:
             found = self.model.outputs(images[part].to(self.device))
-            return found.features.cpu(), found.logits.cpu()
+            take(part, Outputs(found.features.cpu(), found.logits.cpu()))
 
         with own_streams(self.device):
-            torch.manual_seed(0)  # a random model gives the same images the same outputs
-            batches = self.in_batches(len(images), forward, Meter(self.model, told))
+            torch.manual_seed(seed)
+            self.in_batches(len(images), forward, Meter(self.model, told))
+            if not len(images):  # their sizes are the model's to say
+                found = self.model.outputs(torch.zeros(1, *self.shape, device=self.device))
+                take(slice(0, 0), Outputs(found.features[:0].cpu(), found.logits[:0].cpu()))
         told(len(images))
-        return Outputs(torch.cat([f for f, _ in batches]), torch.cat([z for _, z in batches]))
 
     def differentiable_outputs(self, images: Tensor) -> Outputs:
         """Outputs of one batch with their graph; raises BadSetting where no gradient reaches `images`."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from advbench.runs import write_whole
+from advbench.runs.files import move
 
 
 def cut(path: Path) -> None:
@@ -41,4 +42,11 @@ def stop_at_write(monkeypatch: pytest.MonkeyPatch, last: int, error: type[BaseEx
         done.append(path)
         write_whole(path, data, **how)
 
+    def put(path: Path, to: Path) -> None:
+        if len(done) == last:
+            raise error
+        done.append(to)
+        move(path, to)
+
     monkeypatch.setattr("advbench.runs.run.write_whole", write)
+    monkeypatch.setattr("advbench.runs.run.move", put)

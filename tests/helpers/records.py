@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from advbench import runs
-from advbench.runs import AdaptiveRow, Environment, ModelRow, TrainedRecord, as_json, sealed, to_json
-from advbench.runs.journal import JOURNAL
+from advbench.runs import AdaptiveRow, Environment, ModelRow, TrainedRecord, artifacts, as_json, sealed, to_json
+from advbench.runs.growing.journal import JOURNAL
+from advbench.types import Adversarials
 
 MODEL = TrainedRecord(
     dataset="digits", data_sha256="0" * 64, network="digits-cnn", feature_dim=100, loss={"name": "softmax"},
@@ -39,3 +40,9 @@ def forge(folder: Path, manifest: dict[str, Any]) -> None:
     """Replace manifest and journal of a run by this manifest, sealed."""
     (folder / JOURNAL).unlink(missing_ok=True)
     (folder / runs.MANIFEST).write_bytes(to_json(sealed(manifest)))
+
+
+def adversarials_of(folder: Path, data: bytes) -> Adversarials:
+    """The attack in these bytes, read from a file in a folder."""
+    (folder / ".made.part").write_bytes(data)
+    return artifacts.adversarials_of(folder / ".made.part")

@@ -34,8 +34,15 @@ GRID: dict[str, Any] = {
 }
 
 
-def study(folder: Path, *, batch_size: int = 256, progress: Progress | None = None, **table: Any) -> Study:
-    more: dict[str, Any] = {"batch_size": batch_size, "progress": progress or Quiet()}
+def study(
+    folder: Path,
+    *,
+    batch_size: int = 256,
+    progress: Progress | None = None,
+    keep_images: int | None = None,
+    **table: Any,
+) -> Study:
+    more: dict[str, Any] = {"batch_size": batch_size, "progress": progress or Quiet(), "keep_images": keep_images}
     place = Workspace(folder / "runs", folder / "reports", device=torch.device("cpu"), **more)
     return Study(parse({**SMALL, **table}), place, weights=[])
 
@@ -68,7 +75,7 @@ class Heard(Quiet):
 
 
 def place(folder: Path) -> Place:
-    return Place(str(folder), str(folder), None, False, "cpu", 1, True, ())
+    return Place(str(folder), str(folder), None, False, "cpu", 1, None, True, ())
 
 
 def cell(folder: Path, run: str, step: str, *needs: str) -> Cell:

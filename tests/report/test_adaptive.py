@@ -28,7 +28,7 @@ from tests.helpers.page_reader import (
     outside_audits,
     per_cent,
 )
-from tests.helpers.records import AWARE, MODEL_ROW, forge, manifest_of
+from tests.helpers.records import AWARE, MODEL_ROW, adversarials_of, forge, manifest_of
 
 Row = dict[str, Any]
 EVIL = "'><script>x<img src=y onerror=z>"
@@ -354,7 +354,7 @@ def test_the_page_says_the_outcome_in_a_sentence(known: Page, tmp_path: Path) ->
         tensors |= {"misclassified": torch.zeros(len(tensors["labels"]), dtype=torch.bool)}
         data = artifacts.pack(tensors)
         clean = artifacts.read_part(run, "test").outputs.take(slice(row.n))
-        made = vars(row) | vars(counts(row, artifacts.adversarials_of(data, folder), clean))
+        made = vars(row) | vars(counts(row, adversarials_of(tmp_path, data), clean))
         own = {"row": as_json(type(row)(**made), whole=False)}
         run.write(f"attack {name}", {f"attacks/{name}.safetensors": data}, seconds=1.0, info=own)
     advbench("report", "--name", "two", "--runs-dir", tmp_path / "runs", "--reports-dir", tmp_path)

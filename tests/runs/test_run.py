@@ -12,7 +12,7 @@ import pytest
 from advbench import runs
 from advbench.errors import BadRun, BadSetting, Damaged
 from advbench.runs import Run, as_json, locks, sealed_json, write_whole
-from advbench.runs.journal import HEAD, JOURNAL
+from advbench.runs.growing.journal import HEAD, JOURNAL
 from advbench.runs.run import MOST_FORGOTTEN
 from tests.helpers.damage import largest_file, stop_at_write
 from tests.helpers.records import EPOCH, MADE_WITH, MODEL, TRAINED, forge, manifest_of

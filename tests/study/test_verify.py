@@ -26,7 +26,7 @@ from advbench.study.verify import counts, rows_of, verify, verify_found
 from advbench.study.workspace import Workspace
 from advbench.types import Splits
 from advbench.victim import Composed, Victim, head_of
-from tests.helpers.records import AWARE
+from tests.helpers.records import AWARE, adversarials_of
 
 CPU = torch.device("cpu")
 Mask = NDArray[np.bool_]
@@ -332,7 +332,7 @@ def altered(run: Run, name: str, change: Callable[[dict[str, Tensor]], None]) ->
     tensors = artifacts.unpack(run, f"attacks/{name}.safetensors")
     change(tensors)
     data = artifacts.pack(tensors)
-    made = artifacts.adversarials_of(data, run.folder)
+    made = adversarials_of(run.folder, data)
     clean = artifacts.read_part(run, "test").outputs.take(slice(len(made.labels)))
     info = {"row": as_json(counts(run.attack_row(name), made, clean), whole=False)}
     run.write(f"attack {name}", {f"attacks/{name}.safetensors": data}, seconds=1.0, info=info)

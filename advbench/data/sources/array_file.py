@@ -1,6 +1,7 @@
 """Images and labels in one npz or safetensors file as a data set."""
 
 import json
+import math
 import os
 import zipfile
 from collections.abc import Mapping
@@ -13,13 +14,15 @@ from safetensors import SafetensorError, safe_open
 
 from advbench.data import COLOUR, QUIET, SHARES, WHOLE, DataSource, listed, part_of, parts_of
 from advbench.data.sources.arrays import check
+from advbench.device import check_memory
 from advbench.errors import BadData, Diagnostic, printable
 from advbench.formatting import shown
 from advbench.progress import Progress
+from advbench.runs.growing.tensor_file import mapped
 from advbench.types import ImageSet, Splits
 
 KINDS = ("images", "labels")
-MOST_BYTES = 2**34  # of arrays unpacked from one npz
+CHUNK = 2**20
 Arrays = Mapping[str, Any]
 Named = dict[str, dict[str, str]]  # part, or WHOLE -> one of KINDS -> the name of its array
 
@@ -29,8 +32,8 @@ class ArrayFile(DataSource):
 
     Optional: `validation_*`, `calibration_*`, and `classes`, their names (text in npz; in safetensors an entry of the
     metadata, a list in JSON). What is missing is split off train with a fixed seed (`parts_of`, and `part_of` for the
-    names); `images` and `labels` alone are split into all four parts. Images keep the order of the file, and are read
-    whole into memory.
+    names); `images` and `labels` alone are split into all four parts. Images keep the order of the file, and stay in
+    it until a batch is made; those of a compressed npz are unpacked into memory.
     """
 
     recipe = COLOUR
@@ -119,13 +122,16 @@ def _npz(path: Path) -> Arrays:
             raise BadData(f"{path} is no npz file; {cure}")
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-        if others := [member.filename for member in members if not member.filename.endswith(".npy")]:
-            raise BadData(f"{path} is a zip but no npz: it holds {listed(map(printable, others))}; {cure}")
-        if sum(member.file_size for member in members) > MOST_BYTES:
-            raise BadData(f"{path} unpacks to more than {MOST_BYTES >> 30} GiB; lay large sets out as folder:PATH")
-        with np.load(path, allow_pickle=False) as arrays:
-            return {key: arrays[key] if _known(key) else None for key in arrays.files}
-    except BadData:
+            if others := [member.filename for member in members if not member.filename.endswith(".npy")]:
+                raise BadData(f"{path} is a zip but no npz: it holds {listed(map(printable, others))}; {cure}")
+            asked = {m.filename.removesuffix(".npy"): m for m in members}
+            arrays = {key: _stored(path, archive, m) if _known(key) else None for key, m in asked.items()}
+        packed = [key for key in arrays if _known(key) and arrays[key] is None]
+        place = "numpy.savez writes a file that stays on disk, and so does folder:PATH"
+        check_memory(sum(asked[key].file_size for key in packed), f"{path.name}, unpacked,", place)
+        with np.load(path, allow_pickle=False) as unpacked:
+            return arrays | {key: unpacked[key] for key in packed}
+    except (BadData, MemoryError):
         raise
     except Exception as error:  # a hostile archive can raise anything out of zipfile, zlib or numpy
         if "allow_pickle" in str(error) or "Object arrays" in str(error):
@@ -135,14 +141,33 @@ def _npz(path: Path) -> Arrays:
         raise BadData(f"{path} cannot be read as npz ({type(error).__name__}: {_line(error)}); {cure}") from error
 
 
+def _stored(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray[Any, Any] | None:
+    """An array that lies in an npz as it is, as a memory map; None for one that has to be unpacked."""
+    if member.compress_type != zipfile.ZIP_STORED:
+        return None
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, kind = header(file)
+        begins = file.tell()
+        while file.read(CHUNK):  # its end compares the checksum
+            pass
+    if fortran or kind.hasobject or not math.prod(shape):
+        return None
+    with path.open("rb") as raw:
+        raw.seek(member.header_offset + 26)  # two lengths, of what lies before the member's bytes
+        more = sum(int.from_bytes(raw.read(2), "little") for _ in range(2))
+    return np.memmap(path, kind, "r", member.header_offset + 30 + more + begins, shape)
+
+
 def _safetensors(path: Path) -> Arrays:
     try:
-        with safe_open(str(path), "pt") as file:
+        with safe_open(str(path), "np") as file:
             said = (file.metadata() or {}).get("classes")
             keys = list(file.keys())
-            tensors: dict[str, Any] = {k: file.get_tensor(k) if _known(k) else None for k in keys}
+        tensors: dict[str, Any] = dict.fromkeys(keys) | mapped(path, only=_known)
         names = {} if said is None else {"classes": [str(one) for one in list(json.loads(said))]}
-    except (OSError, SafetensorError, ValueError, TypeError, RecursionError, MemoryError) as error:
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise BadData(
             f"{path} cannot be read as safetensors ({type(error).__name__}: {_line(error)}); write it with "
             "safetensors.torch.save_file"

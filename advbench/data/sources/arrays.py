@@ -1,8 +1,10 @@
 """Check images and labels given as arrays; each mistake has its own message."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 import torch
@@ -11,11 +13,11 @@ from torch import Tensor
 
 from advbench.data import for_supplied
 from advbench.errors import BadData, BadSetting, Diagnostic, warn
-from advbench.types import ImageSet, Splits
+from advbench.types import ImageSet, Splits, Streamed, slices
 
+T = TypeVar("T")
 CHANNELS = (1, 3)
 MOST_CLASSES = 2**16  # where their number is not stated
-AT_ONCE = 4096  # images looked through at a time
 # torch's other types have no arithmetic
 WHOLE_NUMBERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 COMPUTED = (*WHOLE_NUMBERS, torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -29,7 +31,7 @@ def check(
     name: str = "data",
     found: list[Diagnostic] | None = None,
 ) -> ImageSet:
-    """The images and labels as a set: float32 [n c h w] in [0, 1] and int64 [n], copied only where they must be.
+    """The images and labels as a set: [n c h w] in [0, 1], made float32 a batch at a time, and int64 [n].
 
     images    as in the set; or uint8, divided by 255; or [n h w c], transposed; or [n h w], of one channel
     classes   their names, or how many there are; None = the largest label and those below it
@@ -38,20 +40,24 @@ def check(
     Raises BadData, each fault beginning with `name`, for images of another rank, type or range, or that are not
     finite; for labels that are one-hot, of another type or length, or outside the classes; and for an empty set.
     """
-    made, faults = list[Tensor](), list[str]()
-    for read, values in ((_targets, labels), (partial(_pixels, found=[] if found is None else found), images)):
-        try:
-            made.append(read(values))
-        except BadData as error:
-            faults.append(f"{name}: {error}")
-    if faults:
+    faults = list[str]()
+    targets = _read(_targets, labels, name, faults)
+    pixels = _read(partial(_pixels, found=[] if found is None else found), images, name, faults)
+    if targets is None or pixels is None:
         raise BadData(*faults)
-    targets, pixels = made
     if len(pixels) != len(targets):
         raise BadData(f"{name}: {len(pixels)} images and {len(targets)} labels; give one label for each image")
     if not len(pixels):
         raise BadData(f"{name}: the set is empty; give at least one image")
     return ImageSet(name, pixels, targets.long(), _classes(targets, classes, name))
+
+
+def _read(read: Callable[[Any], T], values: Tensor | ArrayLike, name: str, faults: list[str]) -> T | None:
+    try:
+        return read(values)
+    except BadData as error:
+        faults.append(f"{name}: {error}")
+        return None
 
 
 def _tensor(values: Tensor | ArrayLike, what: str) -> Tensor:
@@ -71,7 +77,9 @@ def _tensor(values: Tensor | ArrayLike, what: str) -> Tensor:
         if array.dtype.kind == "u" and array.dtype.itemsize > 1:
             array = array.astype(np.int64)
         native = array.astype(array.dtype.newbyteorder("="), copy=False)
-        return torch.from_numpy(np.ascontiguousarray(native) if native.flags.writeable else native.copy())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, of what cannot be written to, and is not
+            return torch.from_numpy(np.ascontiguousarray(native))
     except (ValueError, TypeError, RuntimeError) as error:  # lists of unequal lengths, long double
         raise BadData(f"{what} are no array of numbers ({error}); give one tensor or NumPy array") from error
 
@@ -94,8 +102,20 @@ def _targets(values: Tensor | ArrayLike) -> Tensor:
     return labels
 
 
-def _pixels(values: Tensor | ArrayLike, found: list[Diagnostic]) -> Tensor:
-    """Images as float32 [n c h w] in [0, 1]."""
+@dataclass(frozen=True, eq=False)
+class _Images:
+    """Images [n c h w] of any type, as they were given, of which a batch becomes float32 in [0, 1]."""
+
+    values: Tensor
+    scale: float
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        images = self.values[rows].float().contiguous()
+        return images if self.scale == 1 else images.div_(self.scale)
+
+
+def _pixels(values: Tensor | ArrayLike, found: list[Diagnostic]) -> Streamed:
+    """Images as float32 [n c h w] in [0, 1], a batch at a time."""
     images = _tensor(values, "images")
     images = images[:, None] if images.ndim == 3 else images
     shape = tuple(images.shape)
@@ -104,31 +124,33 @@ def _pixels(values: Tensor | ArrayLike, found: list[Diagnostic]) -> Tensor:
     if 0 in shape[1:]:
         raise BadData(f"images have the shape {shape} and so no pixel; {LOOKS}")
     if shape[1] not in CHANNELS and shape[3] in CHANNELS:
-        images = images.permute(0, 3, 1, 2).contiguous()
+        images = images.permute(0, 3, 1, 2)
         found.append(warn("channels-last", f"images have their channels last, {shape[1:]}: transposed"))
-    if images.dtype == torch.uint8 and not (len(images) and images.max() <= 1):
+    n, c, h, w = images.shape
+    scale = 255 if images.dtype == torch.uint8 and not (n and images.max() <= 1) else 1
+    if scale != 1:
         found.append(warn("uint8-images", "images are uint8: taken as 0 to 255 and divided by 255"))
-        return images.float().div_(255)
-    if not images.is_floating_point():
+    elif not images.is_floating_point():
         cure = "scale them as float32: divide what reaches to 255 by 255, leave 0 and 1 as they are"
         raise BadData(f"images are {_type(images)}; {LOOKS}, so {cure}")
-    return _in_range(images.float())
+    else:
+        _check_range(images)
+    return Streamed(_Images(images, scale), torch.arange(n), (c, h, w))
 
 
-def _in_range(images: Tensor) -> Tensor:
+def _check_range(images: Tensor) -> None:
     low, high = float("inf"), float("-inf")
-    for start in range(0, len(images), AT_ONCE):
-        part = images[start : start + AT_ONCE]
+    for rows in slices(len(images), 4 * images[:1].numel()):
+        part = images[rows].float()
         bad = ~torch.isfinite(part).flatten(1).all(1)
         if bad.any():
-            row = start + int(bad.int().argmax())
+            row = rows.start + int(bad.int().argmax())
             raise BadData(f"image {row} has pixels that are NaN or infinite; {LOOKS}, so remove or mend it")
         low, high = min(low, float(part.min())), max(high, float(part.max()))
     if low < 0 or high > 1:
         undo = "undo their normalisation, or scale them: where they are from -1 to 1, (images + 1) / 2"
         cure = "divide by 255" if low >= 0 and 2 < high <= 255 else undo
         raise BadData(f"pixels reach from {low:g} to {high:g}; {LOOKS}, so {cure}")
-    return images
 
 
 def _classes(labels: Tensor, classes: Sequence[str] | int | None, name: str) -> tuple[str, ...]:

@@ -18,12 +18,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from advbench.device import check_memory
+from advbench.errors import BadData
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")  # read without a look beforehand
 MOST_PIXELS = 2**26  # 8192 x 8192
 MOST_BYTES = 2**28
+MOST_WAITING = 2**25  # bytes of decoded images of a portion that wait for their turn
 ORIENTATION = 0x0112  # EXIF tag
 GREY = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N")
+LARGE = 2**24  # bytes of a picture from which memory is looked at before
 THREADS = min(4, os.cpu_count() or 1)  # Pillow unpacks without holding the interpreter
 PORTION = 64  # files a thread takes at a time
 
@@ -54,7 +59,12 @@ def decode(path: Path, image_size: int | None = None) -> Pixels | Unusable:
         with Image.open(io.BytesIO(path.read_bytes()), formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 return Unusable(f"more than {MOST_PIXELS:,} pixels")
+            size = 4 * image.width * image.height
+            if size > LARGE:
+                check_memory(2 * size, path.name, "leave the largest pictures out, or free memory")
             return _pixels(image, image_size)
+    except (MemoryError, BadData):  # of this machine, not of the file
+        raise
     except PermissionError:
         return Unusable("no permission to read")
     except Image.DecompressionBombError:
@@ -88,8 +98,14 @@ def _fitted(image: Image.Image, size: int | None) -> Image.Image:
 def decode_all(paths: Sequence[Path], image_size: int | None, take: Callable[[int, Pixels | Unusable], None]) -> None:
     """Decode files in a few threads, and hand each result to `take` with its place, in order, in this thread."""
 
-    def portion(start: int) -> list[Pixels | Unusable]:
-        return [decode(path, image_size) for path in paths[start : start + PORTION]]
+    def portion(start: int) -> list[Pixels | Unusable | None]:
+        """None for those that are to be decoded at their turn, for what waits has as many bytes as it may."""
+        found: list[Pixels | Unusable | None] = []
+        waiting = 0
+        for path in paths[start : start + PORTION]:
+            found.append(decode(path, image_size) if waiting < MOST_WAITING else None)
+            waiting += getattr(found[-1], "nbytes", 0)
+        return found
 
     with warnings.catch_warnings(), ThreadPoolExecutor(THREADS) as pool:
         warnings.simplefilter("ignore")  # Pillow's, about odd but readable files
@@ -98,7 +114,7 @@ def decode_all(paths: Sequence[Path], image_size: int | None, take: Callable[[in
             starts = range(first, min(first + ahead, len(paths)), PORTION)
             for start, results in zip(starts, pool.map(portion, starts), strict=True):
                 for offset, result in enumerate(results):
-                    take(start + offset, result)
+                    take(start + offset, decode(paths[start + offset], image_size) if result is None else result)
 
 
 def batch_of(decoded: Sequence[Pixels], shape: tuple[int, int, int]) -> Tensor:

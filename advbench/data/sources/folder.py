@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from advbench.data import COLOUR, QUIET, SHARES, SPLIT_SEED, DataSource, lacking, left_out, parts_of
+from advbench.data import COLOUR, QUIET, SPLIT_SEED, DataSource, lacking, left_out, parts_of
 from advbench.data.sources.decoding import PORTION, Pixels, Unusable, batch_of, decode_all
 from advbench.data.sources.folder_layout import Listing, listing
 from advbench.errors import BadData, BadSetting, printable
@@ -59,9 +59,6 @@ class ImageFolder(DataSource):
         splits = parts_of(parts, excluded)
         if "test" in parts and not splits.untrainable:
             splits = replace(splits, untrainable=lacking(splits.test, "test", excluded))
-        if scan.kept is not None:
-            held = {name: getattr(splits, name) for name in SHARES}
-            splits = replace(splits, **{name: replace(part, pixels=part.load_all()) for name, part in held.items()})
         return splits
 
 

@@ -25,9 +25,10 @@ HEAD, SEAL = 128, 64  # bytes of the first line, and of a seal
 
 @dataclass
 class Journal:
-    """The journal at `path`, read or written up to byte `end`; `lines` of it so far, the last with this seal."""
+    """The journal at `path` of what is named `of`, read up to byte `end`, after `lines`, the last with this seal."""
 
     path: Path
+    of: str
     end: int = 0
     seal: str = ""
     lines: int = 0
@@ -82,7 +83,7 @@ class Journal:
         write_whole(self.path, self._head.ljust(HEAD - 1).encode() + b"\n")
 
     def _start(self) -> None:
-        self.end, self.seal, self.lines = HEAD, sha256(self.path.absolute().parent.name.encode()), 0
+        self.end, self.seal, self.lines = HEAD, sha256(self.of.encode()), 0
 
     def _passed(self, seal: str, line: bytes) -> None:
         self.end, self.seal, self.lines = self.end + len(line), seal, self.lines + 1
