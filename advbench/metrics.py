@@ -6,7 +6,7 @@ scores matters, so none is ever rescaled. Rates are fractions.
 
 import bisect
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +87,7 @@ class RocIntervals:
 
     eer: Interval
     auroc: Interval
-    eers: Array
+    eers: Array = field(compare=False)
 
 
 def bootstrap(
