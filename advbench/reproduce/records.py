@@ -267,6 +267,7 @@ def record_of(
     """The record of an evaluated run; `verify` are its verify rows, `compared` names the attack to resample."""
     test = artifacts.read_part(run, "test")
     attacks = attack_rows(run)
+    scores = artifacts.by_source(artifacts.read_scores(run)) if attacks else {}
     return Record(
         cell=model,
         weights=weights,
@@ -279,15 +280,14 @@ def record_of(
         within_variance=within_variance(artifacts.read_part(run, "train")),
         attacks=tuple(attacks.values()),
         verify=tuple(row for row in verify if row.population in ("all", "successful")),
-        shares=_shares(run, attacks) if attacks else (),
-        resampled=None if compared is None else _resampled(run, compared),
+        shares=_shares(run, scores, attacks),
+        resampled=None if compared is None else _resampled(scores, compared),
     )
 
 
-def _resampled(run: Run, attack: str) -> tuple[float, ...]:
+def _resampled(scores: artifacts.Scores, attack: str) -> tuple[float, ...]:
     """EERs of the likelihood by resample, as in the intervals of `verify`: the same images in every run."""
-    table = artifacts.by_source(artifacts.read_scores(run))
-    clean, attacked = (artifacts.scores_of(table, "likelihood", source) for source in ("test", attack))
+    clean, attacked = (artifacts.scores_of(scores, "likelihood", source) for source in ("test", attack))
     found = metrics.bootstrap(clean, attacked, rng=np.random.default_rng(0)).eers
     return tuple(found.round(6).tolist())
 
@@ -300,14 +300,14 @@ def within_variance(part: artifacts.Part) -> float:
     return float(within / (x - x.mean(dim=0)).square().sum())
 
 
-def _shares(run: Run, attacks: Mapping[str, AttackRow]) -> tuple[Shares, ...]:
-    table, found = artifacts.by_source(artifacts.read_scores(run)), []
+def _shares(run: Run, scores: artifacts.Scores, attacks: Mapping[str, AttackRow]) -> tuple[Shares, ...]:
+    found = []
     for name, row in attacks.items():
-        axis = LikelihoodAxis.of_run(run, table, name)
+        axis = LikelihoodAxis.of_run(run, scores, name)
         low, low_attacked = (float((side < LOW).mean()) for side in (axis.clean, axis.attacked))
-        p_max = [np.exp(-artifacts.scores_of(table, "max-posterior", s)[: row.n]) for s in ("test", name)]
+        p_max = [np.exp(-artifacts.scores_of(scores, "max-posterior", s)[: row.n]) for s in ("test", name)]
         sure, sure_attacked = (float((p > SURE).mean()) for p in p_max)
-        scores = (-side.astype(np.float32).astype(float) for side in (axis.clean, axis.attacked))
-        about, eer = (row.attack, row.eps, row.settings, row.n), metrics.roc(*scores).eer
+        rounded = (-side.astype(np.float32).astype(float) for side in (axis.clean, axis.attacked))
+        about, eer = (row.attack, row.eps, row.settings, row.n), metrics.roc(*rounded).eer
         found.append(Shares(*about, low, low_attacked, sure, sure_attacked, eer))
     return tuple(found)

@@ -77,6 +77,7 @@ LOSSES = {
     "lgm0.0": Loss("L-GM, alpha 0", LGM[0.0]),
     "lgm0.3": Loss("L-GM, alpha 0.3", LGM[0.3]),
 }
+LABELS = {key: loss.label for key, loss in LOSSES.items()}
 # adversarially trained, so that a claim about a detector stands beside a defence that is known to hold
 CONTROLS = {
     "softmax-adv": Loss("softmax, adversarially trained", {"name": "softmax", "adversarial": True}),
@@ -451,8 +452,8 @@ class MNIST(Experiment):
 
     def drawings(self, runs: Mapping[PaperModel, Run], rows: Sequence[ReproductionRow]) -> Iterator[Drawing]:
         """The paper's figures (seed 0), and its EERs over recipes."""
-        labels, known = {key: loss.label for key, loss in LOSSES.items()}, by_key(rows)
-        yield from _mnist_figures.drawings(runs, labels, SHOWN)
+        known = by_key(rows)
+        yield from _mnist_figures.drawings(runs, LABELS, SHOWN)
         names: dict[str | None, str] = {r: f"LeNet++ {r[4:]}" for r in _wan2018.LOWER}
         names |= {None: "LeNet++ 0.05", _wan2018.PUBLISHED: "example"}
         for key, line in {"recipes-eer": eer(STATED), "recipes-error": fgsm(STATED)}.items():
@@ -462,12 +463,11 @@ class MNIST(Experiment):
                 if row is not None and row.mean is not None:
                     found.setdefault(loss, {})[names[recipe]] = row
             what = "EER of the likelihood" if key == "recipes-eer" else "error"
-            yield from _mnist_figures.over_recipes(key, what, f"FGSM {STATED}", found, labels)
+            yield from _mnist_figures.over_recipes(key, what, f"FGSM {STATED}", found, LABELS)
 
     def conclusions(self, rows: Rows) -> Iterator[str]:
         """Of the paper's own setting."""
-        labels = {key: loss.label for key, loss in LOSSES.items()}
-        return _wan2018.conclusions(rows, labels, FIGURES, eer(STATED), eer(DEFAULT))
+        return _wan2018.conclusions(rows, LABELS, FIGURES, eer(STATED), eer(DEFAULT))
 
     def remark(self, row: ReproductionRow) -> str:
         """Table 1 has limits of its own; of Fig. 3 the paper gives a lower bound."""
