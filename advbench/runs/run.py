@@ -196,7 +196,7 @@ class Run:
     def write(
         self, step: str, files: Mapping[str, bytes | Written], *, seconds: float | None = None, info: object = None
     ) -> None:
-        """Put a step's files in place and list them in the manifest, instead of those of a done step of that name."""
+        """Put a step's files in place and note them in the journal, instead of those of a done step of that name."""
         with self._changing():
             old = self.steps.get(step)
             if old and set(files) & set(old.files):
